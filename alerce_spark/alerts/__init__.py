@@ -1,0 +1,1 @@
+"""Wire formats of alert packets to columns."""
