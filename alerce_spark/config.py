@@ -1,0 +1,195 @@
+"""Settings: conf/alerce.toml, over it the environment (ALERCE_…), over it command-line flags; typed and checked."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+#: Variables that begin with the prefix of the settings and are not settings.
+_NOT_SETTINGS = {"ALERCE_CONF", "ALERCE_TEST_DATA"}
+
+QueryName = Literal["archive", "photometry"]
+
+
+class ConfigError(Exception):
+    """A setting is unknown or has a bad value; the message names key, value and where it was set."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LakeSettings(_Section):
+    """Where the Delta tables are."""
+
+    path: str = "lake"
+    healpix_order: Annotated[int, Field(ge=0, le=8)] = 4
+    lease_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+
+    @field_validator("path")
+    @classmethod
+    def _look_ups_need_a_shared_file_system(cls, value: str) -> str:
+        if value.startswith("hdfs://"):
+            raise ValueError(
+                "a lake on hdfs:// is not supported: workers read it with delta-rs; use a shared path or s3a://"
+            )
+        return value
+
+
+class KafkaSettings(_Section):
+    """The brokers, the alert topics, and the one-node broker of `alerce-spark kafka start`."""
+
+    bootstrap_servers: str = "127.0.0.1:19092"
+    topics: list[str] = ["ztf_[0-9]{8}_programid1"]
+    options: dict[str, str] = {}
+    partitions: Annotated[int, Field(ge=1)] = 4
+    local_dir: Path = Path(".kafka")
+    local_heap: str = "512m"
+
+    @field_validator("topics")
+    @classmethod
+    def _some_topics(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError("name at least one topic or pattern")
+        return value
+
+
+class ArchiveSettings(_Section):
+    """The Avro repository: every packet as it came."""
+
+    url: str = "file:archive"
+    endpoint_url: str | None = None
+    region: str = "us-east-1"
+    max_attempts: Annotated[int, Field(ge=1)] = 6
+    connections: Annotated[int, Field(ge=1)] = 8
+
+    @field_validator("url")
+    @classmethod
+    def _known_scheme(cls, value: str) -> str:
+        if not value.startswith(("file:", "s3://")):
+            raise ValueError("must be file:<directory>, file:///<directory> or s3://<bucket>/<prefix>")
+        return value
+
+
+class StreamSettings(_Section):
+    """Rhythm of the streaming queries."""
+
+    queries: list[QueryName] = ["photometry", "archive"]
+    checkpoints: str | None = None
+    starting_offsets: Literal["earliest", "latest"] = "earliest"
+    photometry_interval_s: Annotated[float, Field(ge=0)] = 30.0
+    photometry_min_alerts: Annotated[int, Field(ge=1)] = 4000
+    photometry_max_alerts: Annotated[int, Field(ge=1)] = 8000
+    archive_interval_s: Annotated[float, Field(ge=0)] = 10.0
+    archive_max_alerts: Annotated[int, Field(ge=1)] = 4000
+    restart_wait_s: Annotated[float, Field(gt=0)] = 2.0
+    restart_wait_max_s: Annotated[float, Field(gt=0)] = 120.0
+
+
+class SparkSettings(_Section):
+    """Which file of conf/spark/ configures the session outside spark-submit."""
+
+    profile: str = "local"
+
+
+class Settings(BaseSettings):
+    """All settings. Sections are tables of conf/alerce.toml; `ALERCE_KAFKA__TOPICS` overrides `topics` of `[kafka]`."""
+
+    model_config = SettingsConfigDict(extra="forbid", env_prefix="ALERCE_", env_nested_delimiter="__", frozen=True)
+
+    survey: Literal["ztf"] = "ztf"
+    lake: LakeSettings = LakeSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    archive: ArchiveSettings = ArchiveSettings()
+    stream: StreamSettings = StreamSettings()
+    spark: SparkSettings = SparkSettings()
+
+    @property
+    def checkpoints(self) -> str:
+        """Folder of the streaming checkpoints: beside the tables unless set."""
+        return self.stream.checkpoints or f"{self.lake.path.rstrip('/')}/_checkpoints"
+
+
+def conf_dir() -> Path:
+    """Folder of the configuration files: ./conf, else that of the checkout, else that inside the installed package."""
+    package = Path(__file__).resolve().parent
+    for path in (Path("conf"), package.parent / "conf", package / "_conf"):
+        if (path / "alerce.toml").is_file():
+            return path
+    raise ConfigError("no conf/alerce.toml here, in the checkout or in the installed package")
+
+
+def load(file: Path | None = None, overrides: dict[str, Any] | None = None) -> Settings:
+    """Read settings from `file` (default: ALERCE_CONF, else conf/alerce.toml), environment and `overrides`.
+
+    `overrides` are nested dictionaries as flags give them; None values are left out. Raises ConfigError.
+    """
+    if file is None:
+        file = Path(os.environ["ALERCE_CONF"]) if "ALERCE_CONF" in os.environ else conf_dir() / "alerce.toml"
+    if not file.is_file():
+        raise ConfigError(f"no settings file {file}")
+    flags = _without_none(overrides or {})
+
+    class Layered(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, file)
+
+    _refuse_unknown_variables()
+    try:
+        return Layered(**flags)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(e, file, flags) for e in error.errors())) from None
+    except ValueError as error:  # broken TOML, or JSON expected in a variable
+        raise ConfigError(f"{file} or the ALERCE_… environment cannot be read: {error}") from None
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    kept = {k: _without_none(v) if isinstance(v, dict) else v for k, v in values.items() if v is not None}
+    return {k: v for k, v in kept.items() if v != {}}
+
+
+def _refuse_unknown_variables() -> None:
+    known = {f"ALERCE_{name}".upper() for name in Settings.model_fields}
+    for name in os.environ:
+        if name.startswith("ALERCE_") and name not in _NOT_SETTINGS and name.split("__")[0].upper() not in known:
+            raise ConfigError(f"unknown setting {name} in the environment; known: {', '.join(sorted(known))}")
+
+
+def _explain(error: Any, file: Path, flags: dict[str, Any]) -> str:
+    path = [str(p) for p in error["loc"]]
+    key = ".".join(path)
+    variable = "ALERCE_" + "__".join(path[:2]).upper()
+    if _inside(flags, path):
+        where = "command line"
+    elif variable in os.environ:
+        where = f"environment variable {variable}"
+    else:
+        where = str(file)
+    if error["type"] == "extra_forbidden":
+        section = Settings.model_fields[path[0]].annotation if len(path) > 1 else Settings
+        names = list(getattr(section, "model_fields", {}))
+        near = difflib.get_close_matches(path[-1], names, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+        return f"{where}: unknown key {key} = {error['input']!r}; {hint}"
+    return f"{where}: {key} = {error['input']!r}: {error['msg']}"
+
+
+def _inside(values: Any, path: list[str]) -> bool:
+    for part in path:
+        if not isinstance(values, dict) or part not in values:
+            return False
+        values = values[part]
+    return True

@@ -1,0 +1,223 @@
+"""A real one-node Apache Kafka broker (KRaft, no container) for a laptop, the demo and the tests."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyspark
+
+VERSION = "4.1.0"
+#: Coordinates that Ivy (which comes with pyspark) resolves; slf4j-simple writes the broker's log.
+_PACKAGES = (("org.apache.kafka", "kafka_2.13", VERSION), ("org.slf4j", "slf4j-simple", "1.7.36"))
+_START_S = 60.0
+_STOP_S = 30.0
+
+
+class KafkaError(Exception):
+    """The local broker cannot start or stop; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A running broker: process id, addresses, folder of its data and log."""
+
+    pid: int
+    bootstrap_servers: str
+    controller_port: int
+    folder: str
+
+    @property
+    def log(self) -> Path:
+        """The broker's log file."""
+        return Path(self.folder) / "broker.log"
+
+
+def start(bootstrap_servers: str, folder: Path, heap: str = "512m") -> Broker:
+    """Start the broker at `bootstrap_servers` (host:port on this machine) with its data in `folder`, or find it there.
+
+    Raises KafkaError where the port is taken by something else, Java is missing or too old, or the broker ends early.
+    """
+    folder = folder.resolve()
+    running = status(folder)
+    if running is not None:
+        if running.bootstrap_servers != bootstrap_servers:
+            raise KafkaError(
+                f"the broker of {folder} already runs at {running.bootstrap_servers}, not at {bootstrap_servers}; "
+                "stop it first: alerce-spark kafka stop"
+            )
+        return running
+    host, port = _address(bootstrap_servers)
+    if _answers(host, port):
+        raise KafkaError(
+            f"port {port} on {host} is taken by another program; set kafka.bootstrap_servers to a free one "
+            f"(ALERCE_KAFKA__BOOTSTRAP_SERVERS={host}:PORT)"
+        )
+    java = _java()
+    jars = _jars(java)
+    folder.mkdir(parents=True, exist_ok=True)
+    controller = free_port()
+    properties = folder / "server.properties"
+    properties.write_text(_properties(host, port, controller, folder / "data"))
+    command = [java, f"-Xmx{heap}", "-Xms128m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{jars}/*"]
+    _format(command, properties, folder / "data")
+    log = folder / "broker.log"
+    with log.open("ab") as sink:
+        process = subprocess.Popen(
+            [*command, "kafka.Kafka", str(properties)],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=folder,
+        )
+    broker = Broker(process.pid, bootstrap_servers, controller, str(folder))
+    _state_file(folder).write_text(json.dumps(asdict(broker)))
+    deadline = time.monotonic() + _START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            _state_file(folder).unlink(missing_ok=True)
+            raise KafkaError(f"the broker ended with code {process.returncode}; the end of {log}:\n{_tail(log)}")
+        if _answers(host, port):
+            return broker
+        time.sleep(0.1)
+    stop(folder)
+    raise KafkaError(f"the broker did not answer at {bootstrap_servers} within {_START_S:.0f} s; see {log}")
+
+
+def stop(folder: Path) -> bool:
+    """Stop the broker of `folder`; False where none ran. Raises KafkaError where it does not end."""
+    broker = status(folder)
+    if broker is None:
+        return False
+    os.kill(broker.pid, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_S
+    while _alive(broker.pid, folder.resolve()):
+        if time.monotonic() > deadline:
+            raise KafkaError(f"the broker (process {broker.pid}) did not end within {_STOP_S:.0f} s; see {broker.log}")
+        time.sleep(0.1)
+    _state_file(folder).unlink(missing_ok=True)
+    return True
+
+
+def status(folder: Path) -> Broker | None:
+    """The running broker of `folder`, or None. A process that is not this broker is never taken for it."""
+    state = _state_file(folder.resolve())
+    if not state.is_file():
+        return None
+    broker = Broker(**json.loads(state.read_text()))
+    if _alive(broker.pid, folder.resolve()):
+        return broker
+    state.unlink(missing_ok=True)
+    return None
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _state_file(folder: Path) -> Path:
+    return folder / "broker.json"
+
+
+def _address(bootstrap_servers: str) -> tuple[str, int]:
+    host, _, port = bootstrap_servers.split(",", maxsplit=1)[0].rpartition(":")
+    if not host or not port.isdigit():
+        raise KafkaError(f"kafka.bootstrap_servers = {bootstrap_servers!r}: expected host:port")
+    if host not in ("127.0.0.1", "localhost"):
+        raise KafkaError(f"a local broker listens on this machine only, not on {host}; use 127.0.0.1:PORT")
+    return host, int(port)
+
+
+def _answers(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex((host, port)) == 0
+
+
+def _java() -> str:
+    home = os.environ.get("JAVA_HOME")
+    java = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
+    if java is None:
+        raise KafkaError("no Java found: install Java 17 or newer, or set JAVA_HOME to it")
+    return java
+
+
+def _jars(java: str) -> Path:
+    """Folder with the broker's JARs, fetched once from the package registry into the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "alerce_spark"
+    jars = cache / f"kafka-{VERSION}"
+    if (jars / ".complete").is_file():
+        return jars
+    ivy = next((Path(pyspark.__file__).parent / "jars").glob("ivy-*.jar"))
+    part = cache / f"kafka-{VERSION}.{os.getpid()}"
+    shutil.rmtree(part, ignore_errors=True)
+    for organisation, module, version in _PACKAGES:
+        command = [java, "-jar", str(ivy), "-cache", str(cache / "ivy"), "-dependency", organisation, module, version]
+        command += ["-confs", "default", "-types", "jar", "bundle", "-retrieve", f"{part}/[artifact]-[revision].[ext]"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0 or not any(part.glob("*.jar")):
+            raise KafkaError(f"fetching {module} {version} failed:\n{(done.stdout + done.stderr)[-2000:]}")
+    (part / ".complete").touch()
+    if not (jars / ".complete").is_file():
+        shutil.rmtree(jars, ignore_errors=True)
+        part.rename(jars)
+    return jars
+
+
+def _properties(host: str, port: int, controller: int, data: Path) -> str:
+    lines = {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+        "listeners": f"PLAINTEXT://{host}:{port},CONTROLLER://127.0.0.1:{controller}",
+        "advertised.listeners": f"PLAINTEXT://{host}:{port}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "controller.listener.names": "CONTROLLER",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "log.dirs": str(data),
+        "auto.create.topics.enable": "false",
+        "offsets.topic.replication.factor": "1",
+        "offsets.topic.num.partitions": "1",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "group.initial.rebalance.delay.ms": "0",
+        "message.max.bytes": str(64 << 20),
+        "replica.fetch.max.bytes": str(64 << 20),
+    }
+    return "".join(f"{key}={value}\n" for key, value in lines.items())
+
+
+def _format(command: list[str], properties: Path, data: Path) -> None:
+    if (data / "meta.properties").is_file():
+        return
+    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    tool = [*command, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
+    done = subprocess.run(tool, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise KafkaError(
+            f"formatting {data} failed (Kafka {VERSION} needs Java 17+):\n{(done.stdout + done.stderr)[-2000:]}"
+        )
+
+
+def _alive(pid: int, folder: Path) -> bool:
+    """Whether `pid` is a broker of `folder`: its command line names both, so a reused id is not mistaken for it."""
+    done = subprocess.run(["ps", "-o", "stat=,args=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    line = done.stdout.strip()
+    return bool(line) and not line.startswith("Z") and "kafka.Kafka" in line and str(folder) in line
+
+
+def _tail(log: Path, lines: int = 15) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])

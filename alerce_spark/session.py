@@ -1,0 +1,67 @@
+"""The SparkSession: settings and JARs come from conf/spark/<profile>.conf, the one place that names them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from py4j.protocol import Py4JJavaError
+from pyspark.sql import SparkSession
+
+from alerce_spark.config import ConfigError, Settings, conf_dir
+
+_NEEDED_CLASSES = ("io.delta.sql.DeltaSparkSessionExtension", "org.apache.spark.sql.kafka010.KafkaSourceProvider")
+
+
+def profile_file(profile: str) -> Path:
+    """Path of conf/spark/<profile>.conf. Raises ConfigError with the profiles there are."""
+    path = conf_dir() / "spark" / f"{profile}.conf"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.conf")))
+        raise ConfigError(f"spark.profile = {profile!r}: no {path}; known: {known}")
+    return path
+
+
+def read_profile(path: Path) -> dict[str, str]:
+    """Spark properties file → dictionary: a key, white space, a value; # begins a comment line."""
+    pairs = {}
+    for line in path.read_text().splitlines():
+        if line.strip() and not line.lstrip().startswith("#"):
+            key, _, value = line.strip().partition(" ")
+            pairs[key] = value.strip()
+    return pairs
+
+
+def spark_session(settings: Settings, app: str = "alerce_spark", **extra: str) -> SparkSession:
+    """The session of this process, made if there is none; `extra` settings have dots written as double underscores.
+
+    Under spark-submit the session keeps what spark-submit was given. Raises ConfigError where Delta or Kafka JARs are
+    missing, with the command that brings them.
+    """
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    builder = SparkSession.Builder().appName(app)
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ
+    if not submitted:
+        for key, value in read_profile(profile_file(settings.spark.profile)).items():
+            builder = builder.config(key, value)
+        log = (conf_dir() / "log4j2.properties").resolve()
+        builder = builder.config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile=file:{log}")
+    for key, value in extra.items():
+        builder = builder.config(key.replace("__", "."), value)
+    spark = builder.getOrCreate()
+    _require_jars(spark)
+    return spark
+
+
+def _require_jars(spark: SparkSession) -> None:
+    loader = spark.sparkContext._jvm.java.lang.Thread.currentThread().getContextClassLoader()  # type: ignore[union-attr]
+    for name in _NEEDED_CLASSES:
+        try:
+            loader.loadClass(name)
+        except Py4JJavaError:
+            raise ConfigError(
+                f"the JAR with {name} is not on Spark's class path. spark-submit ignores spark.jars.packages of a "
+                "running session: give it `spark-submit --properties-file conf/spark/local.conf …`"
+            ) from None
