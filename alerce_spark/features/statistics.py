@@ -166,7 +166,7 @@ def _one(t: Float, m: Float, e: Float, o: Float) -> None:
     med = _middle(s, 0, n)
     shift = swd / sw  # weighted mean minus mean
 
-    k = int(math.ceil(0.05 * n))
+    k = math.ceil(0.05 * n)
     o[0] = 0.5 * (_middle(s, n - k, n) - _middle(s, 0, k))
 
     if flat:

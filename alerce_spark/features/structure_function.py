@@ -1,4 +1,4 @@
-"""Structure function of one band's light curve: amplitude at one year and slope of a power law (Schmidt et al. 2010)."""
+"""Structure function of one band: amplitude at one year and slope of a power law (Schmidt et al. 2010)."""
 
 from __future__ import annotations
 
