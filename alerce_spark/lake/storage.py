@@ -1,0 +1,48 @@
+"""Where a table lies, how delta-rs reaches it, and what its log says: the Spark-free face of the lake."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+from deltalake import DeltaTable
+
+from alerce_spark.lake.tables import TABLES
+
+#: Table property with the HEALPix order of `pixel`, fixed when the lake is made.
+ORDER_PROPERTY = "alerce.healpix_order"
+
+
+class LakeError(Exception):
+    """The lake cannot be used as asked; the message says why and what to do."""
+
+
+def table_path(lake: str, table: str) -> str:
+    """Path of a table. Raises LakeError for a name that no table has."""
+    if table not in TABLES:
+        raise LakeError(f"no table {table!r}; there are {', '.join(TABLES)}")
+    return f"{lake.rstrip('/')}/{table}"
+
+
+def storage_options(lake: str) -> dict[str, str] | None:
+    """Options of delta-rs for a lake on S3, from the same AWS_… environment that s3a reads; None for a path."""
+    if not lake.startswith(("s3://", "s3a://")):
+        return None
+    options = {k: v for k, v in os.environ.items() if k.startswith("AWS_")}
+    if options.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+        options["AWS_ALLOW_HTTP"] = "true"
+    return options
+
+
+def delta_table(lake: str, table: str) -> DeltaTable:
+    """A delta-rs handle on the newest version of a table. Raises LakeError where the lake has not been made."""
+    path = table_path(lake, table).replace("s3a://", "s3://", 1)
+    if not DeltaTable.is_deltatable(path, storage_options(lake)):
+        raise LakeError(f"no table {table} in {lake}; make the lake with: alerce-spark tables create --lake {lake}")
+    return DeltaTable(path, storage_options=storage_options(lake))
+
+
+@cache
+def healpix_order(lake: str) -> int:
+    """HEALPix order of the lake's partitions, from the property of its tables."""
+    return int(delta_table(lake, "objects").metadata().configuration[ORDER_PROPERTY])

@@ -1,0 +1,1 @@
+"""Streaming queries: one file each, and the application that runs them."""

@@ -1,0 +1,94 @@
+"""Files and nightly archives into the lake: through the photometry query as batches, or through a running stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from confluent_kafka import Producer
+from pyspark.sql import SparkSession
+
+from alerce_spark.config import Settings
+from alerce_spark.kafka import topics
+from alerce_spark.lake import write
+from alerce_spark.lease import Lease
+from alerce_spark.streaming.photometry import Photometry, Summary
+from alerce_spark.streaming.source import find_files, from_files, packets_of
+
+#: A batch of files ends at so many bytes or files.
+_BATCH_BYTES = 512 << 20
+_BATCH_FILES = 8000
+_FLUSH_S = 60.0
+
+
+def import_alerts(
+    spark: SparkSession,
+    settings: Settings,
+    paths: Sequence[Path],
+    progress: Callable[[int, int, Summary], None] = lambda done, files, summary: None,
+) -> Summary:
+    """Write the alerts of files, directories and tar archives to the lake; safe to repeat and to interrupt.
+
+    `progress` is called after each batch with files done, files in all, and what the batch did. Raises
+    FileNotFoundError for a missing path and LeaseHeld while another application writes the lake.
+    """
+    files = find_files(paths)
+    lake = settings.lake
+    with Lease(lake.path, "alerce-spark import", lake.lease_timeout_s) as lease:
+        write.create(spark, lake.path, lake.healpix_order)
+        slices = spark.sparkContext.defaultParallelism
+        photometry = Photometry(spark, lake.path, settings.survey, slices, lease.check)
+        total = Summary(0, {}, {})
+        done = 0
+        for batch in _batches(files):
+            summary = photometry.process(from_files(spark, batch, slices))
+            total = total.plus(summary)
+            done += len(batch)
+            progress(done, len(files), summary)
+    return total
+
+
+def send_through_stream(settings: Settings, paths: Sequence[Path], topic: str) -> int:
+    """Produce the packets of files to `<topic>_reprocess`, which the running stream reads; returns their number.
+
+    Raises BufferError or KafkaException where the broker does not take them.
+    """
+    name = topic.removesuffix(topics.REPROCESS_SUFFIX) + topics.REPROCESS_SUFFIX
+    topics.create(settings.kafka.bootstrap_servers, [name], settings.kafka.partitions)
+    producer = Producer(
+        {
+            "bootstrap.servers": settings.kafka.bootstrap_servers,
+            "enable.idempotence": True,
+            "compression.type": "none",
+            "message.max.bytes": 64 << 20,
+        }
+    )
+    sent = 0
+    for file in find_files(paths):
+        for packet, _ in packets_of(str(file)):
+            while True:
+                try:
+                    producer.produce(name, packet)
+                    break
+                except BufferError:  # the local queue is full: let deliveries go on
+                    producer.poll(0.5)
+            sent += 1
+            producer.poll(0)
+    left = producer.flush(_FLUSH_S)
+    if left:
+        raise BufferError(f"{left} of {sent} packets were not taken by {settings.kafka.bootstrap_servers}; send again")
+    return sent
+
+
+def _batches(files: Sequence[Path]) -> Iterator[list[Path]]:
+    batch: list[Path] = []
+    size = 0
+    for file in files:
+        bytes_ = file.stat().st_size
+        if batch and (size + bytes_ > _BATCH_BYTES or len(batch) >= _BATCH_FILES):
+            yield batch
+            batch, size = [], 0
+        batch.append(file)
+        size += bytes_
+    if batch:
+        yield batch

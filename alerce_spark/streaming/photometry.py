@@ -1,0 +1,311 @@
+"""Query `photometry`: packets → detections, upper limits, forced photometry, objects, magstats, quarantine.
+
+One batch (design.md section 4):
+
+1. *open*: decode; keep for each good packet its key and the packet without stamps, for each bad one a quarantine row;
+2. *place* (driver): home pixel of every object, and slices of the batch that are contiguous on the sky;
+3. *assemble*: the packets of a slice meet in one worker, which looks up the stored history of their objects at table
+   versions fixed by the driver and makes the rows of every table (`lightcurves/assemble.py`);
+4. *commit*: one Delta commit a table, independent ones in parallel.
+
+Any batch may be repeated at any time and in any order: what is stored is not stored again, and the statistics of every
+object of the batch are computed anew, so that a crash between two commits heals when the batch is repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from alerce_spark import sky
+from alerce_spark.alerts.avro import decode, strip_stamps
+from alerce_spark.lake import lookup, write
+from alerce_spark.lake.storage import healpix_order
+from alerce_spark.lake.tables import TABLES
+from alerce_spark.lake.write import Transaction
+from alerce_spark.lightcurves.assemble import Rows, assemble, unusable_entries
+
+#: Tables whose history a batch reads, at fixed versions.
+_HISTORY = ("objects", "detections", "non_detections", "forced_photometry")
+#: Alerts of one slice at the most: about 100 MB in a worker.
+_SLICE_ALERTS = 4000
+_STAGE = "photometry"
+
+Number = TypeVar("Number", int, float)
+
+_OPENED = pa.schema(
+    [
+        pa.field("oid", pa.string()),
+        pa.field("candid", pa.int64()),
+        pa.field("ra", pa.float64()),
+        pa.field("dec", pa.float64()),
+        pa.field("packet", pa.binary()),
+        pa.field("refused", pa.binary()),
+    ]
+)
+_OPENED_DDL = "oid STRING, candid BIGINT, ra DOUBLE, dec DOUBLE, packet BINARY, refused BINARY"
+_PIECES = pa.schema([pa.field("kind", pa.string()), pa.field("rows", pa.int64()), pa.field("data", pa.binary())])
+_PIECES_DDL = "kind STRING, rows BIGINT, data BINARY"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a batch did: packets in, rows written by kind, seconds of each part."""
+
+    alerts: int
+    rows: dict[str, int]
+    seconds: dict[str, float]
+
+    def plus(self, other: Summary) -> Summary:
+        """Sum of two batches."""
+        return Summary(self.alerts + other.alerts, _sum(self.rows, other.rows), _sum(self.seconds, other.seconds))
+
+
+def _sum(a: dict[str, Number], b: dict[str, Number]) -> dict[str, Number]:
+    return {name: a.get(name, 0) + b.get(name, 0) for name in {**a, **b}}
+
+
+@dataclass(frozen=True)
+class Photometry:
+    """The query on one lake: `process` takes any DataFrame of packets (`streaming/source.py`)."""
+
+    spark: SparkSession
+    lake: str
+    survey: str
+    slices: int
+    check_lease: Callable[[], None]
+
+    def process(self, packets: DataFrame, transaction: Transaction | None = None) -> Summary:
+        """Write everything that `packets` bring; safe to repeat. `transaction` names the batch of a stream."""
+        clock = _Clock()
+        opened = packets.select("packet", "source", "partition", "offset").mapInArrow(_opener(self.survey), _OPENED_DDL)
+        opened = opened.persist(StorageLevel.MEMORY_AND_DISK)
+        try:
+            # Bounded: a few tens of bytes for each alert of the batch.
+            keys = pl.from_arrow(opened.select("oid", "candid", "ra", "dec").toArrow())
+            assert isinstance(keys, pl.DataFrame)
+            alerts = keys.filter(pl.col("oid").is_not_null())
+            clock.lap("open")
+            refused = len(keys) > len(alerts)
+            if refused:
+                self.check_lease()
+                write.insert(self._quarantine(opened), self.lake, "quarantine")
+                clock.lap("quarantine")
+            if alerts.is_empty():
+                return Summary(0, {}, clock.seconds)
+            versions = lookup.versions(self.lake, _HISTORY)
+            placed = self._place(alerts, versions["objects"])
+            pieces = self._pieces(opened, placed, versions).persist(StorageLevel.MEMORY_AND_DISK)
+            try:
+                counted = pieces.groupBy("kind").agg(F.sum("rows")).toArrow().to_pydict()
+                counts = dict(zip(counted["kind"], counted["sum(rows)"], strict=True))
+                clock.lap("assemble")
+                self.check_lease()
+                pixels = sky.near_pixels(alerts["ra"], alerts["dec"], healpix_order(self.lake))
+                self._commit(pieces, counts, np.union1d(pixels, placed["home"].to_numpy()), transaction)
+                clock.lap("commit")
+            finally:
+                pieces.unpersist()
+            return Summary(len(alerts), counts, clock.seconds)
+        finally:
+            opened.unpersist()
+
+    def _place(self, alerts: pl.DataFrame, version: int) -> pl.DataFrame:
+        """Home pixel and slice of each object: oid, home, slice."""
+        order = healpix_order(self.lake)
+        # A new object's home is the pixel of its first alert in the batch, whatever the order of the packets.
+        objects = (
+            alerts.sort("candid")
+            .unique("oid", keep="first")
+            .select("oid", pl.struct("ra", "dec").map_batches(_index_of, return_dtype=pl.Int64).alias("healpix29"))
+        )
+        known = lookup.stored_homes(self.lake, objects["oid"], alerts["ra"], alerts["dec"], version)
+        placed = objects.join(known, on="oid", how="left").select(
+            "oid",
+            "healpix29",
+            home=pl.coalesce("pixel", pl.Series(sky.parent(objects["healpix29"], order), dtype=pl.Int32)),
+        )
+        counts = alerts.group_by("oid").len()
+        ordered = placed.join(counts, on="oid").sort("home", "healpix29", "oid")
+        size = min(_SLICE_ALERTS, -(-len(alerts) // self.slices))
+        return ordered.select("oid", "home", slice=((pl.col("len").cum_sum() - pl.col("len")) // size).cast(pl.Int32))
+
+    def _pieces(self, opened: DataFrame, placed: pl.DataFrame, versions: dict[str, int]) -> DataFrame:
+        slices = int(placed["slice"].max()) + 1  # type: ignore[arg-type]
+        homes = self.spark.createDataFrame(placed.to_arrow().cast(_PLACED))
+        joined = opened.where("oid IS NOT NULL").join(F.broadcast(homes), "oid")
+        met = joined.repartitionById(slices, F.col("slice")).select("oid", "home", "ra", "dec", "packet")
+        return met.mapInArrow(_assembler(self.lake, self.survey, versions), _PIECES_DDL)
+
+    def _quarantine(self, opened: DataFrame) -> DataFrame:
+        bad = opened.where("refused IS NOT NULL").select("refused")
+        return _unpacked(bad, "refused", TABLES["quarantine"].ddl).dropDuplicates(["sha256", "stage"])
+
+    def _commit(
+        self, pieces: DataFrame, counts: dict[str, int], pixels: np.ndarray, transaction: Transaction | None
+    ) -> None:
+        def rows(kind: str) -> DataFrame:
+            table = kind.removesuffix("+upgrade")
+            return _unpacked(pieces.where(F.col("kind") == kind), "data", TABLES[table].ddl)
+
+        def history(table: str) -> None:
+            if counts.get(table):
+                write.append(rows(table), self.lake, table, transaction)
+            if counts.get(f"{table}+upgrade"):
+                write.merge(rows(f"{table}+upgrade"), self.lake, table, pixels)
+
+        def detections() -> None:
+            history("detections")
+            if counts.get("flagged"):
+                flagged = _unpacked(pieces.where("kind = 'flagged'"), "data", _FLAGGED_DDL)
+                write.update(flagged, self.lake, "detections", pixels, ["dubious"])
+
+        def merged(table: str) -> None:
+            write.merge(rows(table), self.lake, table, pixels)
+
+        parts: list[Callable[[], None]] = [
+            detections,
+            lambda: history("non_detections"),
+            lambda: history("forced_photometry"),
+            lambda: merged("objects"),
+            lambda: merged("magstats"),
+        ]
+        with ThreadPoolExecutor(len(parts)) as pool:
+            done = [pool.submit(part) for part in parts]
+        for result in done:
+            result.result()
+
+
+_PLACED = pa.schema([("oid", pa.string()), ("home", pa.int32()), ("slice", pa.int32())])
+_FLAGGED = pa.schema([("pixel", pa.int32()), ("oid", pa.string()), ("candid", pa.int64()), ("dubious", pa.bool_())])
+_FLAGGED_DDL = "pixel INT, oid STRING, candid BIGINT, dubious BOOLEAN"
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = now - self._last
+        self._last = now
+
+
+def _index_of(position: pl.Series) -> pl.Series:
+    return pl.Series(sky.healpix(position.struct.field("ra"), position.struct.field("dec")))
+
+
+def _opener(survey: str) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def open_packets(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            packets = batch.column("packet")
+            decoded = decode(packets)
+            good = decoded.alerts["row"].combine_chunks()
+            yield pa.RecordBatch.from_arrays(
+                [
+                    decoded.alerts["objectId"].combine_chunks(),
+                    decoded.alerts["candid"].combine_chunks(),
+                    decoded.alerts["ra"].combine_chunks(),
+                    decoded.alerts["dec"].combine_chunks(),
+                    strip_stamps(packets.take(good)),
+                    pa.nulls(len(good), pa.binary()),
+                ],
+                schema=_OPENED,
+            )
+            errors = decoded.errors.to_pylist()
+            refused = [(e["row"], e["reason"]) for e in errors] + unusable_entries(decoded)
+            if refused:
+                rows = _pack(_quarantine_rows(batch, refused, survey))
+                yield pa.RecordBatch.from_arrays(
+                    [*(pa.nulls(1, f.type) for f in list(_OPENED)[:-1]), pa.array([rows], pa.binary())], schema=_OPENED
+                )
+
+    return open_packets
+
+
+def _quarantine_rows(batch: pa.RecordBatch, refused: list[tuple[int, str]], survey: str) -> pa.Table:
+    rows = []
+    for i, reason in refused:
+        packet = batch.column("packet")[i].as_py() or b""
+        rows.append(
+            {
+                "sha256": hashlib.sha256(packet).hexdigest(),
+                "stage": _STAGE,
+                "survey": survey,
+                "source": batch.column("source")[i].as_py(),
+                "partition": batch.column("partition")[i].as_py(),
+                "offset": batch.column("offset")[i].as_py(),
+                "reason": reason,
+                "packet": packet,
+            }
+        )
+    return pa.Table.from_pylist(rows, TABLES["quarantine"].arrow)
+
+
+def _assembler(
+    lake: str, survey: str, versions: dict[str, int]
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def assemble_slice(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        met = list(batches)
+        if not met:
+            return
+        alerts = pa.Table.from_batches(met)
+        decoded = decode(alerts["packet"])
+        homes = pl.DataFrame({"oid": alerts["oid"], "pixel": alerts["home"]}).unique("oid").sort("oid")
+        stored = lookup.stored_history(lake, homes["oid"], alerts["ra"].to_numpy(), alerts["dec"].to_numpy(), versions)
+        rows = assemble(decoded, stored, homes, survey=survey, order=healpix_order(lake))
+        for kind, table in _tables(rows):
+            if table.num_rows:
+                yield pa.RecordBatch.from_arrays(
+                    [pa.array([kind]), pa.array([table.num_rows]), pa.array([_pack(table)], pa.binary())],
+                    schema=_PIECES,
+                )
+
+    return assemble_slice
+
+
+def _tables(rows: Rows) -> Iterator[tuple[str, pa.Table]]:
+    for table, new, upgrade in (
+        ("detections", rows.detections_new, rows.detections_upgrade),
+        ("non_detections", rows.limits_new, rows.limits_upgrade),
+        ("forced_photometry", rows.forced_new, rows.forced_upgrade),
+    ):
+        yield table, _arrow(new, TABLES[table].arrow)
+        yield f"{table}+upgrade", _arrow(upgrade, TABLES[table].arrow)
+    yield "objects", _arrow(rows.objects, TABLES["objects"].arrow)
+    yield "magstats", _arrow(rows.magstats, TABLES["magstats"].arrow)
+    yield "flagged", _arrow(rows.flagged, _FLAGGED)
+
+
+def _arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
+    return frame.select(schema.names).to_arrow().cast(schema)
+
+
+def _pack(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _unpacked(pieces: DataFrame, column: str, ddl: str) -> DataFrame:
+    """Rows from the Arrow streams in `column`."""
+
+    def unpack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for data in batch.column(0):
+                yield from pa.ipc.open_stream(data.as_buffer())
+
+    return pieces.select(column).mapInArrow(unpack, ddl)

@@ -1,0 +1,117 @@
+"""Packets in: the alert topics of Kafka as a stream, files and nightly archives as batches; the same columns."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from alerce_spark.config import KafkaSettings, StreamSettings
+from alerce_spark.kafka.topics import subscription
+
+#: Columns of packets from anywhere. `source` is the topic or the file.
+PACKETS = "packet BINARY, source STRING, `partition` INT, `offset` BIGINT, received TIMESTAMP"
+
+_TARS = (".tar", ".tar.gz", ".tgz")
+#: Rows of one Arrow batch of packets read from files, and their bytes at the most.
+_BATCH_ROWS = 200
+_BATCH_BYTES = 32 << 20
+
+
+def from_kafka(
+    spark: SparkSession,
+    kafka: KafkaSettings,
+    stream: StreamSettings,
+    max_alerts: int,
+    min_alerts: int | None = None,
+    max_wait_s: float | None = None,
+) -> DataFrame:
+    """The alert topics and their reprocess topics as a stream of PACKETS; topics made later are picked up.
+
+    A batch has at most `max_alerts`. With `min_alerts` it starts when so many wait, or after `max_wait_s`. Expired
+    topics stop the query with an error: packets would be missing.
+    """
+    options = {
+        "kafka.bootstrap.servers": kafka.bootstrap_servers,
+        "subscribePattern": subscription(kafka.topics),
+        "startingOffsets": stream.starting_offsets,
+        "failOnDataLoss": "true",
+        "maxOffsetsPerTrigger": str(max_alerts),
+        # Topics made while the stream runs are seen at the next batch.
+        "kafka.metadata.max.age.ms": "1000",
+        **kafka.options,
+    }
+    if min_alerts is not None and max_wait_s is not None:
+        options |= {"minOffsetsPerTrigger": str(min_alerts), "maxTriggerDelay": f"{max_wait_s * 1000:.0f}ms"}
+    records = spark.readStream.format("kafka").options(**options).load()
+    return records.select(
+        F.col("value").alias("packet"),
+        F.col("topic").alias("source"),
+        "partition",
+        "offset",
+        F.col("timestamp").alias("received"),
+    )
+
+
+def find_files(paths: Sequence[Path]) -> list[Path]:
+    """Avro files and tar archives at or below `paths`, in order. Raises FileNotFoundError for a missing path."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(p for p in path.rglob("*") if p.name.endswith((".avro", *_TARS)) and p.is_file())
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"{path}: no such file or directory")
+    return found
+
+
+def from_files(spark: SparkSession, files: Sequence[Path], partitions: int) -> DataFrame:
+    """Packets of files as PACKETS; tar archives are streamed, never unpacked. Workers must see the paths."""
+    listed = spark.createDataFrame([(i, str(f.resolve())) for i, f in enumerate(files)], "number INT, path STRING")
+    spread = listed.repartitionById(min(partitions, len(files)), F.col("number") % min(partitions, len(files)))
+    return spread.select("path").mapInArrow(_read_files, PACKETS)
+
+
+def _read_files(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    rows: list[tuple[bytes, str]] = []
+    size = 0
+    for batch in batches:
+        for path in batch.column(0).to_pylist():
+            for packet, source in packets_of(path):
+                rows.append((packet, source))
+                size += len(packet)
+                if len(rows) >= _BATCH_ROWS or size >= _BATCH_BYTES:
+                    yield _batch(rows)
+                    rows, size = [], 0
+    if rows:
+        yield _batch(rows)
+
+
+def packets_of(path: str) -> Iterator[tuple[bytes, str]]:
+    """Packets of an Avro file or of a tar archive, each with where it was found. Raises OSError, tarfile.TarError."""
+    if not path.endswith(_TARS):
+        yield Path(path).read_bytes(), path
+        return
+    with tarfile.open(path, "r|*") as archive:
+        for member in archive:
+            handle = archive.extractfile(member)
+            if handle is not None and member.name.endswith(".avro"):
+                yield handle.read(), f"{path}:{member.name}"
+
+
+def _batch(rows: list[tuple[bytes, str]]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array([packet for packet, _ in rows], pa.binary()),
+            pa.array([source for _, source in rows], pa.string()),
+            pa.nulls(len(rows), pa.int32()),
+            pa.nulls(len(rows), pa.int64()),
+            pa.nulls(len(rows), pa.timestamp("us", tz="UTC")),
+        ],
+        names=["packet", "source", "partition", "offset", "received"],
+    )
