@@ -116,7 +116,7 @@ def _minimise(dt: Float, y: Float, v: Float) -> float:
                 fu = fw
                 w = z
                 fw = fz
-            elif fz <= fu or u == x or u == w:
+            elif fz <= fu or u in (x, w):
                 u = z
                 fu = fz
     return x
