@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -21,15 +22,14 @@ _HTML = (
 def _read(packet: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     reader = fastavro.reader(io.BytesIO(packet))
     record = next(reader)
-    schema = reader.writer_schema
-    if not isinstance(record, dict) or not isinstance(schema, dict):
+    if not isinstance(record, dict):
         raise ValueError("a packet holds a record")
-    return record, schema
+    return record, json.loads(reader.metadata["avro.schema"])
 
 
 def _write(record: dict[str, Any], schema: dict[str, Any]) -> bytes:
     out = io.BytesIO()
-    fastavro.writer(out, fastavro.parse_schema(schema, _force=True), [record])
+    fastavro.writer(out, schema, [record])
     return out.getvalue()
 
 

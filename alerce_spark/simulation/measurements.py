@@ -36,7 +36,7 @@ def offset(ra: Floats, dec: Floats, east: Floats, north: Floats) -> tuple[Floats
     y = np.sin(a) * np.cos(d) + e * np.cos(a) - n * np.sin(a) * np.sin(d)
     z = np.sin(d) + n * np.cos(d)
     new_ra = np.round(np.mod(np.degrees(np.arctan2(y, x)), 360.0), 7)
-    new_dec: Floats = np.round(np.degrees(np.arctan2(z, np.hypot(x, y))), 7)
+    new_dec = np.asarray(np.round(np.degrees(np.arctan2(z, np.hypot(x, y))), 7), np.float64)
     return np.where(new_ra >= 360.0, 0.0, new_ra), new_dec
 
 
@@ -258,7 +258,7 @@ def detection_columns(ctx: Context, rows: Ints) -> dict[str, Any]:
         "sigmagapbig": 1.2 * sigmagap,
         "ranr": s.ra[row],
         "decnr": s.dec[row],
-        "scorr": snr * (1.0 + 0.15 * np.abs(g("scorr"))),
+        "scorr": np.maximum(0.85 * snr * np.exp(0.4 * g("scorr")), 5.0 + 0.2 * u("scorr least")),
         "magzpsci": mag_zero,
     }
 
@@ -434,7 +434,7 @@ def forced_columns(ctx: Context, rows: Ints) -> Columns:
             "adpctdif1": 0.08 + 0.02 * uniform(ctx.seed, "adpct1", code),
             "adpctdif2": 0.08 + 0.02 * uniform(ctx.seed, "adpct2", code),
             "forcediffimflux": np.where(failed, NO_FORCED, p.flux[rows] * to_dn),
-            "forcediffimfluxunc": np.where(failed, NO_FORCED, p.sigma[rows] * to_dn),
+            "forcediffimfluxunc": np.where(failed, NO_FORCED, 0.8 * p.background[rows] * to_dn),
             "procstatus": text(status, n),
         }
     )

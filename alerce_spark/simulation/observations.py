@@ -19,8 +19,8 @@ THRESHOLD = 5.0
 class Points:
     """All visits of some objects, object by object in time; object k has rows starts[k]:starts[k+1].
 
-    `visit` is a row of the Visits they were made from. Fluxes are difference fluxes in µJy. `twin` marks the second row
-    of a detection that the pipeline extracted twice.
+    `visit` is a row of the Visits they were made from. Fluxes are difference fluxes in µJy; `background` is the part of
+    the error `sigma` that comes from the sky. `is_twin` marks the second row of a detection that was extracted twice.
     """
 
     starts: Ints
@@ -32,6 +32,7 @@ class Points:
     limit: Floats
     flux: Floats
     sigma: Floats
+    background: Floats
     is_detection: Flags
     is_twin: Flags
 
@@ -57,13 +58,16 @@ def observe(seed: int, objects: Objects, fields: Ints, visits: Visits, twins: fl
     index = objects.index[row]
     limit = visits.limit[visit] + 0.07 * normal(seed, "limit", objects.rcid[row], code)
     true_flux, reference_flux = _true_flux(seed, objects, slot, visits, row, mjd, fid)
-    # Errors at 0, 2 and 4 mag above the limit are 0.18, 0.08 and 0.05 mag in real packets: calibration and the noise of
-    # the subtracted star take over from the background.
-    background = flux_of(limit) / 5.0 * (0.92 + 0.05 * normal(seed, "background", index, code))
-    sigma = np.sqrt(background**2 + (0.04 * true_flux) ** 2 + (0.009 * reference_flux) ** 2)
+    # In real packets sigmapsf is 0.18, 0.11, 0.06 and 0.05 mag where magpsf is 0.2, 1.2, 2.7 and 4 mag above the limit:
+    # a wide spread about the limit's own noise, then calibration and the noise of the subtracted star.
+    background = flux_of(limit) / 5.0 * 1.2 * np.exp(0.2 * normal(seed, "background", index, code))
+    floor = 0.035 * np.exp(0.3 * normal(seed, "floor", index, code))
+    sigma = np.sqrt(background**2 + (floor * true_flux) ** 2 + (0.01 * reference_flux) ** 2)
     flux = true_flux + sigma * normal(seed, "noise", index, code)
     is_detection = np.abs(flux) >= THRESHOLD * sigma
-    points = Points(starts, row, visit, mjd, fid, code, limit, flux, sigma, is_detection, np.zeros(row.size, bool))
+    points = Points(
+        starts, row, visit, mjd, fid, code, limit, flux, sigma, background, is_detection, np.zeros(row.size, bool)
+    )
     return _with_twins(seed, points, index, twins) if twins > 0 else points
 
 

@@ -113,7 +113,7 @@ class RRLyrae(_Variable):
     name: str = "RRL"
 
     def mean_mag(self, draws: Draws) -> Floats:
-        return _colours(draws.uniform("mag", 14.8, 18.3), draws.uniform("colour", 0.1, 0.4))
+        return _colours(draws.uniform("mag", 15.3, 18.8), draws.uniform("colour", 0.1, 0.4))
 
     def deviation(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
         phase = mjd / draws.uniform("period", 0.45, 0.75)[row] + draws.uniform("phase")[row]
@@ -128,7 +128,7 @@ class Eclipsing(_Variable):
     name: str = "E"
 
     def mean_mag(self, draws: Draws) -> Floats:
-        return _colours(draws.uniform("mag", 14.0, 17.0), draws.uniform("colour", 0.2, 0.9))
+        return _colours(draws.uniform("mag", 14.5, 18.0), draws.uniform("colour", 0.2, 0.9))
 
     def deviation(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
         phase = mjd / 10.0 ** draws.uniform("log period", -0.6, 0.7)[row] + draws.uniform("phase")[row]
@@ -150,7 +150,7 @@ class LongPeriod(_Variable):
     name: str = "LPV"
 
     def mean_mag(self, draws: Draws) -> Floats:
-        return _colours(draws.uniform("mag", 13.5, 16.5), draws.uniform("colour", 1.2, 2.2))
+        return _colours(draws.uniform("mag", 14.0, 18.0), draws.uniform("colour", 1.2, 2.2))
 
     def deviation(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
         phase = mjd / draws.uniform("period", 100.0, 500.0)[row] + draws.uniform("phase")[row]
@@ -192,7 +192,7 @@ class ActiveNucleus(_Variable):
     scene: str = "nucleus"
 
     def mean_mag(self, draws: Draws) -> Floats:
-        return _colours(draws.uniform("mag", 16.3, 18.6), draws.uniform("colour", 0.1, 0.6))
+        return _colours(draws.uniform("mag", 16.6, 18.8), draws.uniform("colour", 0.1, 0.6))
 
     def deviation(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
         # a walk needs an origin that does not depend on the window asked for; a year before begin covers every history
@@ -226,7 +226,7 @@ class Supernova:
         rise = np.clip((t + 17.0) / 17.0, 0.0, 1.0) ** 2
         late = np.maximum(t, 0.0)
         shape = np.where(t < 0.0, rise * (2.0 - rise), 0.92 * np.exp(-late / fall) + 0.08 * np.exp(-late / 90.0))
-        return flux_of(draws.uniform("mag", 16.3, 19.3)[row] + colour) * shape
+        return flux_of(draws.uniform("mag", 16.8, 19.6)[row] + colour) * shape
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ class Asteroid(_Single):
     is_real: bool = True
 
     def brightness(self, draws: Draws) -> Floats:
-        return flux_of(draws.uniform("mag", 16.0, 19.3))
+        return flux_of(draws.uniform("mag", 16.5, 19.8))
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,7 @@ class Bogus(_Single):
     is_real: bool = False
 
     def brightness(self, draws: Draws) -> Floats:
-        return flux_of(draws.uniform("mag", 15.5, 19.0)) * np.where(draws.uniform("sign") < 0.6, 1.0, -1.0)
+        return flux_of(draws.uniform("mag", 16.5, 19.6)) * np.where(draws.uniform("sign") < 0.6, 1.0, -1.0)
 
 
 KINDS: tuple[Kind, ...] = (

@@ -15,8 +15,8 @@ from alerce_spark.simulation.randoms import key_of
 
 SIDE = 63
 #: Peak signal-to-noise of the difference, for faint, medium and bright alerts, and the limits between them.
-LEVELS = (8.0, 22.0, 70.0)
-LEVEL_EDGES = (12.0, 35.0)
+LEVELS = (5.5, 15.0, 60.0)
+LEVEL_EDGES = (9.0, 17.0)
 VARIANTS = 6
 SKY_LEVEL, NOISE = 150.0, 7.0
 
@@ -58,7 +58,7 @@ class StampPool:
         images = _images(rng, scene, 1.0 if is_brighter else -1.0, LEVELS[level] * rng.uniform(0.8, 1.3))
         if flaw == "edge":
             short = int(rng.integers(41, SIDE))
-            images = [im[:, :short] for im in images] if rng.random() < 0.5 else [im[short - SIDE :] for im in images]
+            images = [im[:, :short] for im in images] if rng.random() < 0.5 else [im[-short:] for im in images]
         elif flaw == "nan":
             masked = _masked_pixels(rng)
             for image in images:

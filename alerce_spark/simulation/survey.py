@@ -23,7 +23,7 @@ JD_MINUS_MJD = 2400000.5
 #: Part of a UTC day in which the survey's site observes.
 DUSK, DAWN = 0.12, 0.47
 #: Limit of a dark, clear exposure by band (g, r, i) and what a full moon takes away.
-DARK_LIMIT = np.array([20.85, 20.7, 20.2])
+DARK_LIMIT = np.array([20.95, 20.85, 20.3])
 MOON_LOSS = np.array([1.3, 1.0, 0.5])
 ZERO_POINT = np.array([26.28, 26.2, 25.6])
 COLOUR_TERM = np.array([-0.04, 0.09, 0.005])
@@ -149,7 +149,9 @@ class Survey:
         clear = (spell > 0.12) & (uniform(self.seed, "weather", night) < 0.8)
         phase = (uniform(self.seed, "phase", field) * self.cadence).astype(np.int64)
         due = (night + phase) % self.cadence == 0
-        not_lost = uniform(self.seed, "lost", field, night * 64 + turn) > 0.05
+        # some fields are visited less than their due, which spreads the length of histories
+        share_lost = 0.05 + 0.5 * uniform(self.seed, "share lost", field) ** 2
+        not_lost = uniform(self.seed, "lost", field, night * 64 + turn) > share_lost
         observed = clear & due & not_lost
         if self.seasons:
             sun = (night - 59293.4) * 360.0 / 365.2422
@@ -171,10 +173,10 @@ class Survey:
     def _conditions(self, field: Ints, code: Ints, mjd: Floats, fid: Ints) -> tuple[Floats, ...]:
         seed, band = self.seed, fid - 1
         full_moon = 0.5 * (1.0 - np.cos(2 * np.pi * (mjd - 58872.9) / 29.530588))
-        night_clouds = -0.22 * np.log(uniform(seed, "haze", code // 100000))
-        clouds = night_clouds - 0.12 * np.log(uniform(seed, "clouds", code, field))
-        fwhm = np.clip(2.1 * np.exp(0.22 * normal(seed, "seeing", code, field)), 1.3, 6.0)
-        limit = DARK_LIMIT[band] - MOON_LOSS[band] * full_moon**2 - clouds - 1.2 * np.log10(fwhm / 2.1)
+        night_clouds = -0.35 * np.log(uniform(seed, "haze", code // 100000))
+        clouds = night_clouds - 0.15 * np.log(uniform(seed, "clouds", code, field))
+        fwhm = np.clip(2.3 * np.exp(0.22 * normal(seed, "seeing", code, field)), 1.3, 6.0)
+        limit = DARK_LIMIT[band] - MOON_LOSS[band] * full_moon**2 - clouds - 1.2 * np.log10(fwhm / 2.3)
         limit = np.clip(limit + 0.08 * normal(seed, "depth", code, field), 16.4, 21.3)
         zp = ZERO_POINT[band] - 0.4 * clouds + 0.03 * normal(seed, "zero point", code, field)
         colour_term = COLOUR_TERM[band] + 0.012 * normal(seed, "colour term", code, field)
