@@ -217,8 +217,6 @@ def detection_columns(ctx: Context, rows: Ints) -> dict[str, Any]:
     fwhm = v.fwhm[visit] * np.exp(0.2 * g("fwhm"))
     bimage = fwhm * (0.29 + 0.05 * np.abs(g("bimage")))
     elong = 1.0 + 0.1 * np.abs(g("elong")) + np.where(is_real, 0.0, 0.4 * u("elong bogus"))
-    is_star = s.is_star[row]
-    mag_zero = v.zp[visit]
     return {
         "candid": candids(o, p, rows),
         "tblid": o.tblid[row] + p.is_twin[rows],
@@ -232,10 +230,7 @@ def detection_columns(ctx: Context, rows: Ints) -> dict[str, Any]:
         "magap": magap,
         "sigmagap": sigmagap,
         "distnr": separation(ra, dec, s.ra[row], s.dec[row]) / PIXEL_SCALE,
-        "magnr": np.round(s.mag[fid - 1, row], 3),
-        "sigmagnr": np.round(0.01 + 0.3 * 10.0 ** (0.3 * (np.minimum(s.mag[fid - 1, row], 22.5) - 22.5)), 3),
-        "chinr": np.where(is_star, 0.7, 1.9) * np.exp(0.2 * normal(ctx.seed, "chinr", o.index[row], fid)),
-        "sharpnr": np.where(is_star, -0.01, 0.25) + 0.03 * normal(ctx.seed, "sharpnr", o.index[row], fid),
+        **_reference_columns(ctx, row, fid),
         "sky": 0.6 * g("sky"),
         "magdiff": magdiff,
         "fwhm": fwhm,
@@ -259,7 +254,18 @@ def detection_columns(ctx: Context, rows: Ints) -> dict[str, Any]:
         "ranr": s.ra[row],
         "decnr": s.dec[row],
         "scorr": np.maximum(0.85 * snr * np.exp(0.4 * g("scorr")), 5.0 + 0.2 * u("scorr least")),
-        "magzpsci": mag_zero,
+    }
+
+
+def _reference_columns(ctx: Context, row: Ints, fid: Ints) -> dict[str, Floats]:
+    """What the reference catalogue says about the nearest source to the objects `row` in the bands `fid`."""
+    s, index = ctx.around, ctx.objects.index[row]
+    mag, is_star = s.mag[fid - 1, row], s.is_star[row]
+    return {
+        "magnr": np.round(mag, 3),
+        "sigmagnr": np.round(0.01 + 0.3 * 10.0 ** (0.3 * (np.minimum(mag, 22.5) - 22.5)), 3),
+        "chinr": np.where(is_star, 0.7, 1.9) * np.exp(0.2 * normal(ctx.seed, "chinr", index, fid)),
+        "sharpnr": np.where(is_star, -0.01, 0.25) + 0.03 * normal(ctx.seed, "sharpnr", index, fid),
     }
 
 
@@ -311,10 +317,8 @@ def history_columns(
         for name in ("nid", "rcid", "field"):
             columns[name] = np.where(is_detection, columns[name], NULL_INT)
     for name, values in detection_columns(ctx, rows[at]).items():
-        if name not in columns:
-            null = np.nan if values.dtype.kind == "f" else NULL_INT
-            columns[name] = np.full(n, null, values.dtype)
-            columns[name][at] = values
+        columns[name] = np.full(n, np.nan if values.dtype.kind == "f" else NULL_INT, values.dtype)
+        columns[name][at] = values
     for name in ("ssdistnr", "ssmagnr"):  # ZTF's histories do not have them
         columns[name] = np.full(n, np.nan)
     columns["ssnamenr"] = Text(np.zeros((n, 1), np.uint8), np.full(n, -1))
@@ -417,10 +421,7 @@ def forced_columns(ctx: Context, rows: Ints) -> Columns:
         "distnr": separation(o.ra[row], o.dec[row], s.ra[row], s.dec[row]) / PIXEL_SCALE,
         "ranr": s.ra[row],
         "decnr": s.dec[row],
-        "magnr": np.round(s.mag[fid - 1, row], 3),
-        "sigmagnr": np.round(0.01 + 0.3 * 10.0 ** (0.3 * (np.minimum(s.mag[fid - 1, row], 22.5) - 22.5)), 3),
-        "chinr": np.where(s.is_star[row], 0.7, 1.9) * np.exp(0.2 * normal(ctx.seed, "chinr", o.index[row], fid)),
-        "sharpnr": np.where(s.is_star[row], -0.01, 0.25) + 0.03 * normal(ctx.seed, "sharpnr", o.index[row], fid),
+        **_reference_columns(ctx, row, fid),
     }
     return (
         columns

@@ -18,6 +18,8 @@ from alerce_spark.simulation import survey
 from alerce_spark.simulation.randoms import Floats, Ints, key_of, normal, normal_one, uniform
 
 ZERO_FLUX = 23.9
+#: Days before an object's begin from which its light curve is defined.
+LONGEST_HISTORY = 400.0
 
 
 def flux_of(mag: Any) -> Any:
@@ -185,7 +187,7 @@ def _damped_walk(key: Any, index: Any, row: Any, days: Any, tau: Any, step: floa
 class ActiveNucleus(_Variable):
     """Damped random walk in magnitude (Kelly et al. 2009): sigma 0.15–0.45 mag, tau 50–300 d, stronger in the blue.
 
-    The walk is exact at nodes two days apart, counted from the object's begin, and linear between them.
+    The walk is exact at nodes two days apart, from LONGEST_HISTORY before the object's begin, and linear between them.
     """
 
     name: str = "AGN"
@@ -195,8 +197,7 @@ class ActiveNucleus(_Variable):
         return _colours(draws.uniform("mag", 16.6, 18.8), draws.uniform("colour", 0.1, 0.6))
 
     def deviation(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
-        # a walk needs an origin that does not depend on the window asked for; a year before begin covers every history
-        days = np.maximum(mjd - draws.begin[row] + 400.0, 0.0)
+        days = mjd - draws.begin[row] + LONGEST_HISTORY
         walk = _damped_walk(
             key_of(draws.seed, "AGN walk"), draws.index, row, days, draws.uniform("tau", 50.0, 300.0), 2.0
         )
@@ -399,7 +400,8 @@ def _serial_in_group(group: Ints) -> Ints:
 def object_ids(seed: int, objects: Objects) -> list[str]:
     """ZTF-like ids, `ZTF`, year and seven letters, each object of a sky its own (8·10⁹ of them)."""
     letters = 26**7
-    scrambled = (objects.index % letters * 2147483629 + seed * 1000003) % letters
+    # the factor has no divisor in common with 26, so the map is one to one, and the product fits 63 bits
+    scrambled = (objects.index % letters * 1000000007 % letters + seed * 1000003 % letters) % letters
     year = (objects.begin + 2400000.5 - 2451544.5) / 365.25
     places = 26 ** np.arange(6, -1, -1)
     rows = (97 + scrambled[:, None] // places % 26).astype(np.uint8)

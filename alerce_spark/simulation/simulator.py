@@ -1,0 +1,240 @@
+"""Simulator: a sky, a survey and the packets that the survey sends about chosen detections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from alerce_spark.alerts import ztf
+from alerce_spark.simulation.measurements import (
+    Context,
+    candidate_columns,
+    candids,
+    forced_columns,
+    history_columns,
+    surroundings,
+)
+from alerce_spark.simulation.observations import Flags, Points, observe
+from alerce_spark.simulation.packets import Parts, array_parts, container, encode, record_parts
+from alerce_spark.simulation.randoms import Floats, Ints, uniform
+from alerce_spark.simulation.sources import KINDS, LONGEST_HISTORY, Objects, Sky, object_ids
+from alerce_spark.simulation.stamps import StampPool
+from alerce_spark.simulation.survey import N_FIELDS, NID_ZERO, Survey, Visits, fields_near, sun_ra
+from alerce_spark.simulation.traits import PLAIN, Traits
+
+#: Length of the history that a packet carries, days.
+HISTORY_DAYS = 30
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One packet, and what is in it."""
+
+    candid: int
+    oid: str
+    kind: str
+    packet: bytes
+
+
+@dataclass
+class Simulator:
+    """A sky, its survey and the form of its packets; the arguments are those of `simulate`, which documents them."""
+
+    seed: int
+    objects: int
+    start_mjd: float
+    nights: int
+    version: str | Sequence[str] = "3.3"
+    history_days: float = HISTORY_DAYS
+    positions: Any = None
+    fields: int = 3
+    centre: tuple[float, float] | None = None
+    mix: Mapping[str, float] | None = None
+    cadence: int = 3
+    visits_per_night: int = 2
+    scatter: float = 0.1
+    stamps: bool = True
+    traits: Traits = PLAIN
+    seasons: bool | None = None
+    start: int = field(init=False)
+    versions: tuple[str, ...] = field(init=False)
+    sky: Sky = field(init=False)
+    survey: Survey = field(init=False)
+    pool: StampPool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.versions = (self.version,) if isinstance(self.version, str) else tuple(self.version)
+        unknown = set(self.versions) - set(ztf.VERSIONS)
+        if unknown or not self.versions:
+            raise ValueError(f"unknown ZTF schema version(s) {unknown}; known: {', '.join(ztf.VERSIONS)}")
+        self._check_ranges()
+        self.start = int(self.start_mjd)
+        ra, dec = self.centre or ((sun_ra(self.start) + 180.0) % 360.0, 20.0)
+        self.sky = Sky(self.seed, self.objects, np.sort(fields_near(ra, dec, self.fields)), self.positions, self.mix)
+        sure = (self.start, self.start + self.nights - 1)
+        # Places that the caller chose must be seen whatever the season.
+        seasons = self.positions is None and self.centre is None if self.seasons is None else self.seasons
+        self.survey = Survey(self.seed, self.cadence, self.visits_per_night, seasons, sure)
+        self.pool = StampPool(self.seed)
+
+    def _check_ranges(self) -> None:
+        limits = {
+            "objects": (1, 10**9),
+            "nights": (1, 10**4),
+            "start_mjd": (NID_ZERO + 1000, 65000),  # candid has room for nights up to mjd 66976
+            "history_days": (0, LONGEST_HISTORY),
+            "fields": (1, N_FIELDS),
+            "cadence": (1, 1000),
+            "visits_per_night": (1, 16),  # with more, exposures of all fields would not have times of their own
+            "scatter": (0, 10),
+        }
+        for name, (least, most) in limits.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must lie between {least} and {most}; got {getattr(self, name)}")
+
+    @property
+    def first_night(self) -> int:
+        """Night (integer mjd) of the first observation."""
+        return self.start - int(np.ceil(self.history_days))
+
+    @property
+    def last_night(self) -> int:
+        """Last simulated night (integer mjd)."""
+        return self.start + self.nights - 1
+
+    def visits(self, first: int, last: int) -> Visits:
+        """Visits of all fields of the sky in nights first … last."""
+        return self.survey.visits(self.sky.fields, max(first, self.first_night), last)
+
+    def observe(self, objects: Objects, visits: Visits) -> Points:
+        """Points of `objects` at `visits`."""
+        return observe(self.seed, objects, self.sky.fields, visits, self.traits.twins)
+
+    def packets(
+        self, objects: Objects, visits: Visits, points: Points, chosen: Ints, earlier: Ints, first_jd: Floats
+    ) -> Iterator[Alert]:
+        """Packets of the detections `chosen` (rows of points, in order of objects and time).
+
+        earlier, first_jd: for each chosen one the object's detections up to and with it, and the jd of the first.
+        """
+        around = surroundings(self.seed, objects, self.sky.fields, visits)
+        ctx = Context(self.seed, self.scatter, objects, around, visits, points)
+        ids = object_ids(self.seed, objects)
+        candid = candids(objects, points, chosen)
+        start, stop = _history_bounds(points, chosen)
+        version = (uniform(self.seed, "version", candid) * len(self.versions)).astype(np.int64)
+        codec = (uniform(self.seed, "codec", candid) * len(self.traits.codecs)).astype(np.int64)
+        as_digits = self._has("digits", candid)
+        for v in np.unique(version):
+            mine = np.flatnonzero(version == v)
+            columns = candidate_columns(ctx, chosen[mine], as_digits[mine], earlier[mine], first_jd[mine])
+            own = encode(ztf.CANDIDATE, self.versions[v], columns, mine.size)
+            history = _History(self, ctx, self.versions[v], candid[mine], start[mine], stop[mine])
+            cutouts = self._cutouts(ctx, chosen[mine], candid[mine])
+            for i, k in enumerate(mine.tolist()):
+                row = points.row[chosen[k]]
+                record = record_parts(
+                    self.versions[v], ids[row], int(candid[k]), own.slice(i, i + 1), *history.parts(i), cutouts[i]
+                )
+                packet = container(self.versions[v], self.traits.codecs[codec[k]], record)
+                yield Alert(int(candid[k]), ids[row], KINDS[objects.kind[row]].name, packet)
+
+    def _has(self, trait: str, candid: Ints) -> Flags:
+        """Which packets have the trait of that name."""
+        return uniform(self.seed, trait, candid) < getattr(self.traits, trait)
+
+    def _cutouts(self, ctx: Context, chosen: Ints, candid: Ints) -> list[list[tuple[str, bytes]] | None]:
+        if not self.stamps:
+            return [None] * chosen.size
+        p, kind = ctx.points, ctx.objects.kind
+        has_edge, has_nan = self._has("edge_stamps", candid), self._has("nan_stamps", candid)
+        draw = (uniform(self.seed, "stamp", candid) * 2**30).astype(np.int64).tolist()
+        flaw = np.where(has_edge, "edge", np.where(has_nan, "nan", "")).tolist()
+        snr = (np.abs(p.flux[chosen]) / p.sigma[chosen]).tolist()
+        is_brighter, scenes = (p.flux[chosen] > 0).tolist(), kind[p.row[chosen]].tolist()
+        out: list[list[tuple[str, bytes]] | None] = []
+        for k, c in enumerate(candid.tolist()):
+            science, reference, difference = self.pool.triplet(
+                KINDS[scenes[k]].scene, is_brighter[k], snr[k], flaw[k], draw[k]
+            )
+            name = f"candid{c}_pid{c // 1000000}_targ_"
+            out.append(
+                [
+                    (f"{name}sci.fits.gz", science),
+                    (f"candid{c}_ref.fits.gz", reference),
+                    (f"{name}scimref.fits.gz", difference),
+                ]
+            )
+        return out
+
+
+def _history_bounds(points: Points, chosen: Ints) -> tuple[Ints, Ints]:
+    """First and one past the last point of the 30 days before each chosen one, of its object."""
+    # One sorted key for all objects: their number, then time; a double resolves 1e-7 d in it for more than 10⁴ objects.
+    key = points.row * 1e5 + (points.mjd - 5e4)
+    start = np.searchsorted(key, key[chosen] - HISTORY_DAYS)
+    start = np.maximum(start, points.starts[points.row[chosen]])
+    return start, chosen - points.is_twin[chosen]
+
+
+class _History:
+    """prv_candidates and fp_hists of some packets of one version, each point encoded once for each spelling."""
+
+    def __init__(self, sim: Simulator, ctx: Context, version: str, candid: Ints, start: Ints, stop: Ints) -> None:
+        traits, points = sim.traits, ctx.points
+        self._digits, self._seed, self._candid = traits.digits, sim.seed, candid
+        is_late = sim._has("late", candid)
+        end = points.starts[points.row[stop] + 1]
+        stop = np.where(is_late, np.minimum(stop + 2, end), stop)
+        needed = np.zeros(points.row.size + 1, np.int64)
+        np.add.at(needed, start, 1)
+        np.add.at(needed, stop, -1)
+        rows = np.flatnonzero(np.cumsum(needed) > 0)
+        at = np.searchsorted(rows, np.arange(points.row.size + 1))
+        self._start, self._stop = at[start], at[stop]
+        self._key = ctx.objects.index[points.row[rows]] * 2 + points.is_twin[rows], points.code[rows]
+        self._is_null, self._is_unsorted = sim._has("null_history", candid), sim._has("unsorted", candid)
+        self._is_repeated = sim._has("repeated", candid)
+        has_ids = version not in ("1.0", "3.0")
+        self._encoded = [
+            encode(
+                ztf.PRV_CANDIDATE,
+                version,
+                history_columns(ctx, rows, spelled, traits.rounded_history, traits.bad_limits, has_ids),
+                rows.size,
+            )
+            for spelled in ((False, True) if self._digits > 0 else (False,))
+        ]
+        self._forced = None
+        if version.startswith("4"):
+            self._forced = encode(ztf.FP_HIST, version, forced_columns(ctx, rows), rows.size)
+
+    def parts(self, i: int) -> tuple[Parts | None, Parts | None]:
+        """Parts of the arrays prv_candidates and fp_hists of packet i; None (null) where there is nothing."""
+        start, stop = int(self._start[i]), int(self._stop[i])
+        if start == stop:
+            return None, None
+        forced = None
+        if self._forced is not None:
+            forced = array_parts(stop - start, [self._forced.slice(start, stop)])
+        if self._is_null[i]:
+            return None, forced
+        if not (self._digits > 0 or self._is_unsorted[i] or self._is_repeated[i]):
+            return array_parts(stop - start, [self._encoded[0].slice(start, stop)]), forced
+        return self._irregular(i, start, stop), forced
+
+    def _irregular(self, i: int, start: int, stop: int) -> Parts:
+        entries = list(range(start, stop))
+        draw = uniform(self._seed, "history entry", self._candid[i], np.arange(stop - start + 1))
+        if self._is_repeated[i]:
+            entries.insert(0, start + int(draw[0] * (stop - start)))
+        if self._is_unsorted[i]:
+            entries = [entries[k] for k in np.argsort(draw[: len(entries)])]
+        spelled = np.zeros(len(entries), np.int64)
+        if self._digits > 0:
+            spelled = (uniform(self._seed, "digits entry", self._candid[i], np.array(entries)) < self._digits) * 1
+        items = [self._encoded[s].slice(e, e + 1) for s, e in zip(spelled.tolist(), entries, strict=True)]
+        return array_parts(len(items), items)
