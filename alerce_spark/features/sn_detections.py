@@ -36,9 +36,10 @@ def _all(offsets: Int, mag: Float, sign: Float, out: Float) -> None:
 
 
 def sn_detections(curves: Curves) -> Float:
-    """Detection features of n curves as (n, 2): delta_mag_fid = max - min of `mag`, positive_fraction (algorithms.md 2.4).
+    """Detection features of n curves as (n, 2): delta_mag_fid = max - min of `mag`, positive_fraction.
 
-    One detection is enough; a band without any gives NaN. Detections of unknown sign do not count in the fraction.
+    Definitions: algorithms.md 2.4. One detection is enough; a band without any gives NaN. Detections of unknown sign do
+    not count in the fraction.
     """
     out = np.empty((len(curves), len(NAMES)))
     _all(curves.offsets, curves.mag, curves.sign, out)

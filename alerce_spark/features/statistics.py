@@ -187,8 +187,10 @@ def _one(t: Float, m: Float, e: Float, o: Float) -> None:
 
     # One pass for counts about the centres.
     sw_dev = 0.0
+    top = 0.0
     for i in range(n):
         sw_dev += (d[i] - shift) ** 2
+        top = max(top, abs(d[i] - shift) * (least / e[i]))
     wide = math.sqrt(sw_dev / (n - 1))
     outside = 0
     inside = 0
@@ -206,7 +208,7 @@ def _one(t: Float, m: Float, e: Float, o: Float) -> None:
         beyond = beyond + 1 if abs(d[i]) > 2.0 * sd else 0
         if beyond >= 3:
             triples += 1
-        z = x * (least / e[i])  # StetsonK does not depend on the scale of its residuals
+        z = x * (least / e[i]) / top  # StetsonK does not depend on the scale of its residuals
         ka += abs(z)
         kq += z * z
     o[3] = outside / n
