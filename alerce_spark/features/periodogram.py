@@ -11,6 +11,10 @@ one that depends on (δ, t), so 6 multiply-adds a point and frequency at the spe
 chooses which frequencies are looked at again. The second pass works in double precision with a fixed order of
 operations, and every number that leaves `search` comes from it; so results depend neither on the vector width nor on
 that library.
+
+One harmonic finds the period of any shape, but what a sinusoid leaves over of an RR Lyrae or a Cepheid acts as noise on
+the place of the maximum, up to 1e-3 of long periods. So the period is that of the maximum of a series of up to five
+harmonics within the peak that one harmonic chose, as many as the Bayesian information criterion supports.
 """
 
 from __future__ import annotations
@@ -43,10 +47,15 @@ PEAKS, PPE_VALUES = 10, 100
 #: Power_rate_k compares the power at k times the best period (algorithms.md 2.4, Power_rate).
 RATE_FACTORS = (0.25, 1 / 3, 0.5, 2.0, 3.0, 4.0)
 
+#: Harmonics that may take part in the last step; each band needs this many points for every coefficient.
+MAX_HARMONICS, POINTS_A_TERM = 5, 2
+
+# How far from the maximum of one harmonic that of the series may lie, in units of 1/(time span), and the steps to it.
+_REACH, _STRIDE = 0.3, 0.03
 # The coarse pass is exact to ~1e-6 of x: it proposes this many more than are wanted and double precision ranks them.
 _SPARE_PEAKS, _SPARE_VALUES = 6, 20
 # Frequencies are handled in blocks of 2·_HALF, _CHUNK blocks at a time: 0.4 MB of sums, which stays in the L2 cache.
-_HALF, _CHUNK = 128, 64
+_HALF, _CHUNK = 128, 32
 # Below this determinant single precision loses too many digits; such frequencies are evaluated in double precision.
 _MIN_DETERMINANT32 = np.float32(1e-3)
 # Below this one, sine and cosine are proportional at all epochs: the frequency cannot be tested.
@@ -58,18 +67,21 @@ _MIN_REST = 1e-12
 class _Points(NamedTuple):
     """Points of one object: band k is rows `starts[k]:starts[k + 1]`; time from the middle of the object's time span.
 
-    `weight` sums to 1 in each band; `product` is weight·(m − mean), scaled so that θ is a share of the object's Σχ²₀.
+    `weight` sums to 1 in each band; `product` is weight·(m − mean), scaled so that Σθ comes out as a share of Σχ²₀;
+    `share` is the part of each band in Σχ²₀.
     """
 
     starts: Int
     time: Float
     weight: Float
     product: Float
+    share: Float
 
     def band(self, k: int) -> _Points:
-        """The k-th band alone; its θ stays a share of the whole object's Σχ²₀."""
+        """The k-th band alone."""
         lo, hi = self.starts[k], self.starts[k + 1]
-        return _Points(np.array([0, hi - lo]), self.time[lo:hi], self.weight[lo:hi], self.product[lo:hi])
+        product = self.product[lo:hi] / np.sqrt(self.share[k])
+        return _Points(np.array([0, hi - lo]), self.time[lo:hi], self.weight[lo:hi], product, np.ones(1))
 
     def rest_dof(self) -> int:
         """d₂: degrees of freedom that the model leaves."""
@@ -212,16 +224,141 @@ def _refine(at: float, step: float, points: _Points) -> tuple[float, float]:
 
 
 @njit(cache=True, error_model="numpy")
-def _fill_factors(points: _Points, centre: Float, step: float, factors: _Factors) -> None:
-    """Fill the matrices of the coarse pass for blocks around the frequencies `centre` (blocks,)."""
-    time = points.time
-    sine = np.empty(time.size)
-    cosine = np.empty(time.size)
+def _series(frequency: float, harmonics: int, points: _Points) -> tuple[float, float]:
+    """x of a series of `harmonics` at one frequency and its derivative [d]; NaN where points do not determine it."""
+    terms = 2 * harmonics + 1
+    n = points.time.size
+    sine = np.empty((2 * harmonics + 1, n))
+    cosine = np.empty((2 * harmonics + 1, n))
+    for k in range(1, 2 * harmonics + 1):
+        fill_sincos(k * frequency, points.time, sine[k], cosine[k])
+    normal = np.empty((terms, terms))
+    right = np.empty(terms)
+    sums = np.empty((2, 2 * harmonics + 1))
+    total = 0.0
+    slope = 0.0
+    for b in range(points.starts.size - 1):
+        lo, hi = points.starts[b], points.starts[b + 1]
+        sums[0, 0] = 1.0
+        sums[1, 0] = 0.0
+        right[0] = 0.0
+        for k in range(1, 2 * harmonics + 1):
+            c = s = yc = ys = 0.0
+            for i in range(lo, hi):
+                c += points.weight[i] * cosine[k, i]
+                s += points.weight[i] * sine[k, i]
+                yc += points.product[i] * cosine[k, i]
+                ys += points.product[i] * sine[k, i]
+            sums[0, k] = c
+            sums[1, k] = s
+            if k <= harmonics:
+                right[2 * k - 1] = yc
+                right[2 * k] = ys
+        # products of sines and cosines are half the sums of those of sum and difference of the angles
+        normal[0, 0] = 1.0
+        for j in range(1, harmonics + 1):
+            normal[2 * j - 1, 0] = sums[0, j]
+            normal[2 * j, 0] = sums[1, j]
+            for k in range(1, j + 1):
+                normal[2 * j - 1, 2 * k - 1] = 0.5 * (sums[0, j - k] + sums[0, j + k])
+                normal[2 * j, 2 * k] = 0.5 * (sums[0, j - k] - sums[0, j + k])
+                normal[2 * j, 2 * k - 1] = 0.5 * (sums[1, j + k] + sums[1, j - k])
+                normal[2 * j - 1, 2 * k] = 0.5 * (sums[1, j + k] - sums[1, j - k])
+        for p in range(terms):  # Cholesky factor in place, forward substitution along with it
+            for q in range(p + 1):
+                value = normal[p, q]
+                for r in range(q):
+                    value -= normal[p, r] * normal[q, r]
+                if q < p:
+                    normal[p, q] = value / normal[q, q]
+                elif value < _MIN_DETERMINANT:
+                    return np.nan, np.nan
+                else:
+                    normal[p, p] = np.sqrt(value)
+            for q in range(p):
+                right[p] -= normal[p, q] * right[q]
+            right[p] /= normal[p, p]
+            total += right[p] * right[p]
+        for p in range(terms - 1, -1, -1):
+            for q in range(p + 1, terms):
+                right[p] -= normal[q, p] * right[q]
+            right[p] /= normal[p, p]
+        for i in range(lo, hi):
+            fitted = right[0]
+            change = 0.0
+            for k in range(1, harmonics + 1):
+                fitted += right[2 * k - 1] * cosine[k, i] + right[2 * k] * sine[k, i]
+                change += k * (right[2 * k] * cosine[k, i] - right[2 * k - 1] * sine[k, i])
+            slope += (points.product[i] - points.weight[i] * fitted) * change * points.time[i]
+    return total, 4.0 * pi * slope
+
+
+@njit(cache=True, error_model="numpy")
+def _polish(frequency: float, span: float, points: _Points) -> float:
+    """Frequency of the maximum of the best-supported series near `frequency`, the maximum of one harmonic."""
+    n = points.time.size
+    bands = points.starts.size - 1
+    smallest = np.diff(points.starts).min()
+    harmonics = 1
+    best = np.inf
+    for h in range(1, MAX_HARMONICS + 1):
+        if smallest < POINTS_A_TERM * (2 * h + 1):
+            break
+        x, _ = _series(frequency, h, points)
+        if not x >= 0.0:
+            break
+        criterion = n * np.log(max(1.0 - x, _MIN_REST)) + 2 * h * bands * np.log(n)
+        if criterion < best:
+            best = criterion
+            harmonics = h
+    if harmonics == 1:
+        return frequency
+    # climb in strides until the slope changes its sign, then find its root
+    a = frequency
+    s_a = _series(a, harmonics, points)[1]
+    stride = _STRIDE / span if s_a > 0.0 else -_STRIDE / span
+    b = a
+    s_b = s_a
+    while s_a * s_b > 0.0:
+        a, s_a = b, s_b
+        b = a + stride
+        if abs(b - frequency) > _REACH / span:
+            return frequency
+        s_b = _series(b, harmonics, points)[1]
+    at = a
+    side = 0
+    for _ in range(60):
+        guess = b - (b - a) * s_b / (s_b - s_a)
+        moved = abs(guess - at)
+        at = guess
+        s = _series(at, harmonics, points)[1]
+        if not abs(s) >= 0.0:
+            return frequency
+        if s * s_a > 0.0:
+            a, s_a = at, s
+            if side > 0:
+                s_b *= 0.5
+            side = 1
+        else:
+            b, s_b = at, s
+            if side < 0:
+                s_a *= 0.5
+            side = -1
+        if moved <= 1e-14 * at or s == 0.0:
+            break
+    return at
+
+
+@njit(cache=True, error_model="numpy")
+def _fill_left(points: _Points, centre: Float, factors: _Factors) -> None:
+    """Fill `left` and `left2` for blocks around the frequencies `centre` (blocks,)."""
+    sine = np.empty(points.time.size)
+    cosine = np.empty(points.time.size)
     left = factors.left
     left2 = factors.left2
     for k in range(centre.size):
-        fill_sincos(centre[k], time, sine, cosine)
-        for i in range(time.size):
+        fill_sincos(centre[k], points.time, sine, cosine)
+        for i in range(points.time.size):
             x = cosine[i]
             z = sine[i]
             p = points.product[i]
@@ -232,12 +369,17 @@ def _fill_factors(points: _Points, centre: Float, step: float, factors: _Factors
             left[4 * k + 3, i] = w * z
             left2[2 * k, i] = w * (1.0 - 2.0 * z * z)
             left2[2 * k + 1, i] = 2.0 * w * x * z
+
+
+@njit(cache=True, error_model="numpy")
+def _fill_right(points: _Points, step: float, factors: _Factors) -> None:
+    """Fill `right` and `right2` for offsets of step·(½, 3⁄2, …) from the centre of a block."""
     half = factors.right.shape[1] // 2
     offset = step * (np.arange(half) + 0.5)
     sine = np.empty(half)
     cosine = np.empty(half)
-    for i in range(time.size):
-        fill_sincos(time[i], offset, sine, cosine)
+    for i in range(points.time.size):
+        fill_sincos(points.time[i], offset, sine, cosine)
         right = factors.right[i]
         right2 = factors.right2[i]
         for j in range(half):
@@ -311,11 +453,11 @@ def _maxima(x: Float32, want: int) -> Int:
 
 
 @njit(cache=True, error_model="numpy")
-def _normalise(starts: Int, mag: Float, err: Float) -> tuple[Float, Float]:
-    """Weights that sum to 1 in each band, and products such that each band's θ comes out as a share of Σχ²₀."""
+def _normalise(starts: Int, mag: Float, err: Float) -> tuple[Float, Float, Float]:
+    """`weight`, `product` and `share` of `_Points`."""
     weight = 1.0 / (err * err)
     product = np.empty(mag.size)
-    explainable = 0.0
+    share = np.zeros(starts.size - 1)
     for b in range(starts.size - 1):
         zero = mag[starts[b]]  # differences from one point: an added constant changes nothing
         total = 0.0
@@ -326,12 +468,13 @@ def _normalise(starts: Int, mag: Float, err: Float) -> tuple[Float, Float]:
         mean /= total
         for i in range(starts[b], starts[b + 1]):
             d = mag[i] - zero - mean
-            explainable += weight[i] * d * d
+            share[b] += weight[i] * d * d
             product[i] = weight[i] * d / np.sqrt(total)
             weight[i] /= total
+    total = share.sum()
     for i in range(mag.size):
-        product[i] /= np.sqrt(explainable)
-    return weight, product
+        product[i] /= np.sqrt(total)
+    return weight, product, share / total
 
 
 def _take(curves: tuple[Curves, ...], i: int) -> tuple[list[int], _Points, float] | None:
@@ -367,21 +510,24 @@ def _scan(points: _Points, grid: _Grid) -> Float32:
     n = len(points.time)
     blocks = -(-grid.size // (2 * _HALF))
     centre = grid.at(2 * _HALF * np.arange(blocks) + (_HALF - 0.5))
-    shapes = ((4 * blocks, n), (2 * blocks, n), (n, 2 * _HALF), (n, 2 * _HALF))
+    shapes = ((4 * _CHUNK, n), (2 * _CHUNK, n), (n, 2 * _HALF), (n, 2 * _HALF))
     factors = _Factors(*(np.empty(shape, np.float32) for shape in shapes))
-    _fill_factors(points, centre, grid.step, factors)
+    _fill_right(points, grid.step, factors)
+    sums, sums2 = np.empty((4 * _CHUNK, 2 * _HALF), np.float32), np.empty((2 * _CHUNK, 2 * _HALF), np.float32)
     out = np.empty((blocks, 2 * _HALF), np.float32)
     for k in range(0, blocks, _CHUNK):
-        sums = factors.left[4 * k : 4 * (k + _CHUNK)] @ factors.right
-        sums2 = factors.left2[2 * k : 2 * (k + _CHUNK)] @ factors.right2
-        _combine(sums, sums2, out[k : k + _CHUNK])
+        m = min(_CHUNK, blocks - k)
+        _fill_left(points, centre[k : k + m], factors)
+        np.matmul(factors.left[: 4 * m], factors.right, out=sums[: 4 * m])
+        np.matmul(factors.left2[: 2 * m], factors.right2, out=sums2[: 2 * m])
+        _combine(sums, sums2, out[k : k + m])
     x = out.reshape(-1)[: grid.size]
     _repair(x, grid.first, grid.step, points)
     return x
 
 
 def _best(x: Float32, grid: _Grid, points: _Points) -> tuple[float, float]:
-    """Frequency and x of the highest of the refined maxima of the grid values `x`; NaN where there is no maximum."""
+    """Frequency and x of the highest refined maximum of one harmonic, `x` on the grid; NaN where there is none."""
     index = _maxima(x, PEAKS + _SPARE_PEAKS)
     exact = _evaluate(grid.at(index), points)
     index = np.sort(index[np.lexsort((index, -exact))][:PEAKS])
@@ -436,12 +582,13 @@ def search(curves: tuple[Curves, ...], i: int) -> Search:
     band_period = [np.nan] * len(curves)
     for k, band in enumerate(bands):
         alone = points.band(k)
-        share = _scan(alone, grid)
-        x += share
-        band_period[band] = 1.0 / _best(share, grid, alone)[0]
+        explained = _scan(alone, grid)
+        x += np.float32(points.share[k]) * explained
+        band_period[band] = 1.0 / _polish(_best(explained, grid, alone)[0], span, alone)
     frequency, best = _best(x, grid, points)
     if np.isnan(frequency):
         return Search()
+    frequency = _polish(frequency, span, points)
     nearest = np.rint((frequency / np.array(RATE_FACTORS) - grid.first) / grid.step).clip(0, grid.size - 1)
     wanted = np.append(_evaluate(grid.at(nearest), points), best)
     *rates, power = _power(wanted, points)
@@ -464,7 +611,7 @@ def spectrum(objects: Objects, i: int) -> tuple[Float, Float]:
     grid = _grid(span)
     x = np.zeros(grid.size)
     for k in range(len(bands)):
-        x += _scan(points.band(k), grid)
+        x += points.share[k] * _scan(points.band(k), grid)
     return grid.at(np.arange(grid.size)), _power(x, points)
 
 
