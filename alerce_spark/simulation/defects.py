@@ -19,6 +19,10 @@ _HTML = (
 )
 
 
+#: fastavro's own marker is a new one each time.
+_SYNC = bytes(range(16))
+
+
 def _read(packet: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     reader = fastavro.reader(io.BytesIO(packet))
     record = next(reader)
@@ -29,7 +33,7 @@ def _read(packet: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _write(record: dict[str, Any], schema: dict[str, Any]) -> bytes:
     out = io.BytesIO()
-    fastavro.writer(out, schema, [record])
+    fastavro.writer(out, schema, [record], sync_marker=_SYNC)
     return out.getvalue()
 
 

@@ -22,7 +22,7 @@ from alerce_spark.simulation.packets import Parts, array_parts, container, encod
 from alerce_spark.simulation.randoms import Floats, Ints, uniform
 from alerce_spark.simulation.sources import KINDS, LONGEST_HISTORY, Objects, Sky, object_ids
 from alerce_spark.simulation.stamps import StampPool
-from alerce_spark.simulation.survey import N_FIELDS, NID_ZERO, Survey, Visits, fields_near, sun_ra
+from alerce_spark.simulation.survey import N_FIELDS, Survey, Visits, fields_near, sun_ra
 from alerce_spark.simulation.traits import PLAIN, Traits
 
 #: Length of the history that a packet carries, days.
@@ -84,7 +84,7 @@ class Simulator:
         limits = {
             "objects": (1, 10**9),
             "nights": (1, 10**4),
-            "start_mjd": (NID_ZERO + 1000, 65000),  # candid has room for nights up to mjd 66976
+            "start_mjd": (58200, 65000),  # from ZTF's first light; candid has room for nights up to mjd 66976
             "history_days": (0, LONGEST_HISTORY),
             "fields": (1, N_FIELDS),
             "cadence": (1, 1000),
@@ -195,7 +195,7 @@ class _History:
         rows = np.flatnonzero(np.cumsum(needed) > 0)
         at = np.searchsorted(rows, np.arange(points.row.size + 1))
         self._start, self._stop = at[start], at[stop]
-        self._key = ctx.objects.index[points.row[rows]] * 2 + points.is_twin[rows], points.code[rows]
+        self._key = points.code[rows] * 2 + points.is_twin[rows]
         self._is_null, self._is_unsorted = sim._has("null_history", candid), sim._has("unsorted", candid)
         self._is_repeated = sim._has("repeated", candid)
         has_ids = version not in ("1.0", "3.0")
@@ -235,6 +235,7 @@ class _History:
             entries = [entries[k] for k in np.argsort(draw[: len(entries)])]
         spelled = np.zeros(len(entries), np.int64)
         if self._digits > 0:
-            spelled = (uniform(self._seed, "digits entry", self._candid[i], np.array(entries)) < self._digits) * 1
+            draw = uniform(self._seed, "digits entry", self._candid[i], self._key[entries])
+            spelled = (draw < self._digits).astype(np.int64)
         items = [self._encoded[s].slice(e, e + 1) for s, e in zip(spelled.tolist(), entries, strict=True)]
         return array_parts(len(items), items)
