@@ -1,4 +1,4 @@
-"""Galactic latitude and longitude of the mean position (rotation of ICRS; Blaauw et al. 1960, Murray 1989)."""
+"""Galactic latitude and longitude of the mean position: the system of Blaauw et al. 1960, as a rotation of ICRS."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import numpy as np
 
 from alerce_spark.features.curves import Family, Float, Objects, Scratch
 
-#: ICRS position [deg] of the north galactic pole and galactic longitude [deg] of the north celestial pole.
-POLE_RA, POLE_DEC, NODE = 192.8594812065348, 27.12825118085622, 122.9319185680026
+#: ICRS position [deg] of the north galactic pole and galactic longitude [deg] of the north celestial pole: the B1950
+#: definition carried to FK5 by Reid & Brunthaler 2004 and to ICRS by the frame bias, as in astropy.
+POLE_RA, POLE_DEC, NODE = 192.85947789477606, 27.128252414968028, 122.93192525541662
 
 
 def galactic(ra: Float, dec: Float) -> tuple[Float, Float]:

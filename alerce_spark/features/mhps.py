@@ -24,6 +24,7 @@ DT = 5.0
 MIN_NEIGHBOURS = 3
 
 _ZERO_POINT = 19.0
+_ROUNDING = 1e-26  # power left over of equal fluxes
 _LN10 = math.log(10.0)
 
 
@@ -115,7 +116,7 @@ def _all(offsets: Int, mjd: Float, mag: Float, err: Float, dt: float, out: Float
             high -= poisson
         out[c, 0] = high
         out[c, 1] = low - poisson
-        if high > 0.0:
+        if high > _ROUNDING:
             out[c, 2] = out[c, 1] / high
 
 
