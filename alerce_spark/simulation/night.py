@@ -6,6 +6,7 @@ after night with memory for the objects but not for the alerts. Seed and argumen
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from alerce_spark.simulation.traits import PLAIN, Traits
 _BLOCK = 512
 _SCAN_BLOCK = 20000
 #: New objects tried in one place until one sends an alert.
-_ATTEMPTS = 24
+_ATTEMPTS = 100
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def _alerting_objects(sim: Simulator, visits: Visits) -> Objects:
         pending = np.concatenate(quiet)
         if not pending.size:
             break
+    else:
+        raise RuntimeError(f"{pending.size} of {sim.objects} objects send no alert in {_ATTEMPTS} tries")
     columns = (np.concatenate([getattr(o, name) for o in found]) for name in Objects.__dataclass_fields__)
     objects = Objects(*columns)
     return objects.take(np.argsort(objects.slot, kind="stable"))
@@ -131,12 +134,26 @@ def simulate(
     cadence: days between visits of a field; the first and the last night always have some. scatter: astrometric error
     per axis in arcsec. alerts_per_object: at most so many packets of each object, its first ones. With `nights=400` an
     object that varies strongly has a hundred detections or so.
-    Everything is held in memory (about 65 kB a packet); `stream` is for more. Raises ValueError for bad arguments.
+    Everything is held in memory (about 62 kB a packet); `stream` is for more. Raises ValueError for bad arguments,
+    RuntimeError where the arguments leave nothing to see.
     """
     sim = Simulator(
-        seed, objects, start_mjd, nights, version, history_days, positions, fields, centre, mix, cadence,
-        visits_per_night, scatter, stamps, traits,
-    )  # fmt: skip
+        seed=seed,
+        objects=objects,
+        start_mjd=start_mjd,
+        nights=nights,
+        version=version,
+        history_days=history_days,
+        positions=positions,
+        fields=fields,
+        centre=centre,
+        mix=mix,
+        cadence=cadence,
+        visits_per_night=visits_per_night,
+        scatter=scatter,
+        stamps=stamps,
+        traits=traits,
+    )
     return _make(sim, sim.start, alerts_per_object)
 
 
@@ -150,16 +167,22 @@ def last_night(seed: int, *, nights: int = 400, **options: Any) -> Night:
 
 
 def stream(
-    seed: int, *, objects: int = 10_000, start_mjd: float = 59000.0, seasons: bool = False, **options: Any
+    seed: int,
+    *,
+    objects: int = 10_000,
+    nights: int | None = None,
+    start_mjd: float = 59000.0,
+    seasons: bool = False,
+    **options: Any,
 ) -> Iterator[tuple[int, str, bytes]]:
-    """Candid, object id and packet of one alert after another, in order of candid, without end.
+    """Candid, object id and packet of one alert after another, in order of candid, for `nights` nights or without end.
 
     Night follows night from `start_mjd`. Variables stay; supernovae, asteroids and artefacts are replaced by new
     objects when their time is over, so the rate of alerts is steady. Memory grows with `objects`, not with alerts.
-    options: those of `simulate`, without nights and alerts_per_object. Raises ValueError for bad arguments.
+    options: those of `simulate`, without alerts_per_object. Raises ValueError for bad arguments.
     """
     sim = _simulator(seed, objects=objects, start_mjd=start_mjd, nights=1, seasons=seasons, **options)
-    return _endless(sim)
+    return _nightly(sim, nights)
 
 
 def _simulator(seed: int, *, objects: int = 40, start_mjd: float = 59000.0, **options: Any) -> Simulator:
@@ -208,9 +231,9 @@ def _living(sim: Simulator, slots: Ints, night: int) -> Objects:
     return sim.sky.at(slots, generation.astype(np.int64), begin, end)
 
 
-def _endless(sim: Simulator) -> Iterator[tuple[int, str, bytes]]:
-    memory, night = _Memory(sim.objects), sim.start
-    while True:
+def _nightly(sim: Simulator, nights: int | None) -> Iterator[tuple[int, str, bytes]]:
+    memory = _Memory(sim.objects)
+    for night in itertools.count(sim.start) if nights is None else range(sim.start, sim.start + nights):
         candid, slot = _detections_of(sim, night)
         visits = sim.visits(night - HISTORY_DAYS - 1, night)
         for at in range(0, candid.size, _BLOCK):
@@ -226,7 +249,6 @@ def _endless(sim: Simulator) -> Iterator[tuple[int, str, bytes]]:
             )
             for alert in alerts:
                 yield alert.candid, alert.oid, alert.packet
-        night += 1
 
 
 def _detections_of(sim: Simulator, night: int) -> tuple[Ints, Ints]:

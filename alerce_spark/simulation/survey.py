@@ -119,7 +119,7 @@ class Survey:
 
     A field is visited every `cadence` days, `visits_per_night` times, g and r in turn and 4 % in i, when the night is
     clear (70 %, in spells) and, with `seasons`, the Sun is more than 60 degrees of right ascension away. On
-    `sure_nights` every field is visited whatever the weather: a simulated night shall have alerts.
+    `sure_nights` the sky is clear and every field visited: a simulated night shall have alerts.
     """
 
     seed: int
@@ -173,8 +173,9 @@ class Survey:
     def _conditions(self, field: Ints, code: Ints, mjd: Floats, fid: Ints) -> tuple[Floats, ...]:
         seed, band = self.seed, fid - 1
         full_moon = 0.5 * (1.0 - np.cos(2 * np.pi * (mjd - 58872.9) / 29.530588))
-        night_clouds = -0.35 * np.log(uniform(seed, "haze", code // 100000))
-        clouds = night_clouds - 0.15 * np.log(uniform(seed, "clouds", code, field))
+        night = code // 100000
+        haze = np.where(np.isin(night + NID_ZERO, self.sure_nights), 0.05, 0.35)
+        clouds = -haze * np.log(uniform(seed, "haze", night)) - 0.15 * np.log(uniform(seed, "clouds", code, field))
         fwhm = np.clip(2.3 * np.exp(0.22 * normal(seed, "seeing", code, field)), 1.3, 6.0)
         limit = DARK_LIMIT[band] - MOON_LOSS[band] * full_moon**2 - clouds - 1.2 * np.log10(fwhm / 2.3)
         limit = np.clip(limit + 0.08 * normal(seed, "depth", code, field), 16.4, 21.3)
