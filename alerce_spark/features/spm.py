@@ -26,16 +26,16 @@ _FLAT = 1e-10  # curvature, for parameters as fractions of their ranges, that co
 _MAX_DAMPING = 1e8
 _MAX_ITERATIONS = 100
 _ROUGH_ITERATIONS = 20
-_STARTS = 6  # places of t0 that are followed up
+_STARTS = 6  # values of gamma that are followed up
 _TOLERANCE = 1e-9  # relative gain that is not worth another pass
 _FLOOR_ERROR = 0.01  # mJy, added to the errors in SPM_chi
 _ZERO_POINT = 10.0 ** (26.0 - 48.6 / 2.5)  # mJy of magnitude 0
 
 # Nodes of the scan over the four parameters in which the model is not linear [d].
 _SCAN_T0 = np.array((-40.0, -15.0, -5.0, 3.0, 10.0, 20.0, 35.0, 50.0))
-_SCAN_GAMMA = np.array((2.0, 8.0, 25.0, 70.0))
-_SCAN_RISE = np.array((1.5, 4.0, 15.0, 80.0))
-_SCAN_FALL = np.array((3.0, 12.0, 35.0, 100.0))
+_SCAN_GAMMA = np.array((1.5, 5.0, 10.0, 16.0, 25.0, 38.0, 58.0, 85.0))
+_SCAN_RISE = np.array((1.5, 5.0, 30.0))
+_SCAN_FALL = np.array((4.0, 20.0, 70.0))
 
 
 @njit(cache=True, error_model="numpy")
@@ -221,10 +221,10 @@ def _minimise(t: Float, y: Float, tail: Float, p: Float, iterations: int) -> flo
 
 @njit(cache=True, error_model="numpy")
 def _scan(t: Float, y: Float, total: float, costs: Float, starts: Float) -> None:
-    """Best node of the scan for each t0: its sum of squares in costs, its parameters in starts.
+    """Best node of the scan for each gamma: its sum of squares in costs, its parameters in starts.
 
     At given t0, gamma, tau_rise, tau_fall the model is A·u - A·beta·v with known u and v, so that A and beta follow
-    from five sums.
+    from five sums. Different minima mostly differ in gamma: the end of the plateau falls between other points.
     """
     n = t.size
     s = np.empty(n)
@@ -232,13 +232,13 @@ def _scan(t: Float, y: Float, total: float, costs: Float, starts: Float) -> None
     ramp = np.empty(n)
     h = np.empty(n)
     d = np.empty((_SCAN_RISE.size, n))
-    for a in range(_SCAN_T0.size):
-        t0 = _SCAN_T0[a]
-        costs[a] = np.inf
+    costs[:] = np.inf
+    for t0 in _SCAN_T0:
         for k in range(_SCAN_RISE.size):
             for i in range(n):
                 d[k, i] = 1.0 / (1.0 + math.exp((t0 - t[i]) / _SCAN_RISE[k]))
-        for gamma in _SCAN_GAMMA:
+        for a in range(_SCAN_GAMMA.size):
+            gamma = _SCAN_GAMMA[a]
             t1 = t0 + gamma
             for i in range(n):
                 s[i] = 1.0 / (1.0 + math.exp((t1 - t[i]) / _SMOOTH))
@@ -287,8 +287,8 @@ def _fit(t: Float, y: Float, p: Float) -> None:
     tail = np.zeros(n + 1)
     for i in range(n - 1, -1, -1):
         tail[i] = tail[i + 1] + y[i] * y[i]
-    costs = np.empty(_SCAN_T0.size)
-    starts = np.empty((_SCAN_T0.size, _SIZE))
+    costs = np.empty(_SCAN_GAMMA.size)
+    starts = np.empty((_SCAN_GAMMA.size, _SIZE))
     _scan(t, y, tail[0], costs, starts)
     order = np.argsort(costs)
     best = order[0]
@@ -355,7 +355,7 @@ def supernova_model(curves: Curves) -> Float:
     photometry with its sign, flux = sign·10^(26 - (magpsf + 48.6)/2.5) mJy; a point of unknown sign is left out. The
     fit is unweighted, as upstream, and finds the true minimum where upstream stops early or on a bound
     (algorithms.md D14): a scan over the four parameters that are not linear gives starting points, the best six of
-    different t0 are followed for 20 Levenberg–Marquardt steps and the best of these to convergence.
+    different gamma are followed for 20 Levenberg–Marquardt steps and the best of these to convergence.
 
     SPM_chi = Σ(residual/(σ + 0.01 mJy))²/(n - 6), σ = |flux|·(10^(0.4·sigmapsf) - 1). Fewer than 6 points, or no point
     of positive flux (the bounds on A are multiples of the highest flux): all NaN. Exactly 6 points: SPM_chi is NaN.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from feature_checks import Part, assert_independent, assert_survives, damped_walk, light_curves, moved, part, walks
@@ -22,7 +24,7 @@ def oracle(t: Float, m: Float, e: Float) -> tuple[float, float]:
     dt = dt[near]
     square = ((m[i] - m[j]) ** 2 - e[i] ** 2 - e[j] ** 2)[near]
     tau, sf = [], []
-    for lo, hi in zip(edges, edges[1:], strict=False):
+    for lo, hi in pairwise(edges):
         inside = (dt >= lo) & (dt < hi)
         if inside.any() and square[inside].mean() >= 0.0:
             tau.append(0.5 * (lo + hi) / 365.0)
