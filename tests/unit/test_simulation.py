@@ -566,7 +566,7 @@ def test_a_light_curve_does_not_depend_on_the_window(kind: sources.Kind) -> None
 
 def traits_night(**options: Any) -> tuple[Night, list[Packet]]:
     night = simulate(
-        21, objects=150, nights=12, stamps=False, mix={"LPV": 1, "RRL": 1, "AGN": 1}, traits=Traits(**options)
+        21, objects=80, nights=9, stamps=False, mix={"LPV": 1, "RRL": 1, "AGN": 1}, traits=Traits(**options)
     )
     return night, [read(p) for p in night.packets]
 
@@ -674,7 +674,7 @@ def test_stamps_are_images_of_what_the_packet_says() -> None:
 
 
 def test_broken_stamps_come_at_their_rates() -> None:
-    night = simulate(24, objects=150, nights=4, traits=Traits(edge_stamps=0.1, nan_stamps=0.3))
+    night = simulate(24, objects=120, nights=2, traits=Traits(edge_stamps=0.1, nan_stamps=0.3))
     shapes, has_nan = [], []
     for packet in night.packets:
         image = image_of(read(packet)["cutoutDifference"]["stampData"])
