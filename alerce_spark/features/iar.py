@@ -14,9 +14,11 @@ NAMES = ("IAR_phi",)
 #: Curves with fewer points have no IAR_phi (algorithms.md 2.4).
 MIN_POINTS = 6
 
-_XATOL = 1e-12
-_MAX_EVALUATIONS = 500
-_RELATIVE = math.sqrt(2.2e-16)  # a minimum is flat to rounding within this fraction of its place
+_MAX_EVALUATIONS = 100
+_COARSE = 1e-2  # fraction of phi to which the minimum is bracketed before its slope takes over
+_ROUNDING = 1e-13  # differences of the objective below this are not trusted
+_FINE = 1e-9  # fraction of phi; the last step of a secant search is taken unseen
+_LEAST = 1e-13  # phi itself is not resolved below this
 _GOLDEN = 0.5 * (3.0 - math.sqrt(5.0))
 _LEAST_ERROR = 1e-10  # in standard deviations of the curve; smaller errors and repeated times would divide by zero
 _BIG = 1e60  # a running product of variances beyond this is put into the logarithm
@@ -50,11 +52,71 @@ def _objective(phi: float, dt: Float, y: Float, v: Float, step: Float) -> float:
 
 
 @njit(cache=True, error_model="numpy")
-def _minimise(dt: Float, y: Float, v: Float) -> float:
-    """Place of a minimum of the objective in (0, 1): Brent (1973, chapter 5), golden section with parabolic steps.
+def _slope(phi: float, dt: Float, y: Float, v: Float) -> tuple[float, float]:
+    """Derivative of n times the objective in phi, and its expected curvature."""
+    n = y.size
+    rate = math.log(phi)
+    spread = 1.0
+    at = 0.0
+    spread1 = 0.0  # derivatives in ln phi
+    at1 = 0.0
+    slope = 0.0
+    curvature = 0.0
+    for i in range(n - 1):
+        inverse = 1.0 / (spread + v[i + 1])
+        step = math.exp(rate * dt[i])
+        gain = spread * inverse
+        lost = v[i + 1] * inverse
+        r = y[i] - at
+        ratio = spread1 * inverse
+        gain1 = ratio * lost
+        slope += ratio * (1.0 - r * r * inverse) - 2.0 * r * at1 * inverse
+        curvature += ratio * ratio + 2.0 * at1 * at1 * inverse
+        after = at + gain * r
+        at1 = step * (dt[i] * after + at1 * lost + gain1 * r)
+        at = step * after
+        kept = step * step
+        spread1 = kept * (lost * lost * spread1 - 2.0 * dt[i] * (1.0 - gain * v[i + 1]))
+        spread = (1.0 - kept) + kept * (gain * v[i + 1])
+    return slope / phi, curvature / (phi * phi)
 
-    Starting point and tolerances are those of the classical routine (Forsythe, Malcolm & Moler 1977), which SciPy's
-    bounded search follows too: where there are several minima both find the same.
+
+@njit(cache=True, error_model="numpy")
+def _polish(dt: Float, y: Float, v: Float, a: float, b: float, x: float) -> float:
+    """Zero of the slope between a and b, by secants from x, by halving where they leave the bracket or lag.
+
+    The objective is flat to rounding about its minimum, over a wide range of phi where all gaps are long. Its slope is
+    not, so that the place does not depend on the last bits of exp and log, which differ between machines.
+    """
+    slope, curvature = _slope(x, dt, y, v)
+    before = b - a
+    for _ in range(_MAX_EVALUATIONS):
+        if slope > 0.0:
+            b = x
+        else:
+            a = x
+        z = x - slope / curvature
+        if not (a < z < b) or abs(z - x) > 0.7 * before:
+            z = 0.5 * (a + b)
+        size = abs(z - x)
+        if size <= _FINE * x + _LEAST or slope == 0.0:
+            return z
+        before = size
+        slope1, expected = _slope(z, dt, y, v)
+        curvature = (slope1 - slope) / (z - x)
+        if not curvature > 0.0:
+            curvature = expected
+        x = z
+        slope = slope1
+    return x
+
+
+@njit(cache=True, error_model="numpy")
+def _minimise(dt: Float, y: Float, v: Float) -> float:
+    """Place of a minimum of the objective in (0, 1): Brent (1973, chapter 5) until it is bracketed, then its slope.
+
+    Brent's search, golden section with parabolic steps, starts where the classical routine (Forsythe, Malcolm & Moler
+    1977) starts, which SciPy's bounded search follows too: where there are several minima both find the same.
     """
     work = np.empty(y.size)
     a = 0.0
@@ -69,7 +131,7 @@ def _minimise(dt: Float, y: Float, v: Float) -> float:
     before = 0.0  # the step before the last
     for _ in range(_MAX_EVALUATIONS):
         middle = 0.5 * (a + b)
-        tol = _RELATIVE * abs(x) + _XATOL / 3.0
+        tol = _COARSE * min(x, 1.0 - x) + _LEAST
         if abs(x - middle) <= 2.0 * tol - 0.5 * (b - a):
             break
         golden = True
@@ -95,6 +157,8 @@ def _minimise(dt: Float, y: Float, v: Float) -> float:
         size = max(abs(step), tol)
         z = x + size if step >= 0.0 else x - size
         fz = _objective(z, dt, y, v, work)
+        if abs(fz - fx) < _ROUNDING * (1.0 + abs(fx)):
+            break
         if fz <= fx:
             if z >= x:
                 a = x
@@ -119,7 +183,7 @@ def _minimise(dt: Float, y: Float, v: Float) -> float:
             elif fz <= fu or u in (x, w):
                 u = z
                 fu = fz
-    return x
+    return _polish(dt, y, v, a, b, x)
 
 
 @njit(cache=True, error_model="numpy")

@@ -120,3 +120,8 @@ def assert_independent(extract: Extract, parts: list[Part]) -> None:
 def moved(parts: list[Part], days: float = 0.0, mag: float = 0.0) -> list[Part]:
     """The curves later by `days` and fainter by `mag`."""
     return [(t + days, m + mag, e) for t, m, e in parts]
+
+
+def nudged(parts: list[Part]) -> list[Part]:
+    """The curves with each error moved to the next double: as other machines' last bits of exp and log would."""
+    return [(t, m, np.nextafter(e, 1.0)) for t, m, e in parts]

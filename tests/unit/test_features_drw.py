@@ -6,7 +6,17 @@ import celerite2
 import numpy as np
 import pytest
 from celerite2 import terms
-from feature_checks import Part, assert_independent, assert_survives, damped_walk, light_curves, moved, part, walks
+from feature_checks import (
+    Part,
+    assert_independent,
+    assert_survives,
+    damped_walk,
+    light_curves,
+    moved,
+    nudged,
+    part,
+    walks,
+)
 from feature_curves import START, cadence, curves
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -118,3 +128,9 @@ def test_invariants() -> None:
     assert measurable.sum() > 10
     for other in (moved(parts, days=1024.0), moved(parts, mag=1.25)):
         np.testing.assert_allclose(damped_random_walk(curves(other))[measurable], found[measurable], rtol=1e-5)
+
+
+def test_last_bits_of_the_input_do_not_matter() -> None:
+    parts = walks(60, 50, seed=16)
+    found = damped_random_walk(curves(parts))
+    np.testing.assert_allclose(damped_random_walk(curves(nudged(parts))), found, rtol=1e-9)

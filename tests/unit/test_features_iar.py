@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from feature_checks import Part, assert_independent, assert_survives, damped_walk, light_curves, moved, part, walks
+from feature_checks import (
+    Part,
+    assert_independent,
+    assert_survives,
+    damped_walk,
+    light_curves,
+    moved,
+    nudged,
+    part,
+    walks,
+)
 from feature_curves import START, curves
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -87,7 +97,27 @@ def test_batches_do_not_mix(parts: list[Part]) -> None:
 def test_invariants() -> None:
     parts = walks(20, 60, seed=11)
     found = iar(curves(parts))
-    np.testing.assert_allclose(iar(curves(moved(parts, days=1024.0))), found, atol=1e-5)
-    np.testing.assert_allclose(iar(curves(moved(parts, mag=1.25))), found, atol=1e-5)
+    np.testing.assert_allclose(iar(curves(moved(parts, days=1024.0))), found, atol=1e-8)
+    np.testing.assert_allclose(iar(curves(moved(parts, mag=1.25))), found, atol=1e-8)
     stretched = [(t, 18.0 + 3.0 * (m - 18.0), 3.0 * e) for t, m, e in parts]
-    np.testing.assert_allclose(iar(curves(stretched)), found, atol=1e-5)
+    np.testing.assert_allclose(iar(curves(stretched)), found, atol=1e-8)
+
+
+def test_last_bits_of_the_input_do_not_matter() -> None:
+    for n in (6, 10, 40):
+        parts = walks(40, n, seed=100 + n)
+        np.testing.assert_allclose(iar(curves(nudged(parts))), iar(curves(parts)), rtol=0.0, atol=1e-9)
+
+
+def test_optimum_is_where_the_slope_vanishes() -> None:
+    """Steps to both sides raise the objective equally, to third order."""
+    parts = walks(20, 60, seed=31)
+    inside = 0
+    for p, phi in zip(parts, iar(curves(parts))[:, 0], strict=True):
+        if 0.3 < phi < 0.995:
+            h = 1e-3 * (1.0 - phi)
+            low, here, high = (objective(x, *p) for x in (phi - h, phi, phi + h))
+            assert low > here < high
+            assert abs(high - low) < 0.02 * (high + low - 2.0 * here)
+            inside += 1
+    assert inside >= 5
