@@ -68,3 +68,9 @@ def separation(ra1: ArrayLike, dec1: ArrayLike, ra2: ArrayLike, dec2: ArrayLike)
     """Angular distance [arcsec] of positions in degrees, exact at small and at large distances."""
     lon1, lat1, lon2, lat2 = (np.radians(x) for x in (ra1, dec1, ra2, dec2))
     return np.degrees(angular_separation(lon1, lat1, lon2, lat2)) * 3600
+
+
+def position(healpix29: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Centres (ra, dec) [deg] of pixels of order 29."""
+    ra, dec = healpy.pix2ang(1 << INDEX_ORDER, np.asarray(healpix29), nest=True, lonlat=True)
+    return ra, dec

@@ -40,6 +40,7 @@ def create(spark: SparkSession, lake: str, order: int) -> list[str]:
 
 def _create(spark: SparkSession, lake: str, table: Table, order: int) -> None:
     properties = {ORDER_PROPERTY: str(order), "delta.enableDeletionVectors": str(table.merged).lower()}
+    properties["delta.deletedFileRetentionDuration"] = "interval 1 days"
     properties |= {f"delta.constraints.{name}": condition for name, condition in table.checks}
     listed = ", ".join(f"{sql_literal(k)} = {sql_literal(v)}" for k, v in properties.items())
     partitions = "PARTITIONED BY (pixel)" if table.on_sky else ""

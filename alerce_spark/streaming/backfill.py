@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from confluent_kafka import Producer
 from pyspark.sql import SparkSession
 
 from alerce_spark.config import Settings
@@ -18,7 +17,6 @@ from alerce_spark.streaming.source import find_files, from_files, packets_of
 #: A batch of files ends at so many bytes or files.
 _BATCH_BYTES = 512 << 20
 _BATCH_FILES = 8000
-_FLUSH_S = 60.0
 
 
 def import_alerts(
@@ -38,7 +36,7 @@ def import_alerts(
         write.create(spark, lake.path, lake.healpix_order)
         slices = spark.sparkContext.defaultParallelism
         photometry = Photometry(spark, lake.path, settings.survey, slices, lease.check)
-        total = Summary(0, {}, {})
+        total = Summary(0, 0, {}, {})
         done = 0
         for batch in _batches(files):
             summary = photometry.process(from_files(spark, batch, slices))
@@ -51,33 +49,12 @@ def import_alerts(
 def send_through_stream(settings: Settings, paths: Sequence[Path], topic: str) -> int:
     """Produce the packets of files to `<topic>_reprocess`, which the running stream reads; returns their number.
 
-    Raises BufferError or KafkaException where the broker does not take them.
+    Errors as of `topics.create` and `topics.send`.
     """
     name = topic.removesuffix(topics.REPROCESS_SUFFIX) + topics.REPROCESS_SUFFIX
-    topics.create(settings.kafka.bootstrap_servers, [name], settings.kafka.partitions)
-    producer = Producer(
-        {
-            "bootstrap.servers": settings.kafka.bootstrap_servers,
-            "enable.idempotence": True,
-            "compression.type": "none",
-            "message.max.bytes": 64 << 20,
-        }
-    )
-    sent = 0
-    for file in find_files(paths):
-        for packet, _ in packets_of(str(file)):
-            while True:
-                try:
-                    producer.produce(name, packet)
-                    break
-                except BufferError:  # the local queue is full: let deliveries go on
-                    producer.poll(0.5)
-            sent += 1
-            producer.poll(0)
-    left = producer.flush(_FLUSH_S)
-    if left:
-        raise BufferError(f"{left} of {sent} packets were not taken by {settings.kafka.bootstrap_servers}; send again")
-    return sent
+    servers = settings.kafka.bootstrap_servers
+    topics.create(servers, [name], settings.kafka.partitions)
+    return topics.send(servers, name, (packet for file in find_files(paths) for packet, _ in packets_of(str(file))))
 
 
 def _batches(files: Sequence[Path]) -> Iterator[list[Path]]:

@@ -61,15 +61,21 @@ _PIECES_DDL = "kind STRING, rows BIGINT, data BINARY"
 
 @dataclass(frozen=True)
 class Summary:
-    """What a batch did: packets in, rows written by kind, seconds of each part."""
+    """What a batch did: alerts taken, packets refused, rows written by kind, seconds of each part."""
 
     alerts: int
+    refused: int
     rows: dict[str, int]
     seconds: dict[str, float]
 
     def plus(self, other: Summary) -> Summary:
         """Sum of two batches."""
-        return Summary(self.alerts + other.alerts, _sum(self.rows, other.rows), _sum(self.seconds, other.seconds))
+        return Summary(
+            self.alerts + other.alerts,
+            self.refused + other.refused,
+            _sum(self.rows, other.rows),
+            _sum(self.seconds, other.seconds),
+        )
 
 
 def _sum(a: dict[str, Number], b: dict[str, Number]) -> dict[str, Number]:
@@ -96,14 +102,14 @@ class Photometry:
             keys = pl.from_arrow(opened.select("oid", "candid", "ra", "dec").toArrow())
             assert isinstance(keys, pl.DataFrame)
             alerts = keys.filter(pl.col("oid").is_not_null())
+            refused = keys.select(pl.all_horizontal(pl.col("oid", "candid").is_null()).sum()).item()
             clock.lap("open")
-            refused = len(keys) > len(alerts)
-            if refused:
+            if len(keys) > len(alerts):
                 self.check_lease()
                 write.insert(self._quarantine(opened), self.lake, "quarantine")
                 clock.lap("quarantine")
             if alerts.is_empty():
-                return Summary(0, {}, clock.seconds)
+                return Summary(0, refused, {}, clock.seconds)
             versions = lookup.versions(self.lake, _HISTORY)
             placed = self._place(alerts, versions["objects"])
             pieces = self._pieces(opened, placed, versions).persist(StorageLevel.MEMORY_AND_DISK)
@@ -117,7 +123,7 @@ class Photometry:
                 clock.lap("commit")
             finally:
                 pieces.unpersist()
-            return Summary(len(alerts), counts, clock.seconds)
+            return Summary(len(alerts), refused, counts, clock.seconds)
         finally:
             opened.unpersist()
 
@@ -224,13 +230,12 @@ def _opener(survey: str) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.Rec
                 ],
                 schema=_OPENED,
             )
-            errors = decoded.errors.to_pylist()
-            refused = [(e["row"], e["reason"]) for e in errors] + unusable_entries(decoded)
-            if refused:
-                rows = _pack(_quarantine_rows(batch, refused, survey))
-                yield pa.RecordBatch.from_arrays(
-                    [*(pa.nulls(1, f.type) for f in list(_OPENED)[:-1]), pa.array([rows], pa.binary())], schema=_OPENED
-                )
+            errors = [(e["row"], e["reason"]) for e in decoded.errors.to_pylist()]
+            if errors:
+                yield _refused(_quarantine_rows(batch, errors, survey), None)
+            # These are used all the same, so the row keeps a candid.
+            if entries := unusable_entries(decoded):
+                yield _refused(_quarantine_rows(batch, entries, survey), 0)
 
     return open_packets
 
@@ -252,6 +257,17 @@ def _quarantine_rows(batch: pa.RecordBatch, refused: list[tuple[int, str]], surv
             }
         )
     return pa.Table.from_pylist(rows, TABLES["quarantine"].arrow)
+
+
+def _refused(rows: pa.Table, candid: int | None) -> pa.RecordBatch:
+    """One row for each row of the table `quarantine`, in the form of _OPENED."""
+    packed = [_pack(rows.slice(i, 1)) for i in range(len(rows))]
+    columns = {
+        field.name: pa.nulls(len(rows), field.type) if field.name != "refused" else pa.array(packed, field.type)
+        for field in _OPENED
+    }
+    columns["candid"] = pa.array([candid] * len(rows), pa.int64())
+    return pa.RecordBatch.from_pydict(columns, schema=_OPENED)
 
 
 def _assembler(

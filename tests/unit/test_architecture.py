@@ -1,0 +1,35 @@
+"""Dependencies go one way: science rooms know no Spark."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "alerce_spark"
+SCIENCE = ("sky.py", "alerts", "lightcurves", "features", "classifiers", "crossmatch", "simulation", "training")
+ABOVE = ("lake", "streaming", "nightly", "kafka", "session", "cli", "demo")
+
+
+def _files() -> list[Path]:
+    return [
+        f for name in SCIENCE for f in ([PACKAGE / name] if name.endswith(".py") else (PACKAGE / name).rglob("*.py"))
+    ]
+
+
+def _imports(file: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+@pytest.mark.parametrize("file", _files(), ids=lambda f: f.relative_to(PACKAGE).as_posix())
+def test_science_imports_neither_spark_nor_what_stands_above_it(file: Path) -> None:
+    for name in _imports(file):
+        assert name.split(".")[0] not in ("pyspark", "delta", "deltalake", "pandas"), name
+        assert not any(name.startswith(f"alerce_spark.{room}") for room in ABOVE), name
