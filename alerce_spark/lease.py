@@ -1,12 +1,13 @@
 """The lease: one application at a time may write a lake. A file with a heartbeat names it.
 
 Blind appends never conflict in Delta, so two writers would duplicate rows without an error (design.md section 7).
-The file is made exclusively, carries a token of its holder, and its modification time is the heartbeat. A holder
-that showed no life for `timeout` seconds is dead: its file is moved aside, which succeeds for one taker only.
+The file carries a token of its holder, and its modification time is the heartbeat. A holder that showed no life for
+`timeout` seconds is dead and may be replaced; takers go one at a time, by an advisory lock on a file beside it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 _FILE = "_lease.json"
+_LOCK = "_lease.lock"
 
 
 class LeaseHeld(Exception):
@@ -55,13 +57,11 @@ class Lease:
 
     def __enter__(self) -> Lease:
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._bury_the_dead()
-        try:
-            handle = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        except FileExistsError:
-            raise LeaseHeld(self._who()) from None
-        with os.fdopen(handle, "w") as sink:
-            json.dump(self._record, sink)
+        with self._file.with_name(_LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self._held_by_a_living():
+                raise LeaseHeld(self._who())
+            self._file.write_text(json.dumps(self._record))
         self._thread.start()
         return self
 
@@ -90,23 +90,11 @@ class Lease:
     def _mine(self) -> bool:
         return _read(self._file).get("token") == self._token
 
-    def _bury_the_dead(self) -> None:
-        dead = _read(self._file).get("token", "unreadable")
+    def _held_by_a_living(self) -> bool:
         try:
-            silent = time.time() - self._file.stat().st_mtime
+            return time.time() - self._file.stat().st_mtime < self._timeout
         except FileNotFoundError:
-            return
-        if silent < self._timeout:
-            return
-        grave = self._file.with_name(f"{_FILE}.{self._token}.expired")
-        try:
-            os.rename(self._file, grave)
-        except FileNotFoundError:
-            return  # somebody else was quicker
-        if _read(grave).get("token", "unreadable") != dead:
-            # Between our look and our move somebody buried the dead one and took the lake: give it back.
-            os.link(grave, self._file)
-        grave.unlink()
+            return False
 
     def _who(self) -> str:
         record = _read(self._file)
