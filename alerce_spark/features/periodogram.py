@@ -195,6 +195,8 @@ def _refine(at: float, step: float, points: _Points) -> tuple[float, float]:
     sine = np.empty(points.time.size)
     cosine = np.empty(points.time.size)
     x, slope = _explained(at, points, sine, cosine)
+    start = at
+    x_start = x
     a = b = at
     if slope > 0.0:
         b = at + step
@@ -220,7 +222,8 @@ def _refine(at: float, step: float, points: _Points) -> tuple[float, float]:
             side = -1
         if moved <= 1e-14 * at:
             break
-    return at, x
+    # beside frequencies that cannot be tested there may be no smooth maximum to find
+    return (at, x) if x >= x_start - 1e-12 else (start, x_start)
 
 
 @njit(cache=True, error_model="numpy")
@@ -322,7 +325,7 @@ def _polish(frequency: float, span: float, points: _Points) -> float:
     while s_a * s_b > 0.0:
         a, s_a = b, s_b
         b = a + stride
-        if abs(b - frequency) > _REACH / span:
+        if abs(b - frequency) > _REACH / span or b * MAX_PERIOD < 1.0 or b * MIN_PERIOD > 1.0:
             return frequency
         s_b = _series(b, harmonics, points)[1]
     at = a
@@ -586,7 +589,7 @@ def search(curves: tuple[Curves, ...], i: int) -> Search:
         x += np.float32(points.share[k]) * explained
         band_period[band] = 1.0 / _polish(_best(explained, grid, alone)[0], span, alone)
     frequency, best = _best(x, grid, points)
-    if np.isnan(frequency):
+    if not best > 0.0:
         return Search()
     frequency = _polish(frequency, span, points)
     nearest = np.rint((frequency / np.array(RATE_FACTORS) - grid.first) / grid.step).clip(0, grid.size - 1)
