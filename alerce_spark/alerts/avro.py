@@ -1,133 +1,496 @@
-"""Avro packets to Arrow columns (reference path over fastavro; the compiled decoder replaces it)."""
+"""Avro packets to Arrow columns: a table-driven decoder for container files of one alert each.
+
+What a packet is: an Avro object container file (codec null, deflate or snappy) with exactly one record. It is good or
+bad as a whole. It is bad when it cannot be read to its last byte (the reason names the field), when a field that we
+know has a type that our column cannot hold, or when identity, time, place, filter or magnitude of the alert are absent
+or impossible. Entries of `prv_candidates` and `fp_hists` make a packet bad only through bytes that cannot be decoded.
+
+What a good packet is not: proof that these are the bytes that the survey sent. Avro has no checksum, but for snappy
+blocks. A bit changed inside a number, a stamp or a text usually gives another valid value, and a changed union branch
+may turn a value into a null where the bytes after it still fit. What is promised is that such a packet gives the values
+that any Avro reader finds in its bytes, that its neighbours stay as they are, and that nothing outside it is read.
+
+fastavro is the oracle of the tests, not a fallback: a damaged packet of a schema that contains itself makes it crash
+the process (its readers call themselves in C), and an array of nulls with a damaged count keeps it busy without end.
+"""
 
 from __future__ import annotations
 
-import io
-import json
-import math
-from collections.abc import Sequence
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import fastavro
+import cramjam
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from alerce_spark.alerts import ztf
+from alerce_spark.alerts import avro_kernels as k
+from alerce_spark.alerts import avro_plan
+from alerce_spark.alerts.avro_plan import LAYOUTS, Catalog, Layout, Plan
 from alerce_spark.alerts.model import (
     ALERTS_SCHEMA,
     ALERTS_STAMPS_SCHEMA,
     ERRORS_SCHEMA,
+    EXTRA,
     FORCED_SCHEMA,
     PREVIOUS_SCHEMA,
     Decoded,
 )
 
-_TOP = {"schemavsn", "publisher", "objectId", "candid", "candidate", "prv_candidates", "fp_hists", *ztf.CUTOUTS}
+#: Bytes of packets handled in one go, and the most that compressed ones among them may add.
+SLICE_BYTES = 64 << 20
+MAX_RECORD = 64 << 20
+SIDE_BYTES = 256 << 20
+#: Schemas kept between calls. A survey uses a handful at a time; damaged packets may bring any number.
+MAX_PLANS = 64
+MAX_PLAN_BYTES = 8 << 20
+
+Bytes = npt.NDArray[np.uint8]
+Longs = npt.NDArray[np.int64]
+
+_catalog = Catalog([])
+_catalog_lock = threading.Lock()
 
 
-class _Bad(ValueError):
-    """A packet that is not an alert; the message is the reason."""
+def _words(*texts: bytes) -> Bytes:
+    rows = np.zeros((len(texts), 1 + max(map(len, texts))), np.uint8)
+    for row, text in zip(rows, texts, strict=True):
+        row[0] = len(text)
+        row[1 : 1 + len(text)] = np.frombuffer(text, np.uint8)
+    return rows
 
 
-def _read(packet: bytes) -> dict[str, Any]:
-    if not packet:
-        raise _Bad("empty packet")
-    if packet[:4] != b"Obj\x01":
-        raise _Bad(f"not an Avro container: starts with {packet[:4]!r}")
-    try:
-        records = list(fastavro.reader(io.BytesIO(packet)))
-    except Exception as error:
-        raise _Bad(f"undecodable: {error}") from error
-    if len(records) != 1 or not isinstance(records[0], dict):
-        raise _Bad(f"{len(records)} records, expected 1")
-    return records[0]
+_HEADER_WORDS = _words(b"avro.schema", b"avro.codec", b"null", b"deflate", b"snappy")
 
 
-def _extra(record: dict[str, Any], known: set[str]) -> dict[str, str] | None:
-    return {k: json.dumps(v, default=repr) for k, v in record.items() if k not in known} or None
+# Packets to records: container files, schemas, compression.
 
 
-def _check(record: dict[str, Any]) -> None:
-    candidate = record.get("candidate")
-    if not isinstance(candidate, dict):
-        raise _Bad("field candidate: null, expected record")
-    name = record.get("objectId")
-    if not isinstance(name, str) or not 0 < len(name) <= 64:
-        raise _Bad(f"field objectId: {name!r}")
-    candid = record.get("candid")
-    if not isinstance(candid, int) or candid <= 0 or candid != candidate.get("candid"):
-        raise _Bad(f"field candid: {candid}, in the candidate {candidate.get('candid')}")
-    limits = {
-        "jd": (2.4e6, 2.5e6),
-        "dec": (-90.0, 90.0),
-        "fid": (1, 3),
-        "magpsf": (-1e99, 1e99),
-        "sigmapsf": (-1e99, 1e99),
-    }
-    for key, (low, high) in limits.items():
-        value = candidate.get(key)
-        if not isinstance(value, int | float) or not low <= value <= high:
-            raise _Bad(f"field candidate.{key}: {value}, not in [{low}, {high}]")
-    ra = candidate.get("ra")
-    if not isinstance(ra, float) or not math.isfinite(ra) or not 0 <= ra < 360:
-        raise _Bad(f"field candidate.ra: {ra}, not in [0, 360)")
+@dataclass
+class _Batch:
+    """Packets that one pass of the kernels handles: their bytes, and where the record of each is."""
+
+    row: int
+    data: Bytes
+    offsets: Longs
+    side: Bytes
+    bodies: Longs
+    problems: Longs
+    catalog: Catalog
 
 
-def _rows(entries: list[dict[str, Any]] | None, schema: pa.Schema, alert: int) -> list[dict[str, Any]]:
-    known = set(schema.names)
-    return [{**e, "alert": alert, "extra": _extra(e, known)} for e in entries or []]
+def _as_bytes(buffer: Any) -> Bytes:
+    """A view that is never writable, so that the kernels are compiled for one type."""
+    view: Bytes = np.frombuffer(buffer, np.uint8) if buffer is not None and len(buffer) else np.empty(0, np.uint8)
+    view.flags.writeable = False
+    return view
 
 
-def decode(packets: pa.Array | pa.ChunkedArray | Sequence[bytes], *, stamps: bool = False) -> Decoded:
-    """Packets to columns; never raises because of a packet."""
-    if isinstance(packets, pa.Array | pa.ChunkedArray):
-        packets = packets.to_pylist()
-    alerts: list[dict[str, Any]] = []
-    previous: list[dict[str, Any]] = []
-    forced: list[dict[str, Any]] = []
-    errors: list[dict[str, Any]] = []
-    for row, packet in enumerate(packets):
+def _state() -> Longs:
+    return np.zeros(k.STATE_SIZE, np.int64)
+
+
+def _chunks(packets: pa.Array | pa.ChunkedArray | Sequence[bytes]) -> list[pa.Array]:
+    if not isinstance(packets, pa.Array | pa.ChunkedArray):
+        packets = pa.array(packets, pa.large_binary())
+    chunks = packets.chunks if isinstance(packets, pa.ChunkedArray) else [packets]
+    if not (pa.types.is_large_binary(packets.type) or pa.types.is_binary(packets.type)):
+        chunks = [chunk.cast(pa.large_binary()) for chunk in chunks]
+    return [chunk.fill_null(b"") if chunk.null_count else chunk for chunk in chunks if len(chunk)]
+
+
+def _batches(packets: pa.Array | pa.ChunkedArray | Sequence[bytes]) -> Iterator[_Batch]:
+    row = 0
+    for chunk in _chunks(packets):
+        n = len(chunk)
+        _, offset_buffer, data_buffer = chunk.buffers()
+        width = np.dtype(np.int64 if pa.types.is_large_binary(chunk.type) else np.int32)
+        offsets = np.frombuffer(offset_buffer, width, n + 1, chunk.offset * width.itemsize).astype(np.int64)
+        data = _as_bytes(data_buffer)
+        first = 0
+        while first < n:
+            stop = int(np.searchsorted(offsets, offsets[first] + SLICE_BYTES, side="right")) - 1
+            batch = _open(row + first, data, offsets[first : max(stop, first + 1) + 1])
+            first += len(batch.bodies)
+            yield batch
+        row += n
+
+
+def _open(row: int, data: Bytes, offsets: Longs) -> _Batch:
+    n = len(offsets) - 1
+    bodies = np.zeros((n, k.N_BODY), np.int64)
+    problems = np.zeros((n, k.N_PROBLEM), np.int64)
+    catalog = _catalog
+    k.split_containers(data, offsets, _HEADER_WORDS, catalog.texts, catalog.text_starts, bodies, problems, _state())
+    unknown = np.flatnonzero((problems[:, k.CODE] == 0) & (bodies[:, k.PLAN] < 0))
+    if len(unknown):
+        texts = {int(p): data[bodies[p, k.TEXT] : bodies[p, k.TEXT_END]].tobytes() for p in unknown}
+        catalog = _learn(set(texts.values()))
+        for p, text in texts.items():
+            bodies[p, k.PLAN] = catalog.numbers[text]
+    if catalog.failed.any():
+        problems[(problems[:, k.CODE] == 0) & catalog.failed[bodies[:, k.PLAN]], k.CODE] = k.SCHEMA
+    side, n = _decompress(data, bodies, problems)
+    return _Batch(row, data, offsets[: n + 1], side, bodies[:n], problems[:n], catalog)
+
+
+def _learn(texts: set[bytes]) -> Catalog:
+    """The catalogue with the schemas of `texts`; it is kept for later calls unless it has grown too large."""
+    global _catalog  # noqa: PLW0603  the one cache of compiled schemas of a process
+    with _catalog_lock:
+        catalog = _catalog.with_texts(sorted(texts - _catalog.numbers.keys()))
+        small = len(catalog.plans) <= MAX_PLANS and len(catalog.texts) <= MAX_PLAN_BYTES
+        _catalog = catalog if small else Catalog([])
+        return catalog
+
+
+def _decompress(data: Bytes, bodies: Longs, problems: Longs) -> tuple[Bytes, int]:
+    """Decompressed records in one buffer, `bodies` pointing into it; and the number of packets before it got full."""
+    parts: list[bytes] = []
+    total = 0
+    n = len(bodies)
+    for p in np.flatnonzero((bodies[:, k.CODEC_OF] != k.NULL_CODEC) & (problems[:, k.CODE] == 0)):
+        block = data[bodies[p, k.START] : bodies[p, k.END]].tobytes()
         try:
-            record = _read(packet or b"")
-            _check(record)
-            candidate = record["candidate"]
-            extra = {**(_extra(record, _TOP) or {}), **(_extra(candidate, set(ALERTS_SCHEMA.names)) or {})}
-            alert = {**candidate, "row": row, "extra": extra or None}
-            alert |= {k: record.get(k) for k in ("schemavsn", "publisher", "objectId", "candid")}
-            alert |= {k: (record.get(k) or {}).get("stampData") for k in ztf.CUTOUTS}
-            prv = _rows(record.get("prv_candidates"), PREVIOUS_SCHEMA, len(alerts))
-            fp = _rows(record.get("fp_hists"), FORCED_SCHEMA, len(alerts))
-            pa.Table.from_pylist([alert], schema=ALERTS_SCHEMA)
-            pa.Table.from_pylist(prv, schema=PREVIOUS_SCHEMA)
-            pa.Table.from_pylist(fp, schema=FORCED_SCHEMA)
-        except (ValueError, TypeError, AttributeError, OverflowError) as error:
-            errors.append({"row": row, "reason": str(error)})
+            record = _inflate(block) if bodies[p, k.CODEC_OF] == k.DEFLATE else _unsnap(block)
+        except _BlockError as error:
+            problems[p, k.CODE] = k.PACKED
+            problems[p, 1 + k.VALUE] = _BLOCK_REASONS.index(str(error))
             continue
-        alerts.append(alert)
-        previous += prv
-        forced += fp
-    return Decoded(
-        pa.Table.from_pylist(alerts, schema=ALERTS_STAMPS_SCHEMA if stamps else ALERTS_SCHEMA),
-        pa.Table.from_pylist(previous, schema=PREVIOUS_SCHEMA),
-        pa.Table.from_pylist(forced, schema=FORCED_SCHEMA),
-        pa.Table.from_pylist(errors, schema=ERRORS_SCHEMA),
+        if total + len(record) > SIDE_BYTES and parts:
+            n = int(p)
+            break
+        bodies[p, [k.START, k.END, k.SIDE]] = total, total + len(record), 1
+        parts.append(record)
+        total += len(record)
+    return _as_bytes(b"".join(parts)), n
+
+
+_BLOCK_REASONS = (
+    "damaged deflate block",
+    "damaged snappy block",
+    "snappy block with another checksum",
+    f"block of more than {MAX_RECORD} bytes",
+)
+
+
+class _BlockError(ValueError):
+    """A compressed block that cannot be had; the message is one of _BLOCK_REASONS."""
+
+
+def _inflate(block: bytes) -> bytes:
+    stream = zlib.decompressobj(wbits=-15)
+    try:
+        record = stream.decompress(block, MAX_RECORD + 1)
+    except zlib.error as error:
+        raise _BlockError(_BLOCK_REASONS[0]) from error
+    if len(record) > MAX_RECORD:
+        raise _BlockError(_BLOCK_REASONS[3])
+    # fastavro leaves three of the four bytes of zlib's checksum behind the block.
+    if not stream.eof or len(stream.unused_data) > 4:
+        raise _BlockError(_BLOCK_REASONS[0])
+    return record
+
+
+def _unsnap(block: bytes) -> bytes:
+    """Avro's snappy: a raw snappy block, then the big-endian CRC-32 of what it holds."""
+    try:
+        if len(block) < 5:
+            raise _BlockError(_BLOCK_REASONS[1])
+        if cramjam.snappy.decompress_raw_len(block[:-4]) > MAX_RECORD:
+            raise _BlockError(_BLOCK_REASONS[3])
+        record = bytes(cramjam.snappy.decompress_raw(block[:-4]))
+    except cramjam.DecompressionError as error:
+        raise _BlockError(_BLOCK_REASONS[1]) from error
+    if zlib.crc32(record) != int.from_bytes(block[-4:], "big"):
+        raise _BlockError(_BLOCK_REASONS[2])
+    return record
+
+
+# Records to columns.
+
+
+def _empty(rows: int, columns: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Memory of Arrow's pool, which comes back without page faults; its content is anything."""
+    size = rows * columns * np.dtype(dtype).itemsize
+    return np.frombuffer(pa.allocate_buffer(size), dtype).reshape(columns, rows)
+
+
+class _Table:
+    """Column-major buffers of one table, and how they become Arrow arrays."""
+
+    def __init__(self, layout: Layout, rows: int) -> None:
+        self.layout = layout
+        self._allocate(rows)
+
+    def _allocate(self, rows: int) -> None:
+        """Room for at least `rows` rows: an odd number of blocks, so that columns start at different cache lines."""
+        layout = self.layout
+        self.capacity = rows = k.BLOCK_ROWS * (-(-rows // k.BLOCK_ROWS) | 1)
+        self.buffers = (
+            _empty(rows, 1, np.int32)[0],
+            _empty(rows, layout.words4 + 1, np.uint32),
+            _empty(rows, layout.words8, np.uint64),
+            _empty(rows, layout.texts, np.int64),
+            _empty(rows, layout.texts, np.int32),
+            _empty(rows // 8, len(layout.columns), np.uint8),
+        )
+
+    def grow(self) -> None:
+        """Twice the room, with what is there."""
+        old = self.buffers
+        self._allocate(2 * self.capacity)
+        for new, before in zip(self.buffers, old, strict=True):
+            new[..., : before.shape[-1]] = before
+
+    def arrays(self, schema: pa.Schema, rows: int, batch: _Batch) -> dict[str, pa.Array]:
+        """Arrow arrays over the buffers for the columns of `schema` that packets fill."""
+        _, words4, words8, text_start, text_length, valid = self.buffers
+        wanted = {name: self.layout.columns[name] for name in schema.names if name in self.layout.columns}
+        texts = 1 + max(c.index for c in wanted.values() if c.destination in (k.TO_TEXT, k.TO_STAMP))
+        offsets = np.empty((texts, rows + 1), np.int32)
+        k.text_offsets(text_length, rows, offsets)
+        starts = np.zeros(texts + 1, np.int64)
+        np.cumsum(offsets[:, -1], out=starts[1:])
+        text = _empty(int(starts[-1]), 1, np.uint8)[0]
+        k.copy_texts(batch.data, batch.side, text_start, offsets, starts, text)
+        fours, eights, ends, characters, bits = map(pa.py_buffer, (words4, words8, offsets, text, valid))
+        bitmap = self.capacity // 8
+
+        def array(name: str, column: avro_plan.Column) -> pa.Array:
+            at = column.index
+            if column.destination in (k.TO_TEXT, k.TO_STAMP):
+                places = ends.slice(at * 4 * (rows + 1), 4 * (rows + 1))
+                values = [places, characters.slice(starts[at], starts[at + 1] - starts[at])]
+            elif column.destination in (k.TO_INT32, k.TO_FLOAT32):
+                values = [fours.slice(at * 4 * self.capacity, 4 * rows)]
+            else:
+                values = [eights.slice(at * 8 * self.capacity, 8 * rows)]
+            validity = bits.slice(column.validity * bitmap, bitmap)
+            return pa.Array.from_buffers(schema.field(name).type, rows, [validity, *values])
+
+        return {name: array(name, column) for name, column in wanted.items()}
+
+
+def _read(batch: _Batch) -> tuple[list[_Table], Longs, Longs]:
+    """Runs the kernel over a batch: the three tables, the places of unknown fields and the rows used of each table."""
+    n = len(batch.bodies)
+    catalog = batch.catalog
+    tables = [_Table(LAYOUTS[k.ALERTS], n), _Table(LAYOUTS[k.PREVIOUS], 32 * n), _Table(LAYOUTS[k.FORCED], 16 * n)]
+    extras = np.empty((4 * n, k.N_EXTRA), np.int64)
+    state = _state()
+    packet = 0
+    while True:
+        packet, full = k.read_packets(
+            packet, batch.data, batch.side, batch.bodies, batch.problems,
+            catalog.starts, catalog.nodes, catalog.kids, catalog.ops, avro_plan.NEEDED_COLUMNS,
+            tables[k.ALERTS].buffers, tables[k.PREVIOUS].buffers, tables[k.FORCED].buffers, extras, state,
+        )  # fmt: skip
+        if full == 0:
+            return tables, extras[: state[k.N_EXTRAS]], state[k.ROWS : k.ROWS + k.N_TABLES]
+        if full == k.GROW + k.N_TABLES:
+            extras = np.concatenate([extras, np.empty_like(extras)])
+        else:
+            tables[full - k.GROW].grow()
+
+
+def _extra(batch: _Batch, extras: Longs, table: int, rows: int) -> pa.Array:
+    """Unknown fields of one table's rows as name -> JSON text; null for rows without any."""
+    mine = extras[extras[:, k.X_TABLE] == table]
+    if not len(mine):
+        return pa.nulls(rows, EXTRA.type)
+    names, texts = [], []
+    for _, _, packet, op, start, end in mine.tolist():
+        plan = batch.catalog.plans[batch.bodies[packet, k.PLAN]]
+        raw = batch.side[start - k.SIDE_BASE : end - k.SIDE_BASE] if start >= k.SIDE_BASE else batch.data[start:end]
+        names.append(plan.keys[op])
+        texts.append(plan.json_text(op, raw.tobytes()))
+    counts = np.bincount(mine[:, k.X_ROW], minlength=rows)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    absent = np.append(counts == 0, False)
+    return pa.MapArray.from_arrays(
+        pa.array(offsets, pa.int32(), mask=absent), pa.array(names, pa.string()), pa.array(texts, pa.string())
     )
 
 
-def _without_stamps(packet: bytes) -> bytes:
-    try:
-        record = _read(packet)
-        reader = fastavro.reader(io.BytesIO(packet))
-        schema = reader.writer_schema
-        record |= {name: None for name in ztf.CUTOUTS if name in record}
-        out = io.BytesIO()
-        fastavro.writer(out, schema, [record])
-    except Exception:  # noqa: BLE001  unreadable packets go on as they are
-        return packet
-    return out.getvalue()
+def _decode(batch: _Batch, stamps: bool, first_alert: int) -> Decoded:
+    tables, extras, used = _read(batch)
+
+    def table(which: int, schema: pa.Schema, owner: str, base: int) -> pa.Table:
+        rows = int(used[which])
+        if rows == 0:
+            return schema.empty_table()
+        arrays = tables[which].arrays(schema, rows, batch)
+        arrays[owner] = pa.array(tables[which].buffers[0][:rows] + np.int32(base))
+        arrays["extra"] = _extra(batch, extras, which, rows)
+        return pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema)
+
+    bad = np.flatnonzero(batch.problems[:, k.CODE])
+    reasons = [_reason(batch, int(packet)) for packet in bad]
+    return Decoded(
+        alerts=table(k.ALERTS, ALERTS_STAMPS_SCHEMA if stamps else ALERTS_SCHEMA, "row", batch.row),
+        previous=table(k.PREVIOUS, PREVIOUS_SCHEMA, "alert", first_alert),
+        forced=table(k.FORCED, FORCED_SCHEMA, "alert", first_alert),
+        errors=pa.table([pa.array(bad + batch.row, pa.int32()), pa.array(reasons, pa.string())], schema=ERRORS_SCHEMA),
+    )
 
 
-def strip_stamps(packets: pa.Array | Sequence[bytes]) -> pa.BinaryArray:
-    """The same packets with null cutouts, codec null; what cannot be read comes back unchanged."""
-    if isinstance(packets, pa.Array | pa.ChunkedArray):
-        packets = packets.to_pylist()
-    return pa.array([None if p is None else _without_stamps(p) for p in packets], pa.binary())
+def decode(packets: pa.Array | pa.ChunkedArray | Sequence[bytes], *, stamps: bool = False) -> Decoded:
+    """Packets to columns. Never raises because of a packet.
+
+    `packets` are binary Arrow arrays of any kind or a sequence of bytes; `stamps` adds the three cutouts, gzipped FITS
+    files as they are in the packet. Order is kept; a null is a bad packet.
+    """
+    parts: list[Decoded] = []
+    alerts = 0
+    for batch in _batches(packets):
+        parts.append(_decode(batch, stamps, alerts))
+        alerts += parts[-1].alerts.num_rows
+    if len(parts) == 1:
+        return parts[0]
+
+    def whole(name: str, schema: pa.Schema) -> pa.Table:
+        return pa.concat_tables([getattr(part, name) for part in parts]) if parts else schema.empty_table()
+
+    return Decoded(
+        alerts=whole("alerts", ALERTS_STAMPS_SCHEMA if stamps else ALERTS_SCHEMA),
+        previous=whole("previous", PREVIOUS_SCHEMA),
+        forced=whole("forced", FORCED_SCHEMA),
+        errors=whole("errors", ERRORS_SCHEMA),
+    )
+
+
+# Reasons.
+
+
+def _reason(batch: _Batch, packet: int) -> str:
+    """What is wrong with a packet: short, with the field and the value."""
+    code, op, node, value, limit, entry = batch.problems[packet].tolist()
+    if code >= k.MISSING:
+        return _value_reason(code, op, value, limit)
+    if code >= k.EMPTY:
+        return _container_reason(batch, packet, code, value, limit)
+    if code == k.LEFT:
+        return f"{value} bytes left over after the record"
+    plan = batch.catalog.plans[batch.bodies[packet, k.PLAN]]
+    path = plan.paths[op].replace("[]", f"[{entry}]" if entry >= 0 else "")
+    return f"field {path}: {_field_reason(plan, code, op, node, value, limit)}"
+
+
+def _field_reason(  # noqa: PLR0911  one a reason
+    plan: Plan, code: int, op: int, node: int, value: int, limit: int
+) -> str:
+    match code:
+        case k.TYPE:
+            return f"{plan.type_name(node)}, expected {plan.expected(op)}"
+        case k.FIT:
+            return f"{value} does not fit {plan.narrower(node, op, value)}"
+        case k.BRANCH:
+            return f"union branch {value} of {limit}"
+        case k.SYMBOL:
+            return f"enum symbol {value} of {limit}"
+        case k.LENGTH:
+            return f"length {value}, {limit} bytes left"
+        case k.COUNT:
+            return f"block of {value} entries, {limit} bytes left"
+        case k.MANY:
+            return f"{value} entries, at most {k.MAX_ENTRIES}"
+        case k.NOT_BOOLEAN:
+            return f"boolean of byte {value}"
+    return {
+        k.ENDS: "packet ends inside it",
+        k.VARINT: "integer longer than 10 bytes",
+        k.UTF8: "text is not UTF-8",
+        k.BLOCK_BYTES: "block of another size than stated",
+        k.DEPTH: f"nested deeper than {k.MAX_DEPTH}",
+    }[code]
+
+
+def _container_reason(batch: _Batch, packet: int, code: int, value: int, limit: int) -> str:
+    match code:
+        case k.SCHEMA:
+            return batch.catalog.plans[batch.bodies[packet, k.PLAN]].reason
+        case k.NOT_AVRO:
+            start, end = batch.offsets[packet : packet + 2]
+            return f"not an Avro container: starts with {batch.data[start:end][:4].tobytes()!r}"
+        case k.CODEC:
+            return f"codec {batch.data[value:limit][:20].tobytes()!r}, known: null, deflate, snappy"
+        case k.PACKED:
+            return _BLOCK_REASONS[value]
+    return {
+        k.EMPTY: "empty packet",
+        k.TOO_LONG: f"packet of {value} bytes, at most {k.MAX_PACKET}",
+        k.HEADER: f"container header is cut off or damaged at byte {value}",
+        k.NO_SCHEMA: "container without avro.schema",
+        k.NO_RECORD: "container without a record",
+        k.RECORDS: f"block of {value} records, expected 1",
+        k.BLOCK: f"container block of {value} bytes, {limit} left",
+        k.MARK: "container block without the marker of the header at its end",
+        k.AFTER: f"{value} bytes after the first block",
+    }[code]
+
+
+def _value_reason(code: int, which: int, value: int, limit: int) -> str:
+    if code == k.EXTRA_LIMIT:
+        return f"more than {k.MAX_EXTRAS} values of unknown fields"
+    _, path, limits = avro_plan.NEEDED[which]
+    what = {
+        k.MISSING: "missing",
+        k.EMPTY_ID: "empty",
+        k.LONG_ID: f"{value} characters, at most {k.MAX_ID_CHARACTERS}",
+        k.NOT_POSITIVE: f"{value}, expected a positive number",
+        k.CANDIDS: f"{limit}, the packet's is {value}",
+        k.OUTSIDE: f"{float(np.int64(value).view(np.float64))!r}, not in {limits}",
+    }[code]
+    return f"field {path}: {what}"
+
+
+# Packets without stamps.
+
+
+def strip_stamps(packets: pa.Array | pa.ChunkedArray | Sequence[bytes]) -> pa.BinaryArray:
+    """The same packets with their three cutouts null, a third of the size: for sending packets between workers.
+
+    Each comes back as a container file with codec null whose schema has lost its `doc` texts and whose header keeps no
+    other metadata; its record is the same bytes but for the cutouts. A cutout that the schema does not let be null
+    stays. A packet that cannot be read comes back unchanged, a null as null. Raises pyarrow.ArrowInvalid where the
+    result would be longer than 2 GiB.
+    """
+    parts = [_strip(batch) for batch in _batches(packets)]
+    out = pa.concat_arrays(parts).cast(pa.binary()) if parts else pa.array([], pa.binary())
+    absent = _absent(packets)
+    return out if absent is None else pc.if_else(absent, pa.scalar(None, pa.binary()), out)
+
+
+def _absent(packets: pa.Array | pa.ChunkedArray | Sequence[bytes]) -> pa.Array | None:
+    """Which packets are nulls; None where none is."""
+    if not isinstance(packets, pa.Array | pa.ChunkedArray):
+        absent = pa.array([packet is None for packet in packets], pa.bool_())
+        return absent if pc.any(absent).as_py() else None
+    if packets.null_count == 0:
+        return None
+    return pc.is_null(packets.combine_chunks() if isinstance(packets, pa.ChunkedArray) else packets)
+
+
+def _strip(batch: _Batch) -> pa.LargeBinaryArray:
+    n = len(batch.bodies)
+    cuts = np.empty((n, 3, 3), np.int64)
+    sizes = np.diff(batch.offsets)
+    catalog = batch.catalog
+    lengths = np.zeros(n, np.int64)
+    k.find_stamps(
+        batch.data, batch.side, batch.bodies, batch.problems, catalog.starts, catalog.nodes, catalog.kids, catalog.ops,
+        catalog.header_starts, cuts, lengths, sizes, _state(),
+    )  # fmt: skip
+    starts = np.zeros(n + 1, np.int64)
+    np.cumsum(sizes, out=starts[1:])
+    out = _empty(int(starts[-1]), 1, np.uint8)[0]
+    k.write_without_stamps(
+        batch.data, batch.side, batch.offsets, batch.bodies, batch.problems, cuts, lengths,
+        catalog.headers, catalog.header_starts, starts, out,
+    )  # fmt: skip
+    return pa.Array.from_buffers(pa.large_binary(), n, [None, pa.py_buffer(starts), pa.py_buffer(out)])

@@ -72,7 +72,8 @@ def sign(isdiffpos: pa.Array | pa.ChunkedArray) -> pa.Int8Array:
     if pa.types.is_boolean(kind):
         positive, negative = isdiffpos, pc.invert(isdiffpos)
     elif pa.types.is_integer(kind):
-        positive, negative = pc.equal(isdiffpos, 1), pc.less_equal(pc.abs(isdiffpos), 1)
+        positive = pc.equal(isdiffpos, 1)
+        negative = pc.and_(pc.less_equal(isdiffpos, 0), pc.greater_equal(isdiffpos, -1))
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
         positive = pc.is_in(isdiffpos, pa.array(["t", "1"], kind))
         negative = pc.is_in(isdiffpos, pa.array(["f", "0", "-1"], kind))

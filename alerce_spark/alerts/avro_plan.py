@@ -1,0 +1,492 @@
+"""Avro writer schemas compiled to the integer tables that `avro_kernels` walks, and the layout of the columns.
+
+A schema is compiled once per process and found again by its whole text. Rules, beside those of the Avro 1.11
+specification:
+
+* fields are matched by name, in any order; unions may have any branches in any order;
+* a value may be promoted (int to long, float or double; long to float or double; float to double; bytes to string), and
+  a long may fill an int, as long as the value stays what it was;
+* fields that take no bytes (null, fixed of size 0, records of only such fields) hold nothing and are left out. So every
+  entry of an array takes at least one byte, which bounds the work a damaged count can cause.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from alerce_spark.alerts import avro_kernels as k
+from alerce_spark.alerts import ztf
+from alerce_spark.alerts.model import ALERTS_STAMPS_SCHEMA, FORCED_SCHEMA, PREVIOUS_SCHEMA
+
+PRIMITIVES = {
+    "null": k.NULL,
+    "boolean": k.BOOLEAN,
+    "int": k.INT,
+    "long": k.LONG,
+    "float": k.FLOAT,
+    "double": k.DOUBLE,
+    "bytes": k.BYTES,
+    "string": k.STRING,
+}
+KIND_NAMES = {kind: name for name, kind in PRIMITIVES.items()} | {
+    k.FIXED: "fixed",
+    k.ENUM: "enum",
+    k.ARRAY: "array",
+    k.MAP: "map",
+    k.UNION: "union",
+    k.RECORD: "record",
+}
+DESTINATION_NAMES = {
+    k.TO_INT32: "int",
+    k.TO_INT64: "long",
+    k.TO_FLOAT32: "float",
+    k.TO_FLOAT64: "double",
+    k.TO_TEXT: "string",
+    k.TO_STAMP: "bytes",
+    k.CANDIDATE: "record",
+    k.CUTOUT: "record",
+    k.ENTRIES: "array of records",
+}
+#: A ZTF schema text has 18 to 26 kB and is nested 7 deep.
+MAX_SCHEMA = 1 << 20
+MAX_NESTING = 64
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_WORDS4 = {pa.int32(): k.TO_INT32, pa.float32(): k.TO_FLOAT32}
+_WORDS8 = {pa.int64(): k.TO_INT64, pa.float64(): k.TO_FLOAT64}
+_TEXTS = {pa.string(): k.TO_TEXT, pa.binary(): k.TO_STAMP}
+
+
+class SchemaError(ValueError):
+    """A writer schema that is not Avro or not that of an alert; the message is the reason its packets are bad."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """Where the values of one column are written: the row of the matrix for its width and of the validity matrix."""
+
+    destination: int
+    index: int
+    validity: int
+
+
+class Layout:
+    """Columns of one table, grouped as four-byte words, eight-byte words and texts; validity in the same order."""
+
+    def __init__(self, schema: pa.Schema, more: tuple[pa.Field, ...] = ()) -> None:
+        self.columns: dict[str, Column] = {}
+        sizes = []
+        for group in (_WORDS4, _WORDS8, _TEXTS):
+            members = [f for f in (*schema, *more) if f.type in group and f.name not in ("row", "alert")]
+            for index, member in enumerate(members):
+                self.columns[member.name] = Column(group[member.type], index, len(self.columns))
+            sizes.append(len(members))
+        self.words4, self.words8, self.texts = sizes
+
+
+#: The candid inside `candidate`, read to be compared with that of the packet.
+CANDIDATE_CANDID = "candidate.candid"
+LAYOUTS = (
+    Layout(ALERTS_STAMPS_SCHEMA, more=(pa.field(CANDIDATE_CANDID, pa.int64()),)),
+    Layout(PREVIOUS_SCHEMA),
+    Layout(FORCED_SCHEMA),
+)
+
+#: Values an alert must have, in the order of the kernel's checks: column, path, limits.
+NEEDED: tuple[tuple[str, str, str], ...] = (
+    ("objectId", "objectId", ""),
+    ("candid", "candid", ""),
+    (CANDIDATE_CANDID, "candidate.candid", ""),
+    ("jd", "candidate.jd", f"[{k.JD_RANGE[0]}, {k.JD_RANGE[1]}]"),
+    ("ra", "candidate.ra", "[0, 360)"),
+    ("dec", "candidate.dec", "[-90, 90]"),
+    ("fid", "candidate.fid", "1 to 3"),
+    ("magpsf", "candidate.magpsf", "the finite numbers"),
+    ("sigmapsf", "candidate.sigmapsf", "the finite numbers"),
+)
+NEEDED_COLUMNS: npt.NDArray[np.int64] = np.array(
+    [[LAYOUTS[k.ALERTS].columns[n].index, LAYOUTS[k.ALERTS].columns[n].validity] for n, _, _ in NEEDED], np.int64
+)
+
+
+def _known(record: tuple[ztf.Field, ...], layout: Layout) -> dict[str, Column]:
+    return {f.name: layout.columns[f.name] for f in record}
+
+
+_ALERTS = LAYOUTS[k.ALERTS].columns
+_CANDIDATE = _known(ztf.CANDIDATE, LAYOUTS[k.ALERTS]) | {"candid": _ALERTS[CANDIDATE_CANDID]}
+_TOP = {name: _ALERTS[name] for name in ("schemavsn", "publisher", "objectId", "candid")}
+_ENTRIES = {
+    "prv_candidates": (k.PREVIOUS, _known(ztf.PRV_CANDIDATE, LAYOUTS[k.PREVIOUS])),
+    "fp_hists": (k.FORCED, _known(ztf.FP_HIST, LAYOUTS[k.FORCED])),
+}
+
+
+@dataclass
+class Plan:
+    """A compiled schema. `reason` says why its packets cannot be read; it is empty where they can."""
+
+    text: bytes
+    reason: str = ""
+    nodes: list[list[int]] = field(default_factory=list)
+    kids: list[int] = field(default_factory=list)
+    ops: list[tuple[int, ...]] = field(default_factory=list)
+    #: First operation of the packet's own fields, and their number.
+    top: tuple[int, int] = (0, 0)
+    #: Path of the field of each operation, for messages.
+    paths: list[str] = field(default_factory=list)
+    #: Key in `extra` of the field of each operation.
+    keys: list[str] = field(default_factory=list)
+    #: Field names of records and symbols of enums, by node.
+    names: dict[int, list[str]] = field(default_factory=dict)
+    #: Start of a container file with this schema (without its `doc` texts), codec null, up to the marker.
+    header: bytes = b""
+
+    def type_name(self, node: int) -> str:
+        """Name of the kind of type `node`."""
+        return KIND_NAMES[self.nodes[node][k.KIND]]
+
+    def expected(self, op: int) -> str:
+        """Name of the type that the column of operation `op` holds."""
+        return DESTINATION_NAMES[self.ops[op][k.DESTINATION]]
+
+    def narrower(self, node: int, op: int, value: int) -> str:
+        """Name of the type that `value` does not fit: that of the packet, if an int, or that of the column."""
+        is_int = self.nodes[node][k.KIND] == k.INT and not -(1 << 31) <= value < 1 << 31
+        return "int" if is_int else self.expected(op)
+
+    def json_text(self, op: int, raw: bytes) -> str:
+        """JSON text of the value of an unknown field, from the bytes that the kernel has checked.
+
+        Unions are not tagged, bytes become characters U+0000 to U+00FF, non-finite numbers their names.
+        """
+        value, _ = self._value(raw, 0, self.ops[op][k.OP_NODE])
+        return json.dumps(value, separators=(",", ":"))
+
+    def _value(self, raw: bytes, i: int, node: int) -> tuple[Any, int]:  # noqa: PLR0911  one a kind
+        kind, a, b = self.nodes[node][:3]
+        if kind == k.UNION:
+            branch, i = _long(raw, i)
+            return self._value(raw, i, self.kids[a + branch])
+        if kind == k.RECORD:
+            record = {}
+            for name, kid in zip(self.names[node], self.kids[a : a + b], strict=True):
+                record[name], i = self._value(raw, i, kid)
+            return record, i
+        if kind in (k.ARRAY, k.MAP):
+            return self._collection(raw, i, kind, a)
+        if kind in (k.STRING, k.BYTES):
+            n, i = _long(raw, i)
+            return raw[i : i + n].decode("utf-8" if kind == k.STRING else "latin-1"), i + n
+        if kind in (k.INT, k.LONG, k.ENUM):
+            number, i = _long(raw, i)
+            return (self.names[node][number] if kind == k.ENUM else number), i
+        if kind in (k.FLOAT, k.DOUBLE):
+            code, size = ("<f", 4) if kind == k.FLOAT else ("<d", 8)
+            (x,) = struct.unpack_from(code, raw, i)
+            return (x if np.isfinite(x) else {"nan": "NaN", "inf": "Infinity"}.get(str(x), "-Infinity")), i + size
+        if kind == k.BOOLEAN:
+            return raw[i] == 1, i + 1
+        if kind == k.FIXED:
+            return raw[i : i + a].decode("latin-1"), i + a
+        return None, i
+
+    def _collection(self, raw: bytes, i: int, kind: int, item: int) -> tuple[Any, int]:
+        items: list[Any] = []
+        while True:
+            n, i = _long(raw, i)
+            if n == 0:
+                return (dict(items) if kind == k.MAP else items), i
+            if n < 0:
+                n = -n
+                _, i = _long(raw, i)
+            for _ in range(n):
+                if kind == k.MAP:
+                    length, i = _long(raw, i)
+                    name = raw[i : i + length].decode()
+                    value, i = self._value(raw, i + length, item)
+                    items.append((name, value))
+                else:
+                    value, i = self._value(raw, i, item)
+                    items.append(value)
+
+
+def _long(raw: bytes, i: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        c = raw[i]
+        i += 1
+        value |= (c & 127) << shift
+        shift += 7
+        if c < 128:
+            return (value >> 1) ^ -(value & 1), i
+
+
+def _encoded(text: bytes) -> bytes:
+    n, out = len(text) << 1, bytearray()
+    while n >= 128:
+        out.append(n & 127 | 128)
+        n >>= 7
+    out.append(n)
+    return bytes(out) + text
+
+
+def compile_schema(text: bytes) -> Plan:
+    """Plan of a schema text; one with a `reason` where packets of this schema cannot be read."""
+    try:
+        if len(text) > MAX_SCHEMA:
+            raise SchemaError(f"schema of {len(text)} bytes, at most {MAX_SCHEMA}")
+        try:
+            schema = json.loads(text)
+        except ValueError as error:
+            raise SchemaError(f"schema is not JSON: {error}") from error
+        return _Compiler(text).compile(schema)
+    except SchemaError as error:
+        return Plan(text, reason=str(error)[:200])
+    except RecursionError:
+        return Plan(text, reason="schema is nested too deep")
+
+
+class _Compiler:
+    """Types of a schema become nodes; then the records whose fields have columns get operations."""
+
+    def __init__(self, text: bytes) -> None:
+        self.plan = Plan(text)
+        self.types: dict[str, int] = {}
+        self.empty: set[int] = set()
+
+    def compile(self, schema: Any) -> Plan:
+        root = self._type(schema, "", 0)
+        if self.plan.nodes[root][k.KIND] != k.RECORD:
+            raise SchemaError(f"schema is of type {self.plan.type_name(root)}, expected record")
+        self._packet(root)
+        bare = json.dumps(_without_docs(schema), separators=(",", ":")).encode()
+        meta = ((b"avro.schema", bare), (b"avro.codec", b"null"))
+        self.plan.header = b"Obj\x01\x04" + b"".join(_encoded(key) + _encoded(value) for key, value in meta) + b"\x00"
+        return self.plan
+
+    # Types to nodes.
+
+    def _add(self, kind: int, a: int = 0, b: int = 0, first_op: int = -1, n_ops: int = 0) -> int:
+        self.plan.nodes.append([kind, a, b, first_op, n_ops])
+        return len(self.plan.nodes) - 1
+
+    def _children(self, kids: list[int]) -> tuple[int, int]:
+        self.plan.kids += kids
+        return len(self.plan.kids) - len(kids), len(kids)
+
+    def _type(self, schema: Any, namespace: str, depth: int) -> int:
+        if depth > MAX_NESTING:
+            raise SchemaError(f"schema is nested deeper than {MAX_NESTING}")
+        if isinstance(schema, str):
+            return self._named(schema, namespace)
+        if isinstance(schema, list):
+            return self._union(schema, namespace, depth)
+        if not isinstance(schema, dict):
+            raise SchemaError(f"schema: {json.dumps(schema)} is not a type")
+        kind = schema.get("type")
+        if kind in ("array", "map"):
+            item = self._type(schema.get("items" if kind == "array" else "values"), namespace, depth + 1)
+            if kind == "array" and item in self.empty:
+                raise SchemaError("schema: array of items that take no bytes")
+            return self._add(k.ARRAY if kind == "array" else k.MAP, item)
+        if kind in ("record", "error", "enum", "fixed"):
+            return self._definition(schema, namespace, depth)
+        if kind is None:
+            raise SchemaError("schema: a type without `type`")
+        return self._type(kind, namespace, depth + 1)
+
+    def _union(self, schema: list[Any], namespace: str, depth: int) -> int:
+        if any(isinstance(branch, list) for branch in schema):
+            raise SchemaError("schema: union inside a union")
+        kids = [self._type(branch, namespace, depth + 1) for branch in schema]
+        kinds = [self.plan.nodes[kid][k.KIND] for kid in kids]
+        if len(set(kids)) < len(kids) or kinds.count(k.ARRAY) > 1 or kinds.count(k.MAP) > 1:
+            raise SchemaError("schema: union with one type twice")
+        return self._add(k.UNION, *self._children(kids))
+
+    def _named(self, name: str, namespace: str) -> int:
+        full = name if name in PRIMITIVES or "." in name or not namespace else f"{namespace}.{name}"
+        if full not in self.types:
+            if name not in PRIMITIVES:
+                raise SchemaError(f"schema: type {name!r} is not defined")
+            self.types[name] = self._add(PRIMITIVES[name])
+            if name == "null":
+                self.empty.add(self.types[name])
+        return self.types[full]
+
+    def _definition(self, schema: dict[str, Any], namespace: str, depth: int) -> int:
+        name = schema.get("name")
+        if not isinstance(name, str) or not name:
+            raise SchemaError(f"schema: {schema['type']} without a name")
+        if "." in name:
+            namespace = name.rpartition(".")[0]
+        else:
+            own = schema.get("namespace", namespace)
+            namespace = own if isinstance(own, str) else ""
+            name = f"{namespace}.{name}" if namespace else name
+        if name in self.types or name in PRIMITIVES:
+            raise SchemaError(f"schema: type {name!r} is defined twice")
+        if schema["type"] == "fixed":
+            size = schema.get("size")
+            if not isinstance(size, int) or not 0 <= size < 1 << 31:
+                raise SchemaError(f"schema: fixed {name!r} of size {json.dumps(size)}")
+            self.types[name] = self._add(k.FIXED, size)
+            if size == 0:
+                self.empty.add(self.types[name])
+        elif schema["type"] == "enum":
+            symbols = schema.get("symbols")
+            if not isinstance(symbols, list) or not all(isinstance(s, str) for s in symbols):
+                raise SchemaError(f"schema: enum {name!r} without symbols")
+            self.types[name] = self._add(k.ENUM, len(symbols))
+            self.plan.names[self.types[name]] = symbols
+        else:
+            self._record(schema, name, namespace, depth)
+        return self.types[name]
+
+    def _record(self, schema: dict[str, Any], full_name: str, namespace: str, depth: int) -> None:
+        node = self.types[full_name] = self._add(k.RECORD)
+        fields = schema.get("fields")
+        if not isinstance(fields, list):
+            raise SchemaError(f"schema: record {full_name!r} without fields")
+        kids: dict[str, int] = {}
+        for member in fields:
+            name = member.get("name") if isinstance(member, dict) else None
+            if not isinstance(name, str) or not _NAME.match(name):
+                raise SchemaError(f"schema: record {full_name!r} has a field without a proper name")
+            if name in kids:
+                raise SchemaError(f"schema: record {full_name!r} has two fields {name}")
+            kids[name] = self._type(member.get("type"), namespace, depth + 1)
+        kept = {name: kid for name, kid in kids.items() if kid not in self.empty}
+        self.plan.names[node] = list(kept)
+        self.plan.nodes[node][k.A : k.FIRST_OP] = self._children(list(kept.values()))
+        if not kept:
+            self.empty.add(node)
+
+    # Records to operations.
+
+    def _fields(self, record: int) -> list[tuple[str, int]]:
+        _, first, count = self.plan.nodes[record][:3]
+        return list(zip(self.plan.names[record], self.plan.kids[first : first + count], strict=True))
+
+    def _append(self, fields: list[tuple[int, Column, str, str]]) -> tuple[int, int]:
+        """Operations of one record from node, column, path and key of each field: the first one and their number."""
+        for node, column, path, key in fields:
+            branches = self._branches(node, column.destination)
+            kind = self.plan.nodes[node][k.KIND]
+            self.plan.ops.append((node, kind, column.destination, column.index, column.validity, *branches))
+            self.plan.paths.append(path)
+            self.plan.keys.append(key)
+        return len(self.plan.ops) - len(fields), len(fields)
+
+    def _branches(self, node: int, destination: int) -> tuple[int, int, int]:
+        """Encoded null branch, encoded branch of the column's own type and its kind, of a union; -1 where absent."""
+        kind, first, count = self.plan.nodes[node][:3]
+        kinds = [self.plan.nodes[kid][k.KIND] for kid in self.plan.kids[first : first + count]]
+        wanted = PRIMITIVES.get(DESTINATION_NAMES.get(destination, ""), -1)
+        if kind != k.UNION or count > 64:
+            return -1, -1, -1
+        null = 2 * kinds.index(k.NULL) if k.NULL in kinds else -1
+        return (null, 2 * kinds.index(wanted), wanted) if wanted in kinds else (null, -1, -1)
+
+    def _packet(self, root: int) -> None:
+        fields = self._fields(root)
+        unknown = {name for name, _ in fields} - {*_TOP, *_ENTRIES, *ztf.CUTOUTS, "candidate"}
+        made = []
+        for name, node in fields:
+            target, column = node, Column(k.EXTRA, 0, 0)
+            if name in _TOP:
+                column = _TOP[name]
+            elif name == "candidate":
+                target, column = self._in_role(node, _CANDIDATE, name, k.EXTRA, unknown), Column(k.CANDIDATE, 0, 0)
+            elif name in _ENTRIES:
+                table, known = _ENTRIES[name]
+                target, column = self._items_in_role(node, known, f"{name}[]"), Column(k.ENTRIES, table, 0)
+            elif name in ztf.CUTOUTS:
+                stamp = {"stampData": _ALERTS[name]}
+                target, column = self._in_role(node, stamp, name, k.SKIP, set()), Column(k.CUTOUT, 0, 0)
+            made.append((target, column, name, name))
+        self.plan.top = self._append(made)
+
+    def _in_role(self, node: int, known: dict[str, Column], path: str, others: int, taken: set[str]) -> int:
+        """A copy of `node` whose records write their `known` fields to columns; `others` is where the rest goes.
+
+        Unknown fields with a name in `taken` get their path as key.
+        """
+        kind, first, count = self.plan.nodes[node][:3]
+        if kind == k.UNION:
+            branches = [self._in_role(kid, known, path, others, taken) for kid in self.plan.kids[first : first + count]]
+            return self._add(k.UNION, *self._children(branches))
+        if kind != k.RECORD:
+            return node
+        made = []
+        for name, kid in self._fields(node):
+            key = f"{path}.{name}" if name in taken else name
+            made.append((kid, known.get(name, Column(others, 0, 0)), f"{path}.{name}", key))
+        copy = self._add(k.RECORD, first, count, *self._append(made))
+        self.plan.names[copy] = self.plan.names[node]
+        return copy
+
+    def _items_in_role(self, node: int, known: dict[str, Column], path: str) -> int:
+        kind, first, count = self.plan.nodes[node][:3]
+        if kind == k.UNION:
+            branches = [self._items_in_role(kid, known, path) for kid in self.plan.kids[first : first + count]]
+            return self._add(k.UNION, *self._children(branches))
+        return self._add(k.ARRAY, self._in_role(first, known, path, k.EXTRA, set())) if kind == k.ARRAY else node
+
+
+def _without_docs(schema: Any) -> Any:
+    """The schema without the `doc` texts of types and fields, most of its length."""
+    if isinstance(schema, list):
+        return [_without_docs(branch) for branch in schema]
+    if not isinstance(schema, dict):
+        return schema
+    bare = {key: value for key, value in schema.items() if key != "doc"}
+    for key in ("type", "items", "values"):
+        if key in bare:
+            bare[key] = _without_docs(bare[key])
+    if isinstance(bare.get("fields"), list):
+        bare["fields"] = [_without_docs(member) for member in bare["fields"]]
+    return bare
+
+
+class Catalog:
+    """Compiled schemas as the concatenated tables of the kernels. Immutable."""
+
+    def __init__(self, plans: list[Plan]) -> None:
+        self.plans = plans
+        self.numbers = {plan.text: number for number, plan in enumerate(plans)}
+        self.failed = np.array([bool(plan.reason) for plan in plans], bool)
+        self.texts, self.text_starts = _joined([plan.text for plan in plans])
+        self.headers, self.header_starts = _joined([plan.header for plan in plans])
+        self.nodes = _table([row for plan in plans for row in plan.nodes], k.N_NODE)
+        self.kids = np.array([kid for plan in plans for kid in plan.kids], np.int64)
+        self.ops = _table([op for plan in plans for op in plan.ops], k.N_OP)
+        #: One row a plan: where its nodes, kids and operations begin; its top operations and their number.
+        self.starts = np.zeros((len(plans) + 1, k.N_PLAN), np.int64)
+        for number, plan in enumerate(plans):
+            self.starts[number, k.TOP :] = plan.top
+            lengths = (len(plan.nodes), len(plan.kids), len(plan.ops))
+            self.starts[number + 1, : k.TOP] = self.starts[number, : k.TOP] + lengths
+
+    def with_texts(self, texts: list[bytes]) -> Catalog:
+        """This catalogue and the schemas of `texts`."""
+        return Catalog([*self.plans, *(compile_schema(text) for text in texts)])
+
+
+def _table(rows: list[Any], width: int) -> npt.NDArray[np.int64]:
+    return np.array(rows, np.int64).reshape(-1, width)
+
+
+def _joined(parts: list[bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    starts = np.zeros(len(parts) + 1, np.int64)
+    np.cumsum([len(part) for part in parts], out=starts[1:])
+    return np.frombuffer(b"".join(parts), np.uint8), starts
