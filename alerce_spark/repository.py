@@ -1,53 +1,120 @@
-"""The Avro repository: every packet as it came, in a directory or in S3, under `<survey>/<night>/<candid>.avro`."""
+"""The Avro repository: every packet as it came, in a directory or in S3, under `<survey>/<night>/<candid>.avro`.
+
+A packet that cannot be decoded is kept under `<survey>/unreadable/<sha256 of its bytes>`. Both keys depend on the
+packet alone, so storing it again, after a crash or when it is sent again, changes nothing. Where a survey sends other
+bytes for a candid (packed again, say), the bytes that are stored last stay.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from datetime import date, timedelta
+from math import floor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NoReturn, TypeVar
 from uuid import uuid4
 
-import boto3
+import botocore.exceptions as aws
+from boto3.session import Session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from botocore.parsers import ResponseParserError
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from alerce_spark.config import ArchiveSettings
 
-#: Longest wait between two attempts of one upload [s].
+#: Waits between the attempts of one request are drawn from 0 to a bound that doubles from the first to the longest [s].
+_FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 20.0
-#: Answers of S3 that a repetition does not change: bad credentials, no such bucket, bad request.
-_FINAL_STATUS = (400, 401, 403, 404)
-#: Midnight of the Unix epoch as a Julian date.
-_UNIX_JD = 2_440_587.5
+#: No new attempt after so long, so that a server that never answers holds a task for little more than this [s].
+_LONGEST_TRY_S = 60.0
+_CONNECT_TIMEOUT_S = 5.0
+_READ_TIMEOUT_S = 20.0
+#: HTTP statuses and codes of S3 that a repetition may change, besides those of a failing server (500 and above).
+_PASSING_STATUS = (408, 409, 429)
+_PASSING_CODES = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")
+_NOT_IMPLEMENTED = 501
+#: What else may pass: no connection, no whole answer, a role's credentials that could not be fetched.
+_PASSING_ERRORS = (
+    aws.ConnectionError,
+    aws.HTTPClientError,
+    aws.IncompleteReadError,
+    ResponseParserError,  # a proxy's page in place of S3's XML
+    aws.CredentialRetrievalError,
+    aws.MetadataRetrievalError,
+)
+_CREDENTIALS_CURE = (
+    "the workers find no valid credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or another of the AWS "
+    "places, where they run"
+)
+_REGION_CURE = "correct archive.region"
+#: What to do about an answer of S3, by its code.
+_CURES = {
+    "NoSuchBucket": "there is no such bucket; make it or correct archive.url",
+    "InvalidBucketName": "no bucket can have this name; correct archive.url",
+    "AccessDenied": "the credentials do not allow it; let them put, get and list objects there",
+    "InvalidAccessKeyId": _CREDENTIALS_CURE,
+    "SignatureDoesNotMatch": _CREDENTIALS_CURE,
+    "ExpiredToken": _CREDENTIALS_CURE,
+    "InvalidToken": _CREDENTIALS_CURE,
+    "XAdminUserNotFound": _CREDENTIALS_CURE,  # versitygw
+    "RequestTimeTooSkewed": "set the clock of this machine",
+    "AuthorizationHeaderMalformed": _REGION_CURE,
+    "IllegalLocationConstraintException": _REGION_CURE,
+    "PermanentRedirect": _REGION_CURE,
+}
+
+Answer = TypeVar("Answer")
 
 
-class Repository(Protocol):
-    """Bytes under keys; putting the same again changes nothing."""
+class RepositoryError(Exception):
+    """The repository cannot be used; the message names the setting, the cause and what to do."""
+
+
+class Repository(ABC):
+    """Bytes under keys. Putting the same again changes nothing; other bytes under a key replace what is there."""
 
     def put(self, key: str, data: bytes) -> None:
-        """Store `data` under `key` durably, or raise."""
+        """Store `data` under `key`; it is durable on return. Raises RepositoryError."""
+        self.put_all([(key, data)])
 
+    @abstractmethod
+    def put_all(self, items: Iterable[tuple[str, bytes]]) -> None:
+        """Store pairs of key and data, several at once; all are durable on return. No key may come twice.
+
+        Few pairs are taken from the iterator ahead of time. Raises RepositoryError at the first that cannot be stored;
+        others may or may not be there then.
+        """
+
+    @abstractmethod
     def get(self, key: str) -> bytes:
-        """Bytes under `key`; raises KeyError where there are none."""
+        """Bytes under `key`. Raises KeyError where there are none, and RepositoryError."""
 
+    @abstractmethod
     def keys(self, prefix: str = "") -> Iterator[str]:
-        """Keys that begin with `prefix`, sorted."""
+        """Keys that begin with `prefix`, in order of their code points. Raises RepositoryError."""
 
 
 def open_repository(settings: ArchiveSettings) -> Repository:
-    """The repository that `archive.url` names."""
+    """The repository that `archive.url` names; nothing is read or made yet. Raises RepositoryError for a bad one."""
     if settings.url.startswith("s3://"):
         return S3Repository(settings)
-    return DirectoryRepository(Path(settings.url.removeprefix("file:").replace("//", "/", 1)))
+    return DirectoryRepository(_directory(settings.url), settings.connections)
+
+
+def absolute(settings: ArchiveSettings) -> ArchiveSettings:
+    """The same settings for a process with another working directory. Raises RepositoryError for a bad one."""
+    if settings.url.startswith("s3://"):
+        return settings
+    return settings.model_copy(update={"url": f"file:{_directory(settings.url).resolve()}"})
 
 
 def night(jd: float) -> str:
-    """Night of an exposure: the UTC date of its start as YYYYMMDD (ZTF observes within one UTC day)."""
-    return datetime.fromtimestamp((jd - _UNIX_JD) * 86400.0, UTC).strftime("%Y%m%d")
+    """Night of an exposure that began at Julian date `jd`: its UTC date as YYYYMMDD (ZTF observes within one)."""
+    return f"{date(1970, 1, 1) + timedelta(days=floor(jd - 2_440_587.5)):%Y%m%d}"
 
 
 def key(survey: str, jd: float, candid: int) -> str:
@@ -55,96 +122,222 @@ def key(survey: str, jd: float, candid: int) -> str:
     return f"{survey}/{night(jd)}/{candid}.avro"
 
 
-def unreadable_key(survey: str, received: datetime | None, packet: bytes) -> str:
-    """Key of a packet that cannot be decoded: by the day it was received and the checksum of its bytes."""
-    day = received.strftime("%Y%m%d") if received else "undated"
-    return f"{survey}/unreadable/{day}/{hashlib.sha256(packet).hexdigest()}"
+def unreadable_key(survey: str, packet: bytes) -> str:
+    """Key of a packet that cannot be decoded."""
+    return f"{survey}/unreadable/{hashlib.sha256(packet).hexdigest()}"
 
 
-class DirectoryRepository:
-    """Files below a folder. A file appears whole or not at all."""
+class DirectoryRepository(Repository):
+    """Files below a folder. A file appears whole or not at all: it is written to `.parts` there and moved.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    What a crash leaves in `.parts` may be deleted.
+    """
 
-    def put(self, key: str, data: bytes) -> None:
-        """Write beside the final name, then rename, so that a crash leaves no half packet."""
-        path = self._root / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{uuid4().hex}")
+    def __init__(self, root: Path, threads: int) -> None:
+        self._root, self._threads = root, threads
+        self._parts = root / ".parts"
+
+    def put_all(self, items: Iterable[tuple[str, bytes]]) -> None:
+        """Every file is synchronised (in threads, which share the journal's commits), and then each folder once."""
+        folders: set[Path] = set()
         try:
-            with part.open("wb") as sink:
-                sink.write(data)
-                sink.flush()
-                os.fsync(sink.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+            self._parts.mkdir(parents=True, exist_ok=True)
+            _in_parallel(lambda item: folders.add(self._write(*item)), items, self._threads)
+            for folder in {above for f in folders for above in (f, *f.parents) if above.is_relative_to(self._root)}:
+                _synchronise(folder)
+        except OSError as error:
+            self._fail(error, "written")
 
     def get(self, key: str) -> bytes:
         """Bytes of a file."""
         try:
             return (self._root / key).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise KeyError(key) from None
+        except OSError as error:
+            self._fail(error, "read")
 
     def keys(self, prefix: str = "") -> Iterator[str]:
-        """Files below the folder."""
-        found = (p.relative_to(self._root).as_posix() for p in self._root.rglob("*") if p.is_file())
-        yield from sorted(k for k in found if k.startswith(prefix) and not k.rpartition("/")[2].startswith("."))
+        """Files below the folder. Only subfolders that can hold the prefix are read, one after another."""
+        try:
+            yield from self._walk("", prefix)
+        except OSError as error:
+            self._fail(error, "read")
+
+    def _write(self, key: str, data: bytes) -> Path:
+        path = self._root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = self._parts / uuid4().hex
+        try:
+            with part.open("xb") as sink:
+                sink.write(data)
+                sink.flush()
+                os.fsync(sink.fileno())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        return path.parent
+
+    def _walk(self, folder: str, prefix: str) -> Iterator[str]:
+        if not (self._root / folder).is_dir():
+            return
+        with os.scandir(self._root / folder) as found:
+            # With its slash a folder stands where the keys below it belong.
+            names = sorted(e.name + "/" if e.is_dir() else e.name for e in found if not e.name.startswith("."))
+        for key in (folder + name for name in names):
+            if key.endswith("/") and (key.startswith(prefix) or prefix.startswith(key)):
+                yield from self._walk(key, prefix)
+            elif not key.endswith("/") and key.startswith(prefix):
+                yield key
+
+    def _fail(self, error: OSError, what: str) -> NoReturn:
+        raise RepositoryError(
+            f"archive.url = 'file:{self._root}' cannot be {what}: {error}; see to its rights and room, or change it"
+        ) from error
 
 
-class S3Repository:
-    """Objects below a prefix of a bucket. Uploads are tried several times with growing, jittered waits."""
+class S3Repository(Repository):
+    """Objects below a prefix of a bucket, at AWS or at another server. Credentials come from the usual AWS places.
+
+    A request is tried `archive.max_attempts` times with growing, jittered waits (botocore's own retries wait for tenths
+    of a second only and stop after 35 in all); what a repetition cannot change is not repeated.
+    """
 
     def __init__(self, settings: ArchiveSettings) -> None:
-        bucket, _, prefix = settings.url.removeprefix("s3://").partition("/")
-        self._bucket, self._prefix = bucket, prefix.strip("/") + "/" if prefix.strip("/") else ""
-        self._attempts = settings.max_attempts
-        self._client = boto3.client(
-            "s3",
-            endpoint_url=settings.endpoint_url,
-            region_name=settings.region,
-            config=Config(
-                max_pool_connections=settings.connections,
-                retries={"total_max_attempts": 1},  # ours, with jitter, counts them
-                connect_timeout=5,
-                read_timeout=30,
-                # Servers other than AWS know no trailing checksums.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
-        )
-
-    def put(self, key: str, data: bytes) -> None:
-        """Upload; raises what the last attempt raised."""
-        attempts = Retrying(
-            stop=stop_after_attempt(self._attempts),
-            wait=wait_random_exponential(multiplier=0.2, max=_LONGEST_WAIT_S),
+        self._url, self._threads = settings.url, settings.connections
+        self._bucket, _, prefix = settings.url.removeprefix("s3://").partition("/")
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        if not self._bucket:
+            raise RepositoryError(f"archive.url = {self._url!r} names no bucket; write s3://<bucket>/<prefix>")
+        try:
+            # A session of our own reads the credentials anew; boto3's default one would keep the first it found.
+            self._client = Session().client(
+                "s3", endpoint_url=settings.endpoint_url, region_name=settings.region, config=_config(settings)
+            )
+        except (ValueError, aws.BotoCoreError) as error:
+            raise RepositoryError(
+                f"archive.endpoint_url = {settings.endpoint_url!r}, archive.region = {settings.region!r}: {error}"
+            ) from error
+        self._attempts = Retrying(
+            stop=stop_after_attempt(settings.max_attempts) | stop_after_delay(_LONGEST_TRY_S),
+            wait=wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S),
             retry=retry_if_exception(_may_pass),
             reraise=True,
         )
-        attempts(self._client.put_object, Bucket=self._bucket, Key=self._prefix + key, Body=data)
+
+    def put_all(self, items: Iterable[tuple[str, bytes]]) -> None:
+        """Upload."""
+        _in_parallel(lambda item: self._call(self._upload, *item), items, self._threads)
 
     def get(self, key: str) -> bytes:
         """Bytes of an object."""
+        return self._call(self._download, key)
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Objects below the prefix, listed a page at a time."""
+        following: dict[str, str] = {}
+        while True:
+            page = self._call(self._list, self._prefix + prefix, following)
+            yield from (item["Key"].removeprefix(self._prefix) for item in page.get("Contents", []))
+            if "NextContinuationToken" not in page:
+                return
+            following = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _upload(self, key: str, data: bytes) -> None:
+        self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data)
+
+    def _download(self, key: str) -> bytes:
         try:
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
         except self._client.exceptions.NoSuchKey:
             raise KeyError(key) from None
         return bytes(answer["Body"].read())
 
-    def keys(self, prefix: str = "") -> Iterator[str]:
-        """Objects below the prefix."""
-        pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=self._prefix + prefix
-        )
-        for page in pages:
-            for item in page.get("Contents", []):
-                yield item["Key"].removeprefix(self._prefix)
+    def _list(self, prefix: str, following: dict[str, str]) -> dict[str, Any]:
+        page: dict[str, Any] = self._client.list_objects_v2(Bucket=self._bucket, Prefix=prefix, **following)
+        return page
+
+    def _call(self, request: Callable[..., Answer], *arguments: Any) -> Answer:
+        try:
+            return self._attempts(request, *arguments)
+        except (aws.ClientError, aws.BotoCoreError) as error:
+            where = f"archive.url = {self._url!r} at {self._client.meta.endpoint_url}"
+            raise RepositoryError(f"{where}: {_cure(error)} ({' '.join(str(error).split())})") from error
+
+
+def _config(settings: ArchiveSettings) -> Config:
+    return Config(
+        max_pool_connections=settings.connections,
+        retries={"total_max_attempts": 1},
+        connect_timeout=_CONNECT_TIMEOUT_S,
+        read_timeout=_READ_TIMEOUT_S,
+        # Servers other than AWS seldom have a host name for each bucket, and not all know trailing checksums.
+        s3={"addressing_style": "path" if settings.endpoint_url else "auto"},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
 
 
 def _may_pass(error: BaseException) -> bool:
-    if isinstance(error, ClientError):
-        return error.response["ResponseMetadata"].get("HTTPStatusCode") not in _FINAL_STATUS
-    return isinstance(error, BotoCoreError)
+    if isinstance(error, aws.ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        failing = status in _PASSING_STATUS or (status >= 500 and status != _NOT_IMPLEMENTED)
+        return failing or error.response.get("Error", {}).get("Code") in _PASSING_CODES
+    return isinstance(error, _PASSING_ERRORS) and not isinstance(error, aws.SSLError)
+
+
+def _cure(error: aws.ClientError | aws.BotoCoreError) -> str:
+    if isinstance(error, aws.ClientError):
+        return _CURES.get(error.response.get("Error", {}).get("Code", ""), "the server does not do what it is asked")
+    if isinstance(error, aws.NoCredentialsError | aws.PartialCredentialsError | aws.CredentialRetrievalError):
+        return _CREDENTIALS_CURE
+    return "no answer; see whether the server runs, and to archive.endpoint_url"
+
+
+def _directory(url: str) -> Path:
+    """Folder of `file:<directory>`, `file:/<directory>` or `file:///<directory>`; its text is taken as it is."""
+    path = url.removeprefix("file:")
+    if path.startswith("//"):
+        host, _, path = path.removeprefix("//").partition("/")
+        if host not in ("", "localhost"):
+            raise RepositoryError(
+                f"archive.url = {url!r} names the host {host!r}; write file:<directory> for a relative directory and "
+                "file:///<directory> for an absolute one"
+            )
+        path = "/" + path.lstrip("/")
+    if not path:
+        raise RepositoryError(f"archive.url = {url!r} names no directory; write file:<directory>")
+    return Path(path)
+
+
+def _synchronise(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _in_parallel(store: Callable[[tuple[str, bytes]], None], items: Iterable[tuple[str, bytes]], threads: int) -> None:
+    """`store` each item; not many more than are being stored are in memory. The first error ends it and is raised."""
+    running: set[Future[None]] = set()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                if len(running) >= 2 * threads:
+                    running = _after_one(running)
+                running.add(pool.submit(store, item))
+            while running:
+                running = _after_one(running)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _after_one(running: set[Future[None]]) -> set[Future[None]]:
+    """What still runs after at least one has ended. Raises its error."""
+    done, left = wait(running, return_when=FIRST_COMPLETED)
+    for finished in done:
+        finished.result()
+    return left
