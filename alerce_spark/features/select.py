@@ -62,7 +62,11 @@ class _Rows:
         column = self._columns[name]
         if isinstance(column, pa.ChunkedArray):
             column = column.combine_chunks()
-        return column if isinstance(column, pa.Array) else pa.array(column, from_pandas=True)
+        if not isinstance(column, pa.Array):
+            column = pa.array(column, from_pandas=True)
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        return column.cast(pa.string()) if pa.types.is_string_view(column.type) else column
 
     def floats(self, name: str, absent: float = np.nan) -> Float:
         """The column as float64, NaN where null; `absent` everywhere if there is no such column."""
@@ -154,7 +158,7 @@ def _oid_name(columns: Columns) -> str:
 
 def _factorise(values: pa.Array) -> tuple[NDArray[np.object_], Int]:
     """Sorted distinct values and the position of each row's value among them."""
-    encoded = values if isinstance(values, pa.DictionaryArray) else values.dictionary_encode()
+    encoded = values.dictionary_encode()
     distinct = np.array(encoded.dictionary.to_pylist(), dtype=object)
     order = np.argsort(distinct, kind="stable")
     place = np.empty(len(order), np.int64)
@@ -165,7 +169,7 @@ def _factorise(values: pa.Array) -> tuple[NDArray[np.object_], Int]:
 def _look_up(oid: NDArray[np.object_], values: pa.Array) -> Int:
     """Position in `oid` of each value, −1 where it is not there."""
     place = {name: k for k, name in enumerate(oid)}
-    encoded = values if isinstance(values, pa.DictionaryArray) else values.dictionary_encode()
+    encoded = values.dictionary_encode()
     known = np.array([place.get(name, -1) for name in encoded.dictionary.to_pylist()], dtype=np.int64)
     return known[encoded.indices.to_numpy(zero_copy_only=False)] if len(values) else np.empty(0, np.int64)
 

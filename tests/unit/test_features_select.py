@@ -215,6 +215,13 @@ def test_every_spelling_of_the_sign(spelling: list[Any]) -> None:
     np.testing.assert_array_equal(select(table).bands[0].sign, expected)
 
 
+@pytest.mark.parametrize("kind", [pa.dictionary(pa.int32(), pa.string()), pa.string_view(), pa.large_string()])
+def test_every_kind_of_text(kind: pa.DataType) -> None:
+    rows = detections()
+    text = {name: pa.array(rows[name].tolist()).cast(kind) for name in ("oid", "isdiffpos")}
+    assert_equal(select(pa.table({k: pa.array(v.tolist()) for k, v in rows.items()} | text)), select(rows))
+
+
 def test_upper_limits_of_each_band() -> None:
     limits = {
         "oid": np.array(["ZTF18aaaaaaa"] * 7 + ["other"], dtype=object),
