@@ -42,42 +42,49 @@ def _dot(a: Float, b: Float) -> float:
 
 
 @njit(cache=True, error_model="numpy")
-def _shortest(columns: Float, target: Float) -> Float:
-    """Least-squares solution of least norm, by one-sided Jacobi rotations; `columns` (p, n) is overwritten."""
-    p = columns.shape[0]
-    v = np.eye(p)
+def _shortest(rows: Float, target: Float) -> Float:
+    """Solution of least norm of `rows` (n, p) x = `target` (n,), n ≤ p; both are overwritten.
+
+    One-sided Jacobi rotations make the rows orthogonal, and turn the target along: then each row gives its own part.
+    """
+    n, p = rows.shape
     for _ in range(40):
         largest = 0.0
-        for i in range(p):
-            for j in range(i + 1, p):
-                alpha = _dot(columns[i], columns[i])
-                beta = _dot(columns[j], columns[j])
-                inner = _dot(columns[i], columns[j])
-                if abs(inner) <= 1e-15 * np.sqrt(alpha * beta):
+        for i in range(n):
+            for j in range(i + 1, n):
+                alpha = beta = inner = 0.0
+                for k in range(p):
+                    alpha += rows[i, k] * rows[i, k]
+                    beta += rows[j, k] * rows[j, k]
+                    inner += rows[i, k] * rows[j, k]
+                size = np.sqrt(alpha * beta)
+                if abs(inner) <= 1e-15 * size:
                     continue
-                largest = max(largest, abs(inner) / np.sqrt(alpha * beta))
+                largest = max(largest, abs(inner) / size)
                 zeta = (beta - alpha) / (2.0 * inner)
                 t = (1.0 if zeta >= 0.0 else -1.0) / (abs(zeta) + np.sqrt(1.0 + zeta * zeta))
                 c = 1.0 / np.sqrt(1.0 + t * t)
                 s = c * t
-                for k in range(columns.shape[1]):
-                    x, y = columns[i, k], columns[j, k]
-                    columns[i, k] = c * x - s * y
-                    columns[j, k] = s * x + c * y
                 for k in range(p):
-                    x, y = v[i, k], v[j, k]
-                    v[i, k] = c * x - s * y
-                    v[j, k] = s * x + c * y
+                    x = rows[i, k]
+                    y = rows[j, k]
+                    rows[i, k] = c * x - s * y
+                    rows[j, k] = s * x + c * y
+                x = target[i]
+                y = target[j]
+                target[i] = c * x - s * y
+                target[j] = s * x + c * y
         if largest < 1e-14:
             break
-    square = np.empty(p)
-    for i in range(p):
-        square[i] = _dot(columns[i], columns[i])
+    square = np.empty(n)
+    for i in range(n):
+        square[i] = _dot(rows[i], rows[i])
     solution = np.zeros(p)
     cut = RCOND * RCOND * square.max()
-    for i in range(p):
+    for i in range(n):
         if square[i] > cut:
-            solution += v[i] * (_dot(columns[i], target) / square[i])
+            for k in range(p):
+                solution[k] += rows[i, k] * (target[i] / square[i])
     return solution
 
 
@@ -86,7 +93,7 @@ def _solve(columns: Float, target: Float) -> Float:
     """Least-squares coefficients (p,) of `target` (n,) on `columns` (p, n); both are overwritten."""
     p, n = columns.shape
     if n < p:
-        return _shortest(columns, target)
+        return _shortest(columns.T.copy(), target)
     # modified Gram-Schmidt with the target as last column is as stable as Householder's method (Björck 1967)
     r = np.zeros((p, p))
     z = np.zeros(p)
@@ -104,7 +111,7 @@ def _solve(columns: Float, target: Float) -> Float:
             target[k] -= z[i] * columns[i, k]
     diagonal = np.diag(r)
     if diagonal.min() < _GOOD_TRIANGLE * diagonal.max():
-        return _shortest(r.T.copy(), z)
+        return _shortest(r, z)
     for i in range(p - 1, -1, -1):
         for j in range(i + 1, p):
             z[i] -= r[i, j] * z[j]
