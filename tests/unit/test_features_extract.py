@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -152,6 +156,40 @@ def test_neighbours_in_the_batch_change_nothing(variables: list[LightCurve], mat
     for k, oid in enumerate(np.unique(tables[0]["oid"].astype(str))):
         alone = [{name: values[c["oid"] == oid] for name, values in c.items()} for c in tables]
         np.testing.assert_array_equal(extract(select(*alone))[0], matrix[k])
+
+
+_ELSEWHERE = """
+import sys
+import numpy as np
+import pyarrow.parquet as pq
+from alerce_spark.features.extract import extract
+from alerce_spark.features.select import select
+*tables, out = sys.argv[1:]
+np.save(out, extract(select(*(pq.read_table(file) for file in tables))))
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names instruction sets of x86-64")
+def test_narrow_vectors_give_the_same_values(tmp_path: Path) -> None:
+    """Kernels compiled for the oldest x86-64, another linear algebra kernel, NumPy without wide loops."""
+    rng = np.random.default_rng(77)
+    kinds = ("RRL", "CEP", "EB", "sine")
+    periods = np.exp(rng.uniform(-2.0, 5.0, 60))
+    curves = [periodic(rng, kinds[k % 4], period, (20, 60, 200)[k % 3]) for k, period in enumerate(periods)]
+    files = []
+    for k, columns in enumerate(table([*curves, *(noise(rng, 60) for _ in range(10))])):
+        files.append(str(tmp_path / f"{k}.parquet"))
+        pq.write_table(pa.table({name: pa.array(values.tolist()) for name, values in columns.items()}), files[-1])
+    old = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "", "OPENBLAS_CORETYPE": "Nehalem"}
+    old["NPY_DISABLE_CPU_FEATURES"] = "X86_V3 X86_V4 AVX512_ICL"
+    found = []
+    for name, changes in (("here", {}), ("old", old)):
+        file = tmp_path / f"{name}.npy"
+        subprocess.run([sys.executable, "-c", _ELSEWHERE, *files, str(file)], env=os.environ | changes, check=True)
+        found.append(np.load(file))
+    for k, name in enumerate(FEATURES):
+        np.testing.assert_allclose(found[1][:, k], found[0][:, k], rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 def test_shift_in_time_changes_nothing(variables: list[LightCurve], matrix: np.ndarray) -> None:

@@ -250,6 +250,18 @@ def test_wise_magnitudes_find_their_object() -> None:
     np.testing.assert_array_equal(found.w3, [np.nan, np.nan])
 
 
+def test_grouped_objects_bring_their_matches_and_keep_their_order() -> None:
+    rows = join(detections(oid="b"), detections(oid="a", start=50))
+    del rows["oid"]
+    match = {"w1mpro": np.array([13.0, np.nan]), "w3mpro": np.array([9.0, 8.0])}
+    found = from_offsets(np.array(["b", "a"], dtype=object), np.array([0, 8, 16]), rows, xmatch=match)
+    assert found.oid.tolist() == ["b", "a"]
+    np.testing.assert_array_equal(found.w1, [13.0, np.nan])
+    np.testing.assert_array_equal(found.w3, [9.0, 8.0])
+    assert np.isnan(found.w2).all()
+    assert found.bands[0].mjd[0] == 58301.0
+
+
 def test_mean_position_across_the_meridian() -> None:
     found = select(detections(ra=np.resize([359.9999, 0.0003], 8)))
     assert found.meanra[0] == pytest.approx(0.0001, abs=1e-9)
