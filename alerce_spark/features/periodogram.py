@@ -54,7 +54,7 @@ MAX_HARMONICS, POINTS_A_TERM = 5, 2
 _REACH, _STRIDE = 0.3, 0.03
 # The coarse pass is exact to ~1e-6 of x: it proposes this many more than are wanted and double precision ranks them.
 _SPARE_PEAKS, _SPARE_VALUES = 6, 20
-# Frequencies are handled in blocks of 2·_HALF, _CHUNK blocks at a time: 0.4 MB of sums, which stays in the L2 cache.
+# Frequencies are handled in blocks of 2·_HALF, _CHUNK blocks at a time: 0.2 MB of sums, which stays in the L2 cache.
 _HALF, _CHUNK = 128, 32
 # Below this determinant single precision loses too many digits; such frequencies are evaluated in double precision.
 _MIN_DETERMINANT32 = np.float32(1e-3)
@@ -587,7 +587,9 @@ def search(curves: tuple[Curves, ...], i: int) -> Search:
         alone = points.band(k)
         explained = _scan(alone, grid)
         x += np.float32(points.share[k]) * explained
-        band_period[band] = 1.0 / _polish(_best(explained, grid, alone)[0], span, alone)
+        frequency, best = _best(explained, grid, alone)
+        if best > 0.0:
+            band_period[band] = 1.0 / _polish(frequency, span, alone)
     frequency, best = _best(x, grid, points)
     if not best > 0.0:
         return Search()
