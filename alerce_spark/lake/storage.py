@@ -34,12 +34,21 @@ def storage_options(lake: str) -> dict[str, str] | None:
     return options
 
 
+def is_made(lake: str, table: str) -> bool:
+    """Whether the table exists."""
+    return bool(DeltaTable.is_deltatable(_path(lake, table), storage_options(lake)))
+
+
 def delta_table(lake: str, table: str) -> DeltaTable:
     """A delta-rs handle on the newest version of a table. Raises LakeError where the lake has not been made."""
-    path = table_path(lake, table).replace("s3a://", "s3://", 1)
-    if not DeltaTable.is_deltatable(path, storage_options(lake)):
+    if not is_made(lake, table):
         raise LakeError(f"no table {table} in {lake}; make the lake with: alerce-spark tables create --lake {lake}")
-    return DeltaTable(path, storage_options=storage_options(lake))
+    return DeltaTable(_path(lake, table), storage_options=storage_options(lake))
+
+
+def _path(lake: str, table: str) -> str:
+    """Path as delta-rs spells it."""
+    return table_path(lake, table).replace("s3a://", "s3://", 1)
 
 
 @cache

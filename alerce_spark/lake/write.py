@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 
-from alerce_spark.lake.storage import ORDER_PROPERTY, LakeError, healpix_order, table_path
+from alerce_spark.lake.storage import ORDER_PROPERTY, LakeError, healpix_order, is_made, table_path
 from alerce_spark.lake.tables import TABLES, Table, sql_literal
 from alerce_spark.lightcurves.assemble import LIMIT_MJD_STEP
 
@@ -27,7 +27,7 @@ def create(spark: SparkSession, lake: str, order: int) -> list[str]:
 
     Raises LakeError where the lake exists with another HEALPix order.
     """
-    missing = [t for t in TABLES.values() if not DeltaTable.isDeltaTable(spark, table_path(lake, t.name))]
+    missing = [t for t in TABLES.values() if not is_made(lake, t.name)]
     if len(missing) < len(TABLES) and healpix_order(lake) != order:
         raise LakeError(
             f"the lake {lake} has HEALPix order {healpix_order(lake)}, the settings say {order}; "

@@ -44,7 +44,8 @@ class Stream:
 
     A query that fails is started again after a wait that doubles each time, and never takes the others with it. `stop`
     lets running batches finish. With `until_empty` each query ends when it has taken all that was there at its start,
-    and a query that fails `attempts` times in a row ends the run with StreamFailed.
+    and a query that fails `attempts` times in a row ends the run with StreamFailed. `restarting` is called with the
+    name of a query that failed and is to start again.
     """
 
     spark: SparkSession
@@ -52,6 +53,7 @@ class Stream:
     report: Report = field(default=lambda query, epoch, result: None)
     until_empty: bool = False
     attempts: int = 5
+    restarting: Callable[[str], None] = field(default=lambda query: None)
 
     def __post_init__(self) -> None:
         self._stopping = threading.Event()
@@ -138,6 +140,8 @@ class Stream:
             except PySparkException as error:
                 failures = 1 if progressed.is_set() else failures + 1
                 reason = _first_line(error)
+            if self._stopping.is_set():
+                return
             if "LeaseLost" in reason:
                 self._give_up(f"query {query.name}: {reason}")
                 return
@@ -146,6 +150,7 @@ class Stream:
                 return
             wait = min(stream.restart_wait_s * 2 ** (failures - 1), stream.restart_wait_max_s)
             log.error("query %s failed (%d in a row), starts again in %.0f s: %s", query.name, failures, wait, reason)
+            self.restarting(query.name)
             self._stopping.wait(wait)
 
     def _give_up(self, reason: str) -> None:
