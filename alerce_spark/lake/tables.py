@@ -8,6 +8,7 @@ from typing import Literal
 import pyarrow as pa
 
 from alerce_spark.alerts import ztf
+from alerce_spark.features.names import FEATURES as FEATURE_NAMES
 
 Type = Literal["int", "long", "float", "double", "boolean", "string", "binary", "timestamp", "map", "values", "list"]
 
@@ -305,7 +306,8 @@ FEATURES = Table(
         _MJD,
         _VERSION,
         Column("ndet_used", "int", "Detections that entered", required=True),
-        Column("features", "values", "Feature name to value"),
+        Column("period_false_alarm", "double", "Probability that noise alone gives so high a peak in the periodogram"),
+        *(Column(name, "double", "Feature of the light curve (paper, Appendix B)") for name in FEATURE_NAMES),
     ),
     ("oid", "candid", "version"),
 )
