@@ -1,28 +1,48 @@
-"""History of a few objects, read in a worker or in the driver without Spark: polars over open delta-rs handles."""
+"""History of a few objects, read in a worker or in the driver, no Spark: delta-rs knows the files, Arrow reads them.
+
+A look-up reads only what can hold rows of its objects. Partitions and files are chosen by the statistics in the Delta
+log, row groups by those in the Parquet footers: files are sorted by `healpix29`, and the rows of an object lie within
+10 arcsec of where it is seen. Open tables and footers are kept from one look-up to the next: a footer of a wide table
+takes milliseconds to parse, and a Parquet file of a Delta table never changes.
+"""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
+from urllib.parse import unquote
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
+from deltalake.fs import DeltaStorageHandler
 from numpy.typing import ArrayLike, NDArray
+from pyarrow import fs
 
 from alerce_spark import sky
 from alerce_spark.lake.storage import delta_table, healpix_order
+from alerce_spark.lake.tables import TABLES
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, FORCED_COLUMNS, LIMIT_COLUMNS, Stored
 
 T = TypeVar("T")
+Ints = NDArray[np.int64]
 
-_handles: dict[tuple[str, str], DeltaTable] = {}
+#: Order of the pixels that positions are narrowed to: 51 arcsec, wide enough for `sky.near_pixels` to be exact.
+_NEAR_ORDER = 12
+#: Footers kept by a process, as bytes in their files; in memory they take ten times that.
+_FOOTER_BYTES = 16 << 20
+_EVERYWHERE = np.array([[0, np.iinfo(np.int64).max]])
 
 
 def versions(lake: str, tables: Sequence[str]) -> dict[str, int]:
     """Newest versions of the tables, to be fixed for a batch."""
-    return {table: _at(lake, table, None).version() for table in tables}
+    return {table: _with_fresh_handle(lake, table, None, lambda opened: opened.version) for table in tables}
 
 
 def read(
@@ -30,22 +50,39 @@ def read(
     table: str,
     columns: Sequence[str],
     oids: Sequence[str] | pl.Series,
-    pixels: NDArray[np.int64],
+    pixels: ArrayLike,
     version: int | None = None,
+    ranges: Ints | None = None,
 ) -> pl.DataFrame:
-    """Rows of `oids` in the partitions `pixels` at `version` (None: the newest), columns as asked.
+    """Rows of `oids` in the partitions `pixels` at `version` (None: the newest), columns as asked, in no fixed order.
 
-    Only the files of the pixels are opened. A handle whose files were vacuumed meanwhile is renewed once.
+    ranges: (n, 2) disjoint, ascending half-open ranges of `healpix29`; every row inside them is found, one outside may
+    be or not. Default: the whole partitions. A handle whose files are gone is renewed once. Raises FileNotFoundError
+    where files of `version` were vacuumed, LakeError where the lake has not been made.
     """
+    wanted = pa.array(pl.Series(oids, dtype=pl.String).to_arrow(), pa.string())
+    within = _EVERYWHERE if ranges is None else ranges
+    schema = pa.schema([TABLES[table].arrow.field(name).with_nullable(True) for name in columns])
 
-    def scan(handle: DeltaTable) -> pl.DataFrame:
-        rows = pl.scan_delta(handle).filter(
-            pl.col("pixel").is_in(pl.Series(pixels, dtype=pl.Int32).implode())
-            & pl.col("oid").is_in(pl.Series(oids, dtype=pl.String).implode())
-        )
-        return rows.select(columns).collect()
+    def scan(opened: _Open) -> pl.DataFrame:
+        parts = [_matching(opened, file, schema, wanted, within) for file in opened.files(pixels, within)]
+        rows = pa.concat_tables([schema.empty_table(), *parts])
+        return pl.DataFrame(rows)
 
     return _with_fresh_handle(lake, table, version, scan)
+
+
+def near(ra: ArrayLike, dec: ArrayLike, order: int) -> tuple[Ints, Ints]:
+    """Where the rows of objects seen at these positions [deg] lie: partitions of `order`, ranges of `healpix29`.
+
+    Both cover the disc of sky.OBJECT_RADIUS around each position; ranges are (n, 2), disjoint, ascending, half-open.
+    """
+    # Points on a ring of twice the radius: no corner of a pixel reaches the disc between two of them.
+    cells = sky.near_pixels(ra, dec, _NEAR_ORDER, 2 * sky.OBJECT_RADIUS)
+    ends = np.flatnonzero(np.diff(cells) > 1)
+    first, last = cells[np.r_[0, ends + 1]], cells[np.r_[ends, cells.size - 1]] + 1
+    shift = 2 * (sky.INDEX_ORDER - _NEAR_ORDER)
+    return np.unique(cells >> (2 * (_NEAR_ORDER - order))), np.stack([first << shift, last << shift], axis=1)
 
 
 def stored_history(lake: str, oids: pl.Series, ra: ArrayLike, dec: ArrayLike, at: dict[str, int]) -> Stored:
@@ -53,10 +90,10 @@ def stored_history(lake: str, oids: pl.Series, ra: ArrayLike, dec: ArrayLike, at
 
     An object's rows lie in the pixels of their own positions, within 10 arcsec of each other.
     """
-    pixels = sky.near_pixels(ra, dec, healpix_order(lake))
+    pixels, ranges = near(ra, dec, healpix_order(lake))
 
     def history(table: str, columns: Sequence[str]) -> pl.DataFrame:
-        return read(lake, table, columns, oids, pixels, at[table])
+        return read(lake, table, columns, oids, pixels, at[table], ranges)
 
     return Stored(
         history("detections", DETECTION_COLUMNS),
@@ -67,23 +104,175 @@ def stored_history(lake: str, oids: pl.Series, ra: ArrayLike, dec: ArrayLike, at
 
 def stored_homes(lake: str, oids: pl.Series, ra: ArrayLike, dec: ArrayLike, version: int) -> pl.DataFrame:
     """Home pixels of the objects that the lake knows: oid, pixel."""
-    return read(lake, "objects", ["oid", "pixel"], oids, sky.near_pixels(ra, dec, healpix_order(lake)), version)
+    pixels, ranges = near(ra, dec, healpix_order(lake))
+    return read(lake, "objects", ["oid", "pixel"], oids, pixels, version, ranges)
 
 
-def _with_fresh_handle(lake: str, table: str, version: int | None, scan: Callable[[DeltaTable], T]) -> T:
+@dataclass(frozen=True)
+class _File:
+    """A live file: path in the table, partition, and which rows are not deleted (None: all)."""
+
+    path: str
+    pixel: int
+    kept: NDArray[np.bool_] | None
+
+
+class _Open:
+    """An open table: its handle, and the files of the version at which it stands."""
+
+    def __init__(self, lake: str, table: str) -> None:
+        self._handle = delta_table(lake, table)
+        self.filesystem = _filesystem(self._handle)
+        self._listed: tuple[int, pl.DataFrame, dict[str, NDArray[np.bool_]]] | None = None
+
+    @property
+    def version(self) -> int:
+        return int(self._handle.version())
+
+    @property
+    def uri(self) -> str:
+        return str(self._handle.table_uri)
+
+    def to(self, version: int | None) -> _Open:
+        """Move to `version`, or to the newest."""
+        if version is None or self.version < version:
+            self._handle.update_incremental()
+        if version is not None and self.version != version:
+            self._handle.load_as_version(version)
+        return self
+
+    def files(self, pixels: ArrayLike, ranges: Ints) -> list[_File]:
+        """Files of the partitions that can hold rows within the ranges."""
+        listed, kept = self._list()
+        partitions = pl.Series(np.asarray(pixels), dtype=pl.Int32)
+        chosen = listed.filter(pl.col("pixel").is_in(partitions.implode()))
+        chosen = chosen.filter(_touch(chosen["first"].to_numpy(), chosen["last"].to_numpy(), ranges))
+        return [_File(path, pixel, kept.get(path)) for path, pixel in chosen.select("path", "pixel").iter_rows()]
+
+    def _list(self) -> tuple[pl.DataFrame, dict[str, NDArray[np.bool_]]]:
+        if self._listed is None or self._listed[0] != self.version:
+            actions = pl.DataFrame(self._handle.get_add_actions(flatten=True))
+            bounds = {"first": "min.healpix29", "last": "max.healpix29"}
+            whole = {"first": _EVERYWHERE[0, 0], "last": _EVERYWHERE[0, 1]}
+            columns = [
+                (pl.col(source) if source in actions.columns else pl.lit(None))
+                .cast(pl.Int64)
+                .fill_null(whole[name])
+                .alias(name)
+                for name, source in bounds.items()
+            ]
+            listed = actions.select("path", pl.col("partition.pixel").cast(pl.Int32).alias("pixel"), *columns)
+            self._listed = self.version, listed, self._deletions()
+        return self._listed[1:]
+
+    def _deletions(self) -> dict[str, NDArray[np.bool_]]:
+        vectors = pl.DataFrame(self._handle.deletion_vectors())
+        # Files are named by URI here and from the table in the log; partition folder and name are in both.
+        return {
+            "/".join(uri.rsplit("/", 2)[1:]): kept.to_numpy()
+            for uri, kept in zip(vectors["filepath"], vectors["selection_vector"], strict=True)
+        }
+
+
+def _filesystem(handle: DeltaTable) -> fs.FileSystem:
+    """File system whose root is the table."""
+    if handle.table_uri.startswith("file://"):
+        return fs.SubTreeFileSystem(unquote(handle.table_uri.removeprefix("file://")), fs.LocalFileSystem())
+    return fs.PyFileSystem(DeltaStorageHandler.from_table(handle._table))
+
+
+@dataclass(frozen=True)
+class _Footer:
+    """Footer of a Parquet file: its columns; rows of each row group, and their first and last `healpix29`."""
+
+    metadata: pq.FileMetaData
+    columns: frozenset[str]
+    rows: Ints
+    first: Ints
+    last: Ints
+
+
+class _Footers:
+    """The footers used last, up to _FOOTER_BYTES."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, _Footer] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, opened: _Open, path: str) -> _Footer:
+        """Footer of a file, from memory if it is there."""
+        name = f"{opened.uri}/{path}"
+        footer = self._kept.get(name)
+        if footer is None:
+            footer = self._kept[name] = _footer(pq.read_metadata(path, filesystem=opened.filesystem))
+            self._bytes += footer.metadata.serialized_size
+            while self._bytes > _FOOTER_BYTES and len(self._kept) > 1:
+                self._bytes -= self._kept.popitem(last=False)[1].metadata.serialized_size
+        self._kept.move_to_end(name)
+        return footer
+
+
+def _footer(metadata: pq.FileMetaData) -> _Footer:
+    groups = range(metadata.num_row_groups)
+    column = metadata.schema.names.index("healpix29")
+    bounds = [_EVERYWHERE[0].tolist() for _ in groups]
+    for group in groups:
+        statistics = metadata.row_group(group).column(column).statistics
+        if statistics is not None and statistics.has_min_max:
+            bounds[group] = [statistics.min, statistics.max]
+    first, last = np.array(bounds, np.int64).reshape(-1, 2).T
+    rows = np.array([metadata.row_group(group).num_rows for group in groups], np.int64)
+    return _Footer(metadata, frozenset(metadata.schema.to_arrow_schema().names), rows, first, last)
+
+
+def _touch(first: Ints, last: Ints, ranges: Ints) -> NDArray[np.bool_]:
+    """Which intervals [first, last] meet any of the half-open, disjoint, ascending ranges."""
+    following = np.searchsorted(ranges[:, 1], first, side="right")  # the range that ends after `first`
+    begin = np.append(ranges[:, 0], np.iinfo(np.int64).max)[following]
+    return (begin <= last) & (following < len(ranges))
+
+
+def _matching(opened: _Open, file: _File, schema: pa.Schema, oids: pa.Array, ranges: Ints) -> pa.Table:
+    """Rows of the objects in a file: ids of the row groups in the ranges first, then columns of groups with a hit."""
+    footer = _footers.get(opened, file.path)
+    groups = np.flatnonzero(_touch(footer.first, footer.last, ranges))
+    if not groups.size:
+        return schema.empty_table()
+    parquet = pq.ParquetFile(file.path, metadata=footer.metadata, filesystem=opened.filesystem, read_dictionary=["oid"])
+    with parquet:
+        ids = parquet.read_row_groups(groups.tolist(), ["oid"], use_threads=False)["oid"]
+        found = pc.is_in(ids, value_set=oids).to_numpy()
+        if file.kept is not None:
+            # A deletion vector may end before the file does: rows after it are kept.
+            kept = np.ones(footer.rows.sum(), bool)
+            kept[: file.kept.size] = file.kept
+            found &= kept[np.repeat(np.isin(np.arange(footer.rows.size), groups), footer.rows)]
+        rows = footer.rows[groups]
+        starts = np.cumsum(rows) - rows
+        hit = np.logical_or.reduceat(found, starts) if found.size else np.zeros(groups.size, bool)
+        if not hit.any():
+            return schema.empty_table()
+        present = [name for name in schema.names if name in footer.columns]
+        table = parquet.read_row_groups(groups[hit].tolist(), present, use_threads=False)
+    table = table.filter(pa.array(found[np.repeat(hit, rows)]))
+    values = {name: table[name].cast(schema.field(name).type) for name in present}
+    values.setdefault("pixel", pa.repeat(pa.scalar(file.pixel, pa.int32()), len(table)))
+    return pa.table([values.get(f.name, pa.nulls(len(table), f.type)) for f in schema], schema=schema)
+
+
+_tables: dict[tuple[str, str], _Open] = {}
+_footers = _Footers()
+
+
+def _opened(lake: str, table: str) -> _Open:
+    if (lake, table) not in _tables:
+        _tables[lake, table] = _Open(lake, table)
+    return _tables[lake, table]
+
+
+def _with_fresh_handle(lake: str, table: str, version: int | None, scan: Callable[[_Open], T]) -> T:
     try:
-        return scan(_at(lake, table, version))
-    except (FileNotFoundError, DeltaError, pl.exceptions.ComputeError):
-        _handles.pop((lake, table), None)
-        return scan(_at(lake, table, version))
-
-
-def _at(lake: str, table: str, version: int | None) -> DeltaTable:
-    handle = _handles.get((lake, table))
-    if handle is None:
-        handle = _handles[lake, table] = delta_table(lake, table)
-    if version is None or handle.version() < version:
-        handle.update_incremental()
-    if version is not None and handle.version() != version:
-        handle.load_as_version(version)
-    return handle
+        return scan(_opened(lake, table).to(version))
+    except (OSError, DeltaError):
+        _tables.pop((lake, table), None)
+        return scan(_opened(lake, table).to(version))
