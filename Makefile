@@ -31,7 +31,7 @@ check: venv ## lint, format and types
 	$(BIN)/mypy
 
 unit: venv ## tests without a JVM
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/unit -m "not soak"
 
 test: check ## lint, types and all tests
 	$(BIN)/pytest -m "not soak"

@@ -103,6 +103,8 @@ def _summary(path: str, sent: int, seconds: float, console: Console) -> None:
 
 def _draw(path: str, picture: Path) -> None:
     opened = lake.open(path)
-    best = opened.table("objects").sort("ndet", "oid", descending=[True, False]).head(3).collect()["oid"].to_list()
+    # The best-observed object without a source in the reference (a transient, if there is one), and two with.
+    objects = opened.table("objects").sort("ndet", "oid", descending=[True, False]).collect()
+    best = [oid for corrected, n in ((False, 1), (True, 2)) for oid in objects.filter(corrected=corrected)["oid"][:n]]
     detections, limits = (opened.table(name, oid=best).collect() for name in ("detections", "non_detections"))
     figure(detections, limits, best).savefig(picture, dpi=120)

@@ -36,4 +36,4 @@ def _panel(axes: Axes, detections: pl.DataFrame, limits: pl.DataFrame) -> None:
             axes.scatter(below["mjd"], below["diffmaglim"], marker="v", s=14, c=colour, alpha=0.35, lw=0)
     axes.invert_yaxis()
     axes.set_ylabel("apparent mag" if apparent else "difference mag")
-    axes.legend(fontsize=8, loc="upper right")
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
