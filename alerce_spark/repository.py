@@ -217,7 +217,8 @@ class S3Repository(Repository):
             )
         except (ValueError, aws.BotoCoreError) as error:
             raise RepositoryError(
-                f"archive.endpoint_url = {settings.endpoint_url!r}, archive.region = {settings.region!r}: {error}"
+                f"no S3 client for archive.endpoint_url = {settings.endpoint_url!r}, archive.region = "
+                f"{settings.region!r} and the AWS configuration of this machine; correct what is wrong: {error}"
             ) from error
         self._attempts = Retrying(
             stop=stop_after_attempt(settings.max_attempts) | stop_after_delay(_LONGEST_TRY_S),
@@ -263,7 +264,7 @@ class S3Repository(Repository):
             return self._attempts(request, *arguments)
         except (aws.ClientError, aws.BotoCoreError) as error:
             where = f"archive.url = {self._url!r} at {self._client.meta.endpoint_url}"
-            raise RepositoryError(f"{where}: {_cure(error)} ({' '.join(str(error).split())})") from error
+            raise RepositoryError(f"{where}: {_cure(error)} ({_answer(error)})") from error
 
 
 def _config(settings: ArchiveSettings) -> Config:
@@ -292,7 +293,16 @@ def _cure(error: aws.ClientError | aws.BotoCoreError) -> str:
         return _CURES.get(error.response.get("Error", {}).get("Code", ""), "the server does not do what it is asked")
     if isinstance(error, aws.NoCredentialsError | aws.PartialCredentialsError | aws.CredentialRetrievalError):
         return _CREDENTIALS_CURE
+    if isinstance(error, aws.ParamValidationError):
+        return "correct archive.url"
     return "no answer; see whether the server runs, and to archive.endpoint_url"
+
+
+def _answer(error: aws.ClientError | aws.BotoCoreError) -> str:
+    """What the server or botocore says, in one line."""
+    said = error.response.get("Error", {}) if isinstance(error, aws.ClientError) else {}
+    text = f"{said.get('Code')}: {said.get('Message')}" if said else str(error)
+    return " ".join(text.split())
 
 
 def _directory(url: str) -> Path:

@@ -41,7 +41,7 @@ def binary() -> Path:
     if go is None:
         raise Unavailable(f"versitygw {VERSION} is not in {cache}, and there is no Go to build it")
     build = cache / f"versitygw-{VERSION}.{os.getpid()}"
-    build.mkdir(parents=True)
+    build.mkdir(parents=True, exist_ok=True)
     try:
         command = ["nice", go, "install", _MODULE]
         environment = {**os.environ, "GOBIN": str(build), "CGO_ENABLED": "0"}

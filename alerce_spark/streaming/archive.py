@@ -18,30 +18,38 @@ from alerce_spark.repository import Repository, RepositoryError, absolute, key, 
 
 
 def archive(packets: DataFrame, settings: ArchiveSettings, survey: str) -> int:
-    """Store every packet; returns their number. Raises when one could not be stored; repeating is harmless.
+    """Store every packet; returns their number. Repeating is harmless.
 
-    A relative directory of the settings is that of the driver. A null packet is stored as an empty one.
+    A relative directory of the settings is that of the driver. A null packet is stored as an empty one. Raises
+    RepositoryError when a packet could not be stored.
     """
-    stored = packets.select("packet").mapInArrow(uploader(absolute(settings), survey), "stored BIGINT").collect()
-    return sum(row.stored for row in stored)
+    upload = uploader(absolute(settings), survey)
+    tasks = packets.select("packet").mapInArrow(upload, "stored BIGINT, error STRING").collect()
+    for task in tasks:
+        if task.error is not None:
+            raise RepositoryError(task.error)
+    return sum(task.stored for task in tasks)
 
 
 def uploader(settings: ArchiveSettings, survey: str) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """The worker's part: stores the batches' column `packet`, yields the number of packets of each as `stored`.
+    """A task's part: stores the column `packet` of batches and yields one row, the number `stored` and the `error`.
 
-    Of packets with one key in a batch the last is stored. Raises RepositoryError.
+    After an error nothing more is stored. It is told, not raised, since a Python worker that raises or leaves input
+    behind is not used again, and a new one takes seconds to import and load what it needs. Of packets with one key in a
+    batch the last is stored.
     """
 
     def upload(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        try:
-            for batch in batches:
-                packets = batch.column("packet")
-                row_of = _keys(packets, survey)
-                _repository(settings).put_all((k, _bytes(packets[row])) for k, row in row_of.items())
-                yield pa.RecordBatch.from_pydict({"stored": pa.array([len(packets)], pa.int64())})
-        except RepositoryError:
-            _repository.cache_clear()  # credentials that were mended are seen by the next attempt
-            raise
+        stored, failure = 0, None
+        for batch in batches:
+            if failure is None:
+                try:
+                    _store(batch.column("packet"), settings, survey)
+                    stored += batch.num_rows
+                except RepositoryError as error:
+                    failure = str(error)
+                    _repository.cache_clear()  # the next attempt reads the credentials again
+        yield pa.RecordBatch.from_pydict({"stored": pa.array([stored]), "error": pa.array([failure], pa.string())})
 
     return upload
 
@@ -52,11 +60,12 @@ def _repository(settings: ArchiveSettings) -> Repository:
     return open_repository(settings)
 
 
-def _keys(packets: pa.Array, survey: str) -> dict[str, int]:
+def _store(packets: pa.Array, settings: ArchiveSettings, survey: str) -> None:
     decoded = decode(packets)
     row_of = {unreadable_key(survey, _bytes(packets[row])): row for row in decoded.errors["row"].to_pylist()}
     columns = (decoded.alerts[name].to_pylist() for name in ("row", "jd", "candid"))
-    return row_of | {key(survey, jd, candid): row for row, jd, candid in zip(*columns, strict=True)}
+    row_of |= {key(survey, jd, candid): row for row, jd, candid in zip(*columns, strict=True)}
+    _repository(settings).put_all((name, _bytes(packets[row])) for name, row in row_of.items())
 
 
 def _bytes(packet: pa.Scalar) -> bytes:

@@ -479,6 +479,13 @@ def test_a_missing_bucket_is_named(proxy: Proxy, s3: Any, waits: list[float]) ->
     assert waits == []
 
 
+def test_an_impossible_bucket_is_named(proxy: Proxy, waits: list[float]) -> None:
+    with pytest.raises(RepositoryError, match=r"archive\.url = 's3://my alerts/raw' .* correct archive\.url"):
+        _opened(_settings(proxy, "s3://my alerts/raw")).put("ztf/1", b"packet")
+    assert proxy.requests == []
+    assert waits == []
+
+
 def test_missing_credentials_are_named(proxy: Proxy, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -514,10 +521,12 @@ def _expected_key(packet: bytes) -> str:
     return f"ztf/{date:%Y%m%d}/{record['candid']}.avro"
 
 
-def _upload(packets: list[bytes | None], settings: ArchiveSettings, rows: int = 5) -> int:
+def _upload(packets: list[bytes | None], settings: ArchiveSettings, rows: int = 5) -> dict[str, Any]:
     column = pa.array(packets, pa.binary())
-    batches = [pa.RecordBatch.from_arrays([column[at : at + rows]], ["packet"]) for at in range(0, len(column), rows)]
-    return sum(sum(done["stored"].to_pylist()) for done in uploader(settings, "ztf")(iter(batches)))
+    batches = (pa.RecordBatch.from_arrays([column[at : at + rows]], ["packet"]) for at in range(0, len(column), rows))
+    (done,) = (row for batch in uploader(settings, "ztf")(batches) for row in batch.to_pylist())
+    assert next(batches, None) is None
+    return done
 
 
 def test_every_packet_is_stored_as_it_came(packets: list[bytes], tmp_path: Path) -> None:
@@ -530,7 +539,7 @@ def test_every_packet_is_stored_as_it_came(packets: list[bytes], tmp_path: Path)
     expected = {_expected_key(packet): packet for packet in packets}
     expected |= {f"ztf/unreadable/{hashlib.sha256(packet).hexdigest()}": packet for packet in [*broken, b""]}
     for _ in range(2):
-        assert _upload(sent, settings) == len(sent)
+        assert _upload(sent, settings) == {"stored": len(sent), "error": None}
         assert _content(open_repository(settings)) == expected
 
 
@@ -543,16 +552,18 @@ def test_of_other_bytes_for_a_candid_the_last_stay(packets: list[bytes], rows: i
     assert again != packets[0]
     settings = ArchiveSettings(url=f"file:{tmp_path}")
     for order in ([packets[0], again], [again, packets[0]]):
-        assert _upload(list(order), settings, rows) == 2
+        assert _upload(list(order), settings, rows) == {"stored": 2, "error": None}
         assert _content(open_repository(settings)) == {_expected_key(packets[0]): order[1]}
 
 
-def test_a_packet_that_cannot_be_stored_fails_the_batch(packets: list[bytes], proxy: Proxy, s3: Any) -> None:
+def test_a_packet_that_cannot_be_stored_ends_the_task(packets: list[bytes], proxy: Proxy, s3: Any) -> None:
     settings = _settings(proxy, max_attempts=1, connections=1)
-    proxy.faults = [Fault(503)]
-    with pytest.raises(RepositoryError):
-        _upload(list(packets), settings)
-    assert _upload(list(packets), settings) == len(packets)
+    proxy.faults = [Fault(503, "SlowDown")]
+    done = _upload(list(packets), settings)
+    assert done["stored"] == 0
+    assert "SlowDown" in done["error"]
+    assert len(proxy.requests) <= 2
+    assert _upload(list(packets), settings) == {"stored": len(packets), "error": None}
     assert _content(open_repository(settings)) == {_expected_key(packet): packet for packet in packets}
 
 
@@ -563,6 +574,5 @@ def test_mended_credentials_are_seen(
     with monkeypatch.context() as without:
         without.delenv("AWS_ACCESS_KEY_ID")
         without.delenv("AWS_SECRET_ACCESS_KEY")
-        with pytest.raises(RepositoryError, match="no valid credentials"):
-            _upload(list(packets), settings)
-    assert _upload(list(packets), settings) == len(packets)
+        assert "no valid credentials" in _upload(list(packets), settings)["error"]
+    assert _upload(list(packets), settings) == {"stored": len(packets), "error": None}
