@@ -220,6 +220,26 @@ def _empty(rows: int, columns: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     return np.frombuffer(pa.allocate_buffer(size), dtype).reshape(columns, rows)
 
 
+class _Output:
+    """The columns of one Arrow table, and where the kernels put their values."""
+
+    def __init__(self, schema: pa.Schema, layout: Layout) -> None:
+        self.schema = schema
+        self.columns = [(f.type, layout.columns[f.name]) for f in schema if f.name in layout.columns]
+        self.texts = 1 + max(c.index for _, c in self.columns if c.destination in (k.TO_TEXT, k.TO_STAMP))
+
+    def table(self, arrays: list[pa.Array], owner: pa.Array, extra: pa.Array) -> pa.Table:
+        """The Arrow table: owner first, `extra` after the fields, before the stamps."""
+        at = self.schema.get_field_index("extra") - 1
+        return pa.Table.from_arrays([owner, *arrays[:at], extra, *arrays[at:]], schema=self.schema)
+
+
+_ALERTS = _Output(ALERTS_SCHEMA, LAYOUTS[k.ALERTS])
+_ALERTS_STAMPS = _Output(ALERTS_STAMPS_SCHEMA, LAYOUTS[k.ALERTS])
+_PREVIOUS = _Output(PREVIOUS_SCHEMA, LAYOUTS[k.PREVIOUS])
+_FORCED = _Output(FORCED_SCHEMA, LAYOUTS[k.FORCED])
+
+
 class _Table:
     """Column-major buffers of one table, and how they become Arrow arrays."""
 
@@ -247,33 +267,31 @@ class _Table:
         for new, before in zip(self.buffers, old, strict=True):
             new[..., : before.shape[-1]] = before
 
-    def arrays(self, schema: pa.Schema, rows: int, batch: _Batch) -> dict[str, pa.Array]:
-        """Arrow arrays over the buffers for the columns of `schema` that packets fill."""
+    def arrays(self, output: _Output, rows: int, batch: _Batch) -> list[pa.Array]:
+        """Arrow arrays over the buffers for the columns of `output`."""
         _, words4, words8, text_start, text_length, valid = self.buffers
-        wanted = {name: self.layout.columns[name] for name in schema.names if name in self.layout.columns}
-        texts = 1 + max(c.index for c in wanted.values() if c.destination in (k.TO_TEXT, k.TO_STAMP))
-        offsets = np.empty((texts, rows + 1), np.int32)
+        offsets = np.empty((output.texts, rows + 1), np.int32)
         k.text_offsets(text_length, rows, offsets)
-        starts = np.zeros(texts + 1, np.int64)
+        starts = np.zeros(output.texts + 1, np.int64)
         np.cumsum(offsets[:, -1], out=starts[1:])
         text = _empty(int(starts[-1]), 1, np.uint8)[0]
         k.copy_texts(batch.data, batch.side, text_start, offsets, starts, text)
         fours, eights, ends, characters, bits = map(pa.py_buffer, (words4, words8, offsets, text, valid))
-        bitmap = self.capacity // 8
-
-        def array(name: str, column: avro_plan.Column) -> pa.Array:
+        four, eight, end, bitmap = 4 * self.capacity, 8 * self.capacity, 4 * (rows + 1), self.capacity // 8
+        places = starts.tolist()
+        arrays = []
+        for arrow_type, column in output.columns:
+            validity = bits.slice(column.validity * bitmap, bitmap)
             at = column.index
             if column.destination in (k.TO_TEXT, k.TO_STAMP):
-                places = ends.slice(at * 4 * (rows + 1), 4 * (rows + 1))
-                values = [places, characters.slice(starts[at], starts[at + 1] - starts[at])]
+                content = characters.slice(places[at], places[at + 1] - places[at])
+                values = [validity, ends.slice(at * end, end), content]
             elif column.destination in (k.TO_INT32, k.TO_FLOAT32):
-                values = [fours.slice(at * 4 * self.capacity, 4 * rows)]
+                values = [validity, fours.slice(at * four, four)]
             else:
-                values = [eights.slice(at * 8 * self.capacity, 8 * rows)]
-            validity = bits.slice(column.validity * bitmap, bitmap)
-            return pa.Array.from_buffers(schema.field(name).type, rows, [validity, *values])
-
-        return {name: array(name, column) for name, column in wanted.items()}
+                values = [validity, eights.slice(at * eight, eight)]
+            arrays.append(pa.Array.from_buffers(arrow_type, rows, values))
+        return arrays
 
 
 def _read(batch: _Batch) -> tuple[list[_Table], Longs, Longs]:
@@ -320,21 +338,20 @@ def _extra(batch: _Batch, extras: Longs, table: int, rows: int) -> pa.Array:
 def _decode(batch: _Batch, stamps: bool, first_alert: int) -> Decoded:
     tables, extras, used = _read(batch)
 
-    def table(which: int, schema: pa.Schema, owner: str, base: int) -> pa.Table:
+    def table(which: int, output: _Output, base: int) -> pa.Table:
         rows = int(used[which])
         if rows == 0:
-            return schema.empty_table()
-        arrays = tables[which].arrays(schema, rows, batch)
-        arrays[owner] = pa.array(tables[which].buffers[0][:rows] + np.int32(base))
-        arrays["extra"] = _extra(batch, extras, which, rows)
-        return pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema)
+            return output.schema.empty_table()
+        owner = pa.array(tables[which].buffers[0][:rows] + np.int32(base))
+        arrays = tables[which].arrays(output, rows, batch)
+        return output.table(arrays, owner, _extra(batch, extras, which, rows))
 
     bad = np.flatnonzero(batch.problems[:, k.CODE])
     reasons = [_reason(batch, int(packet)) for packet in bad]
     return Decoded(
-        alerts=table(k.ALERTS, ALERTS_STAMPS_SCHEMA if stamps else ALERTS_SCHEMA, "row", batch.row),
-        previous=table(k.PREVIOUS, PREVIOUS_SCHEMA, "alert", first_alert),
-        forced=table(k.FORCED, FORCED_SCHEMA, "alert", first_alert),
+        alerts=table(k.ALERTS, _ALERTS_STAMPS if stamps else _ALERTS, batch.row),
+        previous=table(k.PREVIOUS, _PREVIOUS, first_alert),
+        forced=table(k.FORCED, _FORCED, first_alert),
         errors=pa.table([pa.array(bad + batch.row, pa.int32()), pa.array(reasons, pa.string())], schema=ERRORS_SCHEMA),
     )
 

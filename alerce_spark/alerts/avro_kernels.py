@@ -129,6 +129,22 @@ load4 = _loader(types.uint32)
 load8 = _loader(types.uint64)
 
 
+def _copy_bytes(_context: Any, out: Any, _o: Any, buf: Any, _i: Any, _n: Any) -> Any:
+    """n bytes of `buf` at i to `out` at o; the places are not checked. Assigning slices takes four times as long."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        out, o, buf, i, n = arguments
+        to = context.make_array(signature.args[0])(context, builder, value=out).data
+        source = context.make_array(signature.args[2])(context, builder, value=buf).data
+        cgutils.raw_memcpy(builder, builder.gep(to, [o]), builder.gep(source, [i]), n, 1)
+        return context.get_dummy_value()
+
+    return types.none(out, types.int64, buf, types.int64, types.int64), generate
+
+
+copy_bytes: Any = intrinsic(_copy_bytes)
+
+
 @njit(cache=True)
 def borrowed_columns(columns: Columns) -> Columns:
     """The buffers of a table without their reference counts."""
@@ -468,17 +484,19 @@ def add_extra(extras: Longs, state: Longs, table: int, row: int, packet: int, op
 @njit(cache=True)
 def open_rows(columns: Columns, row: int) -> None:
     """Rows [row, row + BLOCK_ROWS) empty: buffers come from the memory pool as they are."""
-    owner, words4, words8, _, text_length, valid = columns
-    stop = row + BLOCK_ROWS
-    owner[row:stop] = 0
+    _, words4, words8, _, text_length, valid = columns
     for c in range(words4.shape[0]):
-        words4[c, row:stop] = 0
+        for r in range(row, row + BLOCK_ROWS):
+            words4[c, r] = 0
     for c in range(words8.shape[0]):
-        words8[c, row:stop] = 0
+        for r in range(row, row + BLOCK_ROWS):
+            words8[c, r] = 0
     for c in range(text_length.shape[0]):
-        text_length[c, row:stop] = 0
+        for r in range(row, row + BLOCK_ROWS):
+            text_length[c, r] = 0
     for c in range(valid.shape[0]):
-        valid[c, row >> 3 : stop >> 3] = 0
+        for b in range(row >> 3, (row + BLOCK_ROWS) >> 3):
+            valid[c, b] = 0
 
 
 @njit(cache=True)
@@ -669,6 +687,14 @@ def check_alert(  # noqa: PLR0911  one a reason
 
 
 @njit(cache=True)
+def note_problem(problems: Longs, packet: int, code: int, state: Longs) -> None:
+    """What is wrong with a packet."""
+    problems[packet, CODE] = code
+    for k in range(1, N_PROBLEM):
+        problems[packet, k] = state[k - 1]
+
+
+@njit(cache=True)
 def read_packets(
     packet: int,
     data: Bytes,
@@ -701,7 +727,8 @@ def read_packets(
         if problems[packet, CODE] != 0:
             packet += 1
             continue
-        before[:] = state[:STACK]
+        for k in range(STACK):
+            before[k] = state[k]
         state[ENTRY] = -1
         state[PACKET_EXTRAS] = 0
         plan = bodies[packet, PLAN]
@@ -724,10 +751,10 @@ def read_packets(
         undo_rows(previous, before[ROWS + PREVIOUS], state[ROWS + PREVIOUS])
         undo_rows(forced, before[ROWS + FORCED], state[ROWS + FORCED])
         if code < GROW:
-            problems[packet, CODE] = code
-            problems[packet, 1:N_PROBLEM] = state[: N_PROBLEM - 1]
+            note_problem(problems, packet, code, state)
             packet += 1
-        state[:STACK] = before
+        for k in range(STACK):
+            state[k] = before[k]
         if code >= GROW:
             return packet, code
     return packet, 0
@@ -793,8 +820,11 @@ def read_header(data: Bytes, start: int, end: int, words: Bytes, body: Longs, st
             value = key
             if key >= 0:
                 key_end = key + length
-                at = key_end
-                length, value = read_length(data, key_end, end, state)
+                if is_utf8(data, key, key_end):
+                    at = key_end
+                    length, value = read_length(data, key_end, end, state)
+                else:
+                    value = -UTF8
             if value < 0:
                 i = value
                 break
@@ -887,8 +917,7 @@ def split_containers(
     likely: Any = int64(-1)
     for p in range(offsets.shape[0] - 1):
         code = read_container(data, offsets[p], offsets[p + 1], words, bodies[p], state)
-        problems[p, CODE] = code
-        problems[p, 1:N_PROBLEM] = state[: N_PROBLEM - 1]
+        note_problem(problems, p, code, state)
         bodies[p, PLAN] = -1
         if code == 0:
             likely = find_plan(data, bodies[p, TEXT], bodies[p, TEXT_END], texts, text_starts, likely)
@@ -907,16 +936,6 @@ def text_offsets(text_length: npt.NDArray[np.int32], rows: int, offsets: npt.NDA
             offsets[c, r] = total
             total += text_length[c, r]
         offsets[c, rows] = total
-
-
-@njit(cache=True)
-def copy_bytes(out: Bytes, o: int, buf: Bytes, i: int, n: int) -> None:
-    """n bytes of `buf` at i to `out` at o."""
-    if n < 32:
-        for k in range(n):
-            out[o + k] = buf[i + k]
-    else:
-        out[o : o + n] = buf[i : i + n]
 
 
 @njit(cache=True)
@@ -1044,7 +1063,8 @@ def find_stamps(
     all_nodes, all_kids, all_ops = borrowed(all_nodes), borrowed(all_kids), borrowed(all_ops)
     cuts, state = borrowed(cuts), borrowed(state)
     for p in range(bodies.shape[0]):
-        cuts[p, :, 0] = -1
+        for c in range(3):
+            cuts[p, c, 0] = -1
         if problems[p, CODE] != 0:
             continue
         plan = bodies[p, PLAN]
@@ -1097,7 +1117,6 @@ def write_without_stamps(
 ) -> None:
     """Packets with null cutouts to out[starts[p] : starts[p + 1]]; unreadable ones as they are."""
     data, side, out = borrowed(data), borrowed(side), borrowed(out)
-    marker_size: Any = int64(16)  # not a literal, for which copy_bytes would be compiled again
     for p in range(bodies.shape[0]):
         o = starts[p]
         if problems[p, CODE] != 0:
@@ -1107,7 +1126,7 @@ def write_without_stamps(
         n = header_starts[plan + 1] - header_starts[plan]
         copy_bytes(out, o, headers, header_starts[plan], n)
         o += n
-        copy_bytes(out, o, data, bodies[p, MARKER], marker_size)
+        copy_bytes(out, o, data, bodies[p, MARKER], 16)
         o += 16
         out[o] = 2  # one record
         o += 1
@@ -1129,4 +1148,4 @@ def write_without_stamps(
                 i = cuts[p, c, 1]
         copy_bytes(out, o, buf, i, bodies[p, END] - i)
         o += bodies[p, END] - i
-        copy_bytes(out, o, data, bodies[p, MARKER], marker_size)
+        copy_bytes(out, o, data, bodies[p, MARKER], 16)
