@@ -41,6 +41,8 @@ def _common(
     )
     for chatty in ("py4j", "botocore", "urllib3", "matplotlib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # It prints the trace of each failed batch; the stream says in one line what failed and what it does about it.
+    logging.getLogger("py4j.clientserver").setLevel(logging.CRITICAL)
 
 
 def _settings(**overrides: Any) -> Settings:
@@ -285,11 +287,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from alerce_spark.kafka.local import KafkaError
     from alerce_spark.lake.storage import LakeError
     from alerce_spark.lease import LeaseHeld
+    from alerce_spark.repository import RepositoryError
     from alerce_spark.streaming.run import StreamFailed
 
+    ours = (ConfigError, LakeError, LeaseHeld, KafkaError, RepositoryError, StreamFailed)
     try:
         app(args=arguments)
-    except (ConfigError, LakeError, LeaseHeld, KafkaError, StreamFailed, FileNotFoundError, ValueError) as error:
+    except (*ours, FileNotFoundError, ValueError) as error:
         Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
         sys.exit(2)
     except (KafkaException, BufferError) as error:

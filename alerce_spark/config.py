@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -71,7 +72,7 @@ class ArchiveSettings(_Section):
     @field_validator("url")
     @classmethod
     def _known_scheme(cls, value: str) -> str:
-        if not value.startswith(("file:", "s3://")):
+        if not re.fullmatch(r"file:(//)?/?[^/].*|s3://[^/]+(/.*)?", value) or re.match(r"file://[^/]", value):
             raise ValueError("must be file:<directory>, file:///<directory> or s3://<bucket>/<prefix>")
         return value
 

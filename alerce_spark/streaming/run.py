@@ -149,7 +149,7 @@ class Stream:
                 self._fatal.append(f"query {query.name} failed {failures} times: {reason}")
                 return
             wait = min(stream.restart_wait_s * 2 ** (failures - 1), stream.restart_wait_max_s)
-            log.error("query %s failed (%d in a row), starts again in %.0f s: %s", query.name, failures, wait, reason)
+            log.error("query %s failed (%d in a row), starts again in %.1f s: %s", query.name, failures, wait, reason)
             self.restarting(query.name)
             self._stopping.wait(wait)
 
