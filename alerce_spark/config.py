@@ -72,7 +72,7 @@ class ArchiveSettings(_Section):
     @field_validator("url")
     @classmethod
     def _known_scheme(cls, value: str) -> str:
-        if not re.fullmatch(r"file:(//)?/?[^/].*|s3://[^/]+(/.*)?", value) or re.match(r"file://[^/]", value):
+        if not re.fullmatch(r"file:(/|///)?[^/].*|s3://[^/]+(/.*)?", value):
             raise ValueError("must be file:<directory>, file:///<directory> or s3://<bucket>/<prefix>")
         return value
 

@@ -208,8 +208,6 @@ class S3Repository(Repository):
         self._url, self._threads = settings.url, settings.connections
         self._bucket, _, prefix = settings.url.removeprefix("s3://").partition("/")
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        if not self._bucket:
-            raise RepositoryError(f"archive.url = {self._url!r} names no bucket; write s3://<bucket>/<prefix>")
         try:
             # A session of our own reads the credentials anew; boto3's default one would keep the first it found.
             self._client = Session().client(
@@ -308,17 +306,7 @@ def _answer(error: aws.ClientError | aws.BotoCoreError) -> str:
 def _directory(url: str) -> Path:
     """Folder of `file:<directory>`, `file:/<directory>` or `file:///<directory>`; its text is taken as it is."""
     path = url.removeprefix("file:")
-    if path.startswith("//"):
-        host, _, path = path.removeprefix("//").partition("/")
-        if host not in ("", "localhost"):
-            raise RepositoryError(
-                f"archive.url = {url!r} names the host {host!r}; write file:<directory> for a relative directory and "
-                "file:///<directory> for an absolute one"
-            )
-        path = "/" + path.lstrip("/")
-    if not path:
-        raise RepositoryError(f"archive.url = {url!r} names no directory; write file:<directory>")
-    return Path(path)
+    return Path(path.removeprefix("//") if path.startswith("///") else path)
 
 
 def _synchronise(folder: Path) -> None:

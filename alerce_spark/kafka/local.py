@@ -214,7 +214,9 @@ def _format(command: list[str], properties: Path, data: Path) -> None:
 
 def _alive(pid: int, folder: Path) -> bool:
     """Whether `pid` is a broker of `folder`: its command line names both, so a reused id is not mistaken for it."""
-    done = subprocess.run(["ps", "-ww", "-o", "stat=,args=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["ps", "-ww", "-o", "stat=,args=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
     line = done.stdout.strip()
     return bool(line) and not line.startswith("Z") and "kafka.Kafka" in line and str(folder) in line
 

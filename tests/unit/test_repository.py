@@ -67,8 +67,6 @@ def test_keys_depend_on_the_packet_alone() -> None:
         ("file:./some/archive", "{cwd}/some/archive"),
         ("file:/data/archive", "/data/archive"),
         ("file:///data/archive", "/data/archive"),
-        ("file:////data/archive", "/data/archive"),
-        ("file://localhost/data/archive/", "/data/archive"),
         ("file:/data/100%25 raw", "/data/100%25 raw"),
     ],
 )
@@ -85,10 +83,12 @@ def test_relative_directory_is_that_of_the_process(tmp_path: Path, monkeypatch: 
     assert (tmp_path / "archive" / "ztf" / "1.avro").read_bytes() == b"1"
 
 
-@pytest.mark.parametrize("url", ["file:", "file://archive", "file://server/archive", "s3://", "s3:///prefix"])
-def test_bad_addresses_are_named(url: str) -> None:
-    with pytest.raises(RepositoryError, match=r"archive\.url = .*write"):
-        open_repository(ArchiveSettings(url=url))
+@pytest.mark.parametrize(
+    "url", ["file:", "file://archive", "file://server/archive", "s3://", "s3:///prefix", "ftp://x"]
+)
+def test_bad_addresses_are_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="must be file:<directory>"):
+        ArchiveSettings(url=url)
 
 
 # A server that fails as it is told to.
