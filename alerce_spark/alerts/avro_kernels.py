@@ -83,7 +83,8 @@ MAX_ID_CHARACTERS = 64
 #: Real packets carry at most a few hundred entries; more is damage, and each costs 0.3 kB of columns.
 MAX_ENTRIES = 10_000
 MAX_EXTRAS = 20_000
-MAX_PACKET = 64 << 20
+#: Real packets have 45 to 180 kB; one bad producer must not fill a worker.
+MAX_PACKET = 16 << 20
 
 #: Rows that are made ready at a time; capacities are multiples of it.
 BLOCK_ROWS = 64

@@ -10,6 +10,8 @@ import random
 from collections import Counter
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from alerce_spark.alerts.avro import decode, strip_stamps
@@ -118,6 +120,15 @@ def mutant(rng: random.Random) -> bytes:
     return damaged(data, rng, first=rng.choice((0, 0, len(data) - 1500)))
 
 
+def assert_nothing_under_nulls(table: pa.Table) -> None:
+    """Null texts have no bytes: nothing of a bad packet is left in the buffers."""
+    for column in table.combine_chunks().columns:
+        if column.type in (pa.string(), pa.binary()):
+            (array,) = column.chunks
+            ends = np.frombuffer(array.buffers()[1], np.int32)[: len(array) + 1]
+            assert not np.diff(ends)[np.asarray(array.is_null())].any()
+
+
 @pytest.mark.parametrize("seed", range(BATCHES))
 def test_damaged_packets_between_good_ones(seed: int) -> None:
     rng = random.Random(seed)
@@ -134,6 +145,8 @@ def test_damaged_packets_between_good_ones(seed: int) -> None:
     assert accepted >= expected.keys()
     # fastavro reads whatever we accept, and finds the same values in it.
     assert_same_as(decoded, expected | {row: read(data[row]) for row in accepted - expected.keys()})
+    for table in (decoded.alerts, decoded.previous, decoded.forced):
+        assert_nothing_under_nulls(table)
     assert all(reasons(decoded).values())
     stripped = decode(strip_stamps(data))
     plain = decode(data)
