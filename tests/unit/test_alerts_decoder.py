@@ -704,6 +704,19 @@ def test_tables_grow_and_stop_at_a_limit() -> None:
     assert reason(packet(schema, record)) == "field prv_candidates: 10001 entries, at most 10000"
 
 
+@pytest.mark.parametrize("before", range(9))
+def test_a_bad_packet_leaves_nothing_in_the_rows_of_the_next(before: int) -> None:
+    full = record_bytes(SCHEMA, alert(previous=70, forced=30, nulls=0.0))
+    data = [
+        packet(SCHEMA, alert(2, previous=before, forced=before)),
+        container(SCHEMA, full[:-1]),
+        packet(SCHEMA, alert(3, previous=90, forced=40, nulls=1.0)),
+    ]
+    decoded = decode(data, stamps=True)
+    assert reasons(decoded).keys() == {1}
+    assert_same_as(decoded, {0: read(data[0]), 2: read(data[2])})
+
+
 def test_unknown_values_have_a_limit() -> None:
     names = [f"n{i}" for i in range(21)]
     wide = {"type": "record", "name": "wide", "fields": [{"name": n, "type": "boolean"} for n in names]}
