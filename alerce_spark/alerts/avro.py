@@ -44,7 +44,7 @@ from alerce_spark.alerts.model import (
 #: Bytes of packets handled in one go, and the most that compressed ones among them may add.
 SLICE_BYTES = 64 << 20
 MAX_RECORD = 16 << 20
-SIDE_BYTES = 256 << 20
+SIDE_BYTES = 64 << 20
 #: Schemas kept between calls. A survey uses a handful at a time; damaged packets may bring any number.
 MAX_PLANS = 64
 MAX_PLAN_BYTES = 8 << 20
