@@ -13,7 +13,7 @@ INDEX_ORDER = 29
 #: Radius within which the rows of one object may scatter; look-ups cover it [arcsec] (design.md section 6).
 OBJECT_RADIUS = 10.0
 
-_RING = 16  # points on the ring around a position; with 16, a ring 2 % larger than the disc encloses it
+_RING = 16  # points on a ring of twice the radius: no corner of a pixel reaches the disc between two of them
 
 
 def healpix(ra: ArrayLike, dec: ArrayLike, order: int = INDEX_ORDER) -> NDArray[np.int64]:
@@ -42,8 +42,7 @@ def cone_pixels(ra: float, dec: float, radius: float, order: int) -> NDArray[np.
 def near_pixels(ra: ArrayLike, dec: ArrayLike, order: int, radius: float = OBJECT_RADIUS) -> NDArray[np.int64]:
     """Distinct nested pixels of `order` that touch the disc of `radius` arcsec around any of the positions, sorted.
 
-    For discs that are small against a pixel: centre and 16 points of a ring slightly wider than the disc, so that a
-    pixel whose edge cuts the disc is met.
+    For discs that are small against a pixel. Pixels that come within twice the radius may be there too.
     """
     ra, dec = np.atleast_1d(np.asarray(ra, float)), np.atleast_1d(np.asarray(dec, float))
     return np.unique(np.concatenate([healpix(ra, dec, order), *_ring(ra, dec, order, radius)]))
@@ -56,7 +55,7 @@ def _ring(ra: NDArray[np.float64], dec: NDArray[np.float64], order: int, radius:
     east = np.cross(axis, centre, axis=0)
     east /= np.linalg.norm(east, axis=0)
     north = np.cross(centre, east, axis=0)
-    rho = np.radians(radius / 3600) * 1.05
+    rho = np.radians(radius / 3600) * 2
     pixels = []
     for angle in np.arange(_RING) * (2 * np.pi / _RING):
         x, y, z = centre * np.cos(rho) + (east * np.cos(angle) + north * np.sin(angle)) * np.sin(rho)

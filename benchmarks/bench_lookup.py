@@ -49,7 +49,7 @@ ROWS_AN_OBJECT = 50
 CASES = [(w, p, n) for w, p in (("crowded_pixel", (CROWDED,)), ("small_pixels", SMALL)) for n in (25, 1000)]
 COLUMNS = {"detections": DETECTION_COLUMNS, "non_detections": LIMIT_COLUMNS}
 #: Rows of a row group of 2 MiB and of a file of 128 MB, by table.
-GROUP_ROWS = {"detections": 8_000, "non_detections": 60_000}
+GROUP_ROWS = {"detections": 8_000, "non_detections": 8_000}
 FILE_ROWS = {"detections": 550_000, "non_detections": 3_600_000}
 
 

@@ -77,8 +77,7 @@ def near(ra: ArrayLike, dec: ArrayLike, order: int) -> tuple[Ints, Ints]:
 
     Both cover the disc of sky.OBJECT_RADIUS around each position; ranges are (n, 2), disjoint, ascending, half-open.
     """
-    # Points on a ring of twice the radius: no corner of a pixel reaches the disc between two of them.
-    cells = sky.near_pixels(ra, dec, _NEAR_ORDER, 2 * sky.OBJECT_RADIUS)
+    cells = sky.near_pixels(ra, dec, _NEAR_ORDER)
     ends = np.flatnonzero(np.diff(cells) > 1)
     first, last = cells[np.r_[0, ends + 1]], cells[np.r_[ends, cells.size - 1]] + 1
     shift = 2 * (sky.INDEX_ORDER - _NEAR_ORDER)

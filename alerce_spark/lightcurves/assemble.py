@@ -134,12 +134,14 @@ def _carried(decoded: Decoded, own: pl.DataFrame) -> pl.DataFrame:
     previous = previous.filter(pa.array(_usable(previous)))
     frame = _table_columns(_frame(previous)).drop("alert")
     carrier = own[previous["alert"].to_numpy()]
-    # A detection whose position is unreadable lies where its carrier does: an object is one place. NaN is not between.
-    readable = (pl.col("ra").is_between(0, 360, closed="left") & pl.col("dec").is_between(-90, 90)).fill_null(False)
+    # A detection that is not where its carrier is has a damaged position: an object is one place, and look-ups of it
+    # go no further. Comparisons with NaN are false.
+    apart = sky.separation(*(f[c].fill_null(np.nan).to_numpy() for f in (frame, carrier) for c in ("ra", "dec")))
+    readable = pl.Series(apart <= sky.OBJECT_RADIUS) & frame["ra"].is_between(0, 360, closed="left")
     return frame.with_columns(
         oid=carrier["oid"],
-        ra=pl.when(readable).then("ra").otherwise(carrier["ra"]),
-        dec=pl.when(readable).then("dec").otherwise(carrier["dec"]),
+        ra=pl.when(readable.fill_null(False)).then("ra").otherwise(carrier["ra"]),
+        dec=pl.when(readable.fill_null(False)).then("dec").otherwise(carrier["dec"]),
         has_stamp=False,
         parent_candid=carrier["candid"],
         _rank=pl.lit(1, pl.Int64),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import fastavro
 import numpy as np
 import polars as pl
 import pytest
@@ -148,3 +150,19 @@ def test_real_packets_in_any_order(data_dir: Path) -> None:
     rng = np.random.default_rng(11)
     for pieces in (7, 60):
         assert_same(_written(_cut(packets, rng, pieces)), whole)
+
+
+def test_a_carried_detection_with_a_damaged_position_lies_where_its_carrier_does() -> None:
+    from alerce_spark.alerts import ztf
+
+    night = simulate(5, objects=3, nights=15, stamps=False, mix={"RRL": 1})
+    alert = max(records(night.packets), key=lambda a: sum(e["candid"] is not None for e in a["prv_candidates"]))
+    entries = [e for e in alert["prv_candidates"] if e["candid"] is not None]
+    for entry, (ra, dec) in zip(entries, ((400.0, 0.0), (float("nan"), 0.0), (10.0, -80.0)), strict=False):
+        entry["ra"], entry["dec"] = ra, dec
+    sink = io.BytesIO()
+    fastavro.writer(sink, fastavro.parse_schema(ztf.avro_schema("3.3")), [alert])
+    stored = _written([[sink.getvalue()], [sink.getvalue()]])["detections"]
+    assert stored["candid"].is_unique().all()
+    place = alert["candidate"]["ra"], alert["candidate"]["dec"]
+    assert (sky.separation(stored["ra"], stored["dec"], *place) < sky.OBJECT_RADIUS).all()

@@ -37,7 +37,7 @@ def test_near_pixels_hold_every_point_of_the_disc(order: int) -> None:
         )
         assert np.isin(sky.healpix(inside.ra.deg % 360, inside.dec.deg, order), near).all()
         assert len(near) <= 4
-        assert np.isin(near, sky.cone_pixels(ra, dec, sky.OBJECT_RADIUS * 1.1, order)).all()
+        assert np.isin(near, sky.cone_pixels(ra, dec, sky.OBJECT_RADIUS * 2.1, order)).all()
 
 
 @given(positions)
