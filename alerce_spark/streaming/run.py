@@ -6,8 +6,10 @@ import json
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
@@ -83,7 +85,7 @@ class Stream:
         """End after the running batches."""
         self._stopping.set()
         for name, query in list(self._running.items()):
-            with self._busy[name]:
+            with self._busy[name], suppress(Py4JError, OSError):  # without a JVM there is nothing to stop
                 query.stop()
 
     def _query(self, name: str, lease: Lease) -> _Query:
@@ -132,17 +134,20 @@ class Stream:
         while not self._stopping.is_set():
             progressed = threading.Event()
             try:
-                self._start(query, progressed).awaitTermination()
-                return
-            except LeaseLost as error:
-                self._give_up(f"query {query.name}: {error}")
+                running = self._start(query, progressed)
+                if self._stopping.is_set():  # `stop` came while it started
+                    running.stop()
+                running.awaitTermination()
                 return
             except PySparkException as error:
                 failures = 1 if progressed.is_set() else failures + 1
                 reason = _first_line(error)
+            except (Py4JError, OSError) as error:
+                self._give_up(f"query {query.name}: Spark's JVM does not answer: {error}")
+                return
             if self._stopping.is_set():
                 return
-            if "LeaseLost" in reason:
+            if LeaseLost.__name__ in reason:
                 self._give_up(f"query {query.name}: {reason}")
                 return
             if self.until_empty and failures >= self.attempts:
@@ -156,7 +161,7 @@ class Stream:
     def _give_up(self, reason: str) -> None:
         log.critical("%s", reason)
         self._fatal.append(reason)
-        self._stopping.set()
+        self.stop()
 
     def _start(self, query: _Query, progressed: threading.Event) -> StreamingQuery:
         def batch(packets: DataFrame, epoch: int) -> None:
