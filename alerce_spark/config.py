@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 #: Variables that begin with the prefix of the settings and are not settings.
@@ -90,6 +90,15 @@ class StreamSettings(_Section):
     archive_max_alerts: Annotated[int, Field(ge=1)] = 4000
     restart_wait_s: Annotated[float, Field(gt=0)] = 2.0
     restart_wait_max_s: Annotated[float, Field(gt=0)] = 120.0
+
+    @model_validator(mode="after")
+    def _a_batch_can_begin(self) -> StreamSettings:
+        if self.photometry_min_alerts > self.photometry_max_alerts:
+            raise ValueError(
+                f"photometry_min_alerts = {self.photometry_min_alerts} is above photometry_max_alerts = "
+                f"{self.photometry_max_alerts}: no batch could begin"
+            )
+        return self
 
 
 class SparkSettings(_Section):

@@ -41,7 +41,7 @@ def run(base: Settings, folder: Path, alerts: Path | None, number: int, console:
                 "local_dir": str(folder / "kafka"),
             },
             "archive": {"url": f"file:{folder / 'archive'}"},
-            "stream": {"queries": ["photometry", "archive"], "photometry_max_alerts": 2000},
+            "stream": {"queries": ["photometry", "archive"], "photometry_min_alerts": 1, "photometry_max_alerts": 2000},
         }
     )
     servers = settings.kafka.bootstrap_servers

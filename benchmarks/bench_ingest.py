@@ -242,7 +242,7 @@ def _settings(folder: Path, name: str, servers: str, queries: list[str], batch: 
             "archive": {"url": f"file:{folder / 'archive'}"},
             "kafka": {"bootstrap_servers": servers, "topics": [TOPIC]},
             # Rounding in each partition of the topic would leave a last batch of a few alerts.
-            "stream": {"queries": queries, "photometry_max_alerts": batch + PARTITIONS},
+            "stream": {"queries": queries, "photometry_min_alerts": 1, "photometry_max_alerts": batch + PARTITIONS},
         },
     )
 

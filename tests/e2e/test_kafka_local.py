@@ -57,7 +57,7 @@ def test_missing_java_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("servers", ["nowhere", "10.0.0.1:9092"])
 def test_addresses_that_are_not_of_this_machine_are_refused(servers: str, tmp_path: Path) -> None:
-    with pytest.raises(local.KafkaError, match="host:port|this machine"):
+    with pytest.raises(local.KafkaError, match=r"host:port|this machine"):
         local.start(servers, tmp_path)
 
 

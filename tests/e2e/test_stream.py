@@ -78,6 +78,7 @@ def _settings(folder: Path, kafka: str, topic: str, max_alerts: int) -> Settings
             "kafka": {"bootstrap_servers": kafka, "topics": [topic]},
             "stream": {
                 "queries": ["photometry"],
+                "photometry_min_alerts": max_alerts,
                 "photometry_max_alerts": max_alerts,
                 "photometry_interval_s": 0.5,
                 "restart_wait_s": 0.1,
@@ -157,6 +158,7 @@ def _command(settings: Settings) -> subprocess.Popen[bytes]:
         "ALERCE_LAKE__LEASE_TIMEOUT_S": "3",
         "ALERCE_KAFKA__BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
         "ALERCE_KAFKA__TOPICS": f'["{settings.kafka.topics[0]}"]',
+        "ALERCE_STREAM__PHOTOMETRY_MIN_ALERTS": str(settings.stream.photometry_min_alerts),
         "ALERCE_STREAM__PHOTOMETRY_MAX_ALERTS": str(settings.stream.photometry_max_alerts),
     }
     arguments = ["stream", "--queries", "photometry", "--until-empty", "--lake", settings.lake.path]

@@ -39,6 +39,7 @@ def test_flags_override_environment_and_environment_the_file(tmp_path: Path, mon
         ("[stream]\nqueries = ['photometri']\n", ["stream.queries.0", "photometri"]),
         ("[archive]\nurl = 'ftp://x'\n", ["archive.url", "ftp://x"]),
         ("[nothing]\na = 1\n", ["nothing"]),
+        ("[stream]\nphotometry_min_alerts = 9000\n", ["photometry_min_alerts = 9000", "no batch could begin"]),
         ("[lake\n", ["cannot be read"]),
     ],
 )
