@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "ingest": ["--quick"],
     "lookup": ["--quick"],
     "features": ["--objects", "20", "--repeats", "1"],
+    "features_spark": ["--objects", "200", "--repeats", "1"],
 }
 
 
