@@ -184,7 +184,7 @@ def _wait(condition: Callable[[], bool], process: subprocess.Popen[bytes] | None
     while not condition():
         assert process is None or process.poll() is None, "the process ended before the moment to kill it"
         assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -216,11 +216,13 @@ def test_topics_made_while_the_stream_runs_and_packets_sent_through_it(
         (folder / f"{i}.avro").write_bytes(packet)
     assert send_through_stream(running, [folder], "new_1_night") == len(packets) - 2 * third
 
-    def arrived() -> bool:
-        stored = lake.open(running.lake.path).table("objects").select(pl.col("ndet").sum()).collect().item()
-        return bool(stored == undisturbed["objects"]["ndet"].sum())
+    def settled() -> bool:
+        stored = snapshot(running.lake.path)
+        try:
+            assert_same(stored, undisturbed)
+        except AssertionError:
+            return False
+        return True
 
-    _wait(arrived)
-    _wait(lambda: len(snapshot(running.lake.path)["quarantine"]) == 4)
-    time.sleep(1)
-    assert_same(snapshot(running.lake.path), undisturbed)
+    # A detection counts as soon as any packet carried it, so only the tables themselves tell that all have arrived.
+    _wait(settled)
