@@ -8,6 +8,7 @@ import json
 import random
 import tarfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from alerce_spark.alerts.model import (
     Decoded,
     sign,
 )
+from alerce_spark.simulation.night import Traits, simulate
 from tests.unit.alert_packets import (
     KNOWN_TOP,
     MARKER,
@@ -802,3 +804,11 @@ def test_sign_of_what_has_none() -> None:
     assert sign(pa.nulls(2)).to_pylist() == [None, None]
     assert sign(pa.array([1.0])).to_pylist() == [None]
     assert sign(pa.array([], pa.string())).to_pylist() == []
+
+
+def test_a_thousand_simulated_packets_of_every_version() -> None:
+    traits = replace(Traits.like_ztf(), codecs=("null", "deflate", "snappy"))
+    night = simulate(3, objects=160, nights=30, version=ztf.VERSIONS, traits=traits)
+    packets = night.packets[:1200]
+    assert len(packets) == 1200
+    assert_same_as(decode(packets, stamps=True), dict(enumerate(read(packet) for packet in packets)))
