@@ -26,10 +26,11 @@ def parent(healpix29: ArrayLike, order: int) -> NDArray[np.int64]:
     return np.asarray(healpix29, np.int64) >> (2 * (INDEX_ORDER - order))
 
 
-def index_range(pixel: int, order: int) -> tuple[int, int]:
-    """First `healpix29` in `pixel` of `order`, and the first after it."""
+def index_range(pixel: ArrayLike, order: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First `healpix29` in pixels of `order`, and the first after them."""
     shift = 2 * (INDEX_ORDER - order)
-    return pixel << shift, (pixel + 1) << shift
+    first = np.asarray(pixel, np.int64)
+    return first << shift, (first + 1) << shift
 
 
 def cone_pixels(ra: float, dec: float, radius: float, order: int) -> NDArray[np.int64]:

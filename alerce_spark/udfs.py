@@ -12,11 +12,11 @@ from pyspark.sql import functions as F
 
 from alerce_spark.features import select
 from alerce_spark.features.io import from_objects, schema
+from alerce_spark.lake.tables import ddl_of
 
 _OPTIONAL = ("candid", "has_stamp", "parent_candid", "isdiffpos", "magpsf_corr", "sigmapsf_corr_ext", "corrected")
 _DETECTIONS = (*select.REQUIRED, *_OPTIONAL, "ra", "dec", "rb", "sgscore1")
 _WISE = ("w1mpro", "w2mpro", "w3mpro", "w4mpro")
-_SPARK_TYPES = {pa.string(): "STRING", pa.int32(): "INT", pa.float64(): "DOUBLE"}
 
 
 def features(
@@ -40,8 +40,7 @@ def features(
         # Of several matches the brightest in W1.
         brightest = F.min_by(F.struct(*_WISE), F.coalesce("w1mpro", F.lit(float("inf"))))
         grouped = grouped.join(matches.groupBy("oid").agg(brightest.alias("wise")), "oid", "left")
-    ddl = ", ".join(f"`{f.name}` {_SPARK_TYPES[f.type]}" for f in schema())
-    return grouped.mapInArrow(_compute(), ddl)
+    return grouped.mapInArrow(_compute(), ddl_of(schema()))
 
 
 def _with_oid(table: DataFrame, required: tuple[str, ...], what: str) -> DataFrame:

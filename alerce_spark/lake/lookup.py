@@ -79,9 +79,9 @@ def near(ra: ArrayLike, dec: ArrayLike, order: int) -> tuple[Ints, Ints]:
     """
     cells = sky.near_pixels(ra, dec, _NEAR_ORDER)
     ends = np.flatnonzero(np.diff(cells) > 1)
-    first, last = cells[np.r_[0, ends + 1]], cells[np.r_[ends, cells.size - 1]] + 1
-    shift = 2 * (sky.INDEX_ORDER - _NEAR_ORDER)
-    return np.unique(cells >> (2 * (_NEAR_ORDER - order))), np.stack([first << shift, last << shift], axis=1)
+    begin, _ = sky.index_range(cells[np.r_[0, ends + 1]], _NEAR_ORDER)
+    _, end = sky.index_range(cells[np.r_[ends, cells.size - 1]], _NEAR_ORDER)
+    return np.unique(cells >> (2 * (_NEAR_ORDER - order))), np.stack([begin, end], axis=1)
 
 
 def stored_history(lake: str, oids: pl.Series, ra: ArrayLike, dec: ArrayLike, at: dict[str, int]) -> Stored:

@@ -91,6 +91,12 @@ class Table:
         )
 
 
+def ddl_of(schema: pa.Schema) -> str:
+    """Column list in Spark's DDL of Arrow columns of the types that tables have. Raises KeyError for another type."""
+    sql = {arrow: _SQL[name] for name, arrow in _ARROW.items()}
+    return ", ".join(f"`{field.name}` {sql[field.type]}" for field in schema)
+
+
 def sql_literal(text: str) -> str:
     """SQL string literal."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

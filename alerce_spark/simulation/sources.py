@@ -7,6 +7,7 @@ reference image, as ZTF measures it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -86,7 +87,7 @@ def _colours(r_mag: Floats, g_minus_r: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class _Variable:
+class _Variable(ABC):
     """A star or nucleus that is on its own reference image: subclasses give mean magnitude and deviation from it."""
 
     lifetime: float = np.inf
@@ -94,11 +95,13 @@ class _Variable:
     is_real: bool = True
     is_on_reference: bool = True
 
+    @abstractmethod
     def mean_mag(self, draws: Draws) -> Floats:
-        raise NotImplementedError
+        """Mean magnitudes in the three bands."""
 
+    @abstractmethod
     def deviation(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
-        raise NotImplementedError
+        """Deviations from the mean at the points [mag]."""
 
     def reference(self, draws: Draws) -> Floats:
         return self.mean_mag(draws)
@@ -231,7 +234,7 @@ class Supernova:
 
 
 @dataclass(frozen=True)
-class _Single:
+class _Single(ABC):
     """Seen once, at a random visit of its life, with the flux `brightness` gives (µJy)."""
 
     lifetime: float = 1.0
@@ -244,8 +247,9 @@ class _Single:
         seen = draws.visit_in_life(draws.uniform("moment"))[row]
         return np.where(np.abs(mjd - seen) < 1e-6, self.brightness(draws)[row], 0.0)
 
+    @abstractmethod
     def brightness(self, draws: Draws) -> Floats:
-        raise NotImplementedError
+        """Difference flux of its one visit."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from alerce_spark import sky
 from alerce_spark.alerts.avro import decode, strip_stamps
 from alerce_spark.lake import lookup, write
 from alerce_spark.lake.storage import healpix_order
-from alerce_spark.lake.tables import TABLES
+from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.lake.write import Transaction
 from alerce_spark.lightcurves.assemble import Rows, assemble, unusable_entries
 
@@ -54,9 +54,7 @@ _OPENED = pa.schema(
         pa.field("refused", pa.binary()),
     ]
 )
-_OPENED_DDL = "oid STRING, candid BIGINT, ra DOUBLE, dec DOUBLE, packet BINARY, refused BINARY"
 _PIECES = pa.schema([pa.field("kind", pa.string()), pa.field("rows", pa.int64()), pa.field("data", pa.binary())])
-_PIECES_DDL = "kind STRING, rows BIGINT, data BINARY"
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,9 @@ class Photometry:
     def process(self, packets: DataFrame, transaction: Transaction | None = None) -> Summary:
         """Write everything that `packets` bring; safe to repeat. `transaction` names the batch of a stream."""
         clock = _Clock()
-        opened = packets.select("packet", "source", "partition", "offset").mapInArrow(_opener(self.survey), _OPENED_DDL)
+        opened = packets.select("packet", "source", "partition", "offset").mapInArrow(
+            _opener(self.survey), ddl_of(_OPENED)
+        )
         opened = opened.persist(StorageLevel.MEMORY_AND_DISK)
         try:
             # Bounded: a few tens of bytes for each alert of the batch.
@@ -136,12 +136,9 @@ class Photometry:
             .unique("oid", keep="first")
             .select("oid", pl.struct("ra", "dec").map_batches(_index_of, return_dtype=pl.Int64).alias("healpix29"))
         )
+        objects = objects.with_columns(here=pl.Series(sky.parent(objects["healpix29"], order), dtype=pl.Int32))
         known = lookup.stored_homes(self.lake, objects["oid"], alerts["ra"], alerts["dec"], version)
-        placed = objects.join(known, on="oid", how="left").select(
-            "oid",
-            "healpix29",
-            home=pl.coalesce("pixel", pl.Series(sky.parent(objects["healpix29"], order), dtype=pl.Int32)),
-        )
+        placed = objects.join(known, on="oid", how="left").select("oid", "healpix29", home=pl.coalesce("pixel", "here"))
         counts = alerts.group_by("oid").len()
         ordered = placed.join(counts, on="oid").sort("home", "healpix29", "oid")
         size = min(_SLICE_ALERTS, -(-len(alerts) // self.slices))
@@ -152,7 +149,7 @@ class Photometry:
         homes = self.spark.createDataFrame(placed.to_arrow().cast(_PLACED))
         joined = opened.where("oid IS NOT NULL").join(F.broadcast(homes), "oid")
         met = joined.repartitionById(slices, F.col("slice")).select("oid", "home", "ra", "dec", "packet")
-        return met.mapInArrow(_assembler(self.lake, self.survey, versions), _PIECES_DDL)
+        return met.mapInArrow(_assembler(self.lake, self.survey, versions), ddl_of(_PIECES))
 
     def _quarantine(self, opened: DataFrame) -> DataFrame:
         bad = opened.where("refused IS NOT NULL").select("refused")
@@ -174,7 +171,7 @@ class Photometry:
         def detections() -> None:
             history("detections")
             if counts.get("flagged"):
-                flagged = _unpacked(pieces.where("kind = 'flagged'"), "data", _FLAGGED_DDL)
+                flagged = _unpacked(pieces.where("kind = 'flagged'"), "data", ddl_of(_FLAGGED))
                 write.update(flagged, self.lake, "detections", pixels, ["dubious"])
 
         def merged(table: str) -> None:
@@ -195,7 +192,6 @@ class Photometry:
 
 _PLACED = pa.schema([("oid", pa.string()), ("home", pa.int32()), ("slice", pa.int32())])
 _FLAGGED = pa.schema([("pixel", pa.int32()), ("oid", pa.string()), ("candid", pa.int64()), ("dubious", pa.bool_())])
-_FLAGGED_DDL = "pixel INT, oid STRING, candid BIGINT, dubious BOOLEAN"
 
 
 class _Clock:
