@@ -1,0 +1,1 @@
+"""Labels, training sets, and honest measures of both classifiers."""
