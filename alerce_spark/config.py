@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 #: Variables that begin with the prefix of the settings and are not settings.
 _NOT_SETTINGS = {"ALERCE_CONF", "ALERCE_TEST_DATA"}
 
-QueryName = Literal["archive", "photometry"]
+QueryName = Literal["archive", "stamps", "lightcurves", "photometry", "results"]
 
 
 class ConfigError(Exception):
@@ -80,7 +80,7 @@ class ArchiveSettings(_Section):
 class StreamSettings(_Section):
     """Rhythm of the streaming queries."""
 
-    queries: list[QueryName] = ["photometry", "archive"]
+    queries: list[QueryName] = ["archive", "stamps", "lightcurves", "photometry", "results"]
     checkpoints: str | None = None
     starting_offsets: Literal["earliest", "latest"] = "earliest"
     photometry_interval_s: Annotated[float, Field(ge=0)] = 30.0
@@ -88,6 +88,10 @@ class StreamSettings(_Section):
     photometry_max_alerts: Annotated[int, Field(ge=1)] = 8000
     archive_interval_s: Annotated[float, Field(ge=0)] = 10.0
     archive_max_alerts: Annotated[int, Field(ge=1)] = 4000
+    stamps_max_alerts: Annotated[int, Field(ge=1)] = 400
+    lightcurves_max_alerts: Annotated[int, Field(ge=1)] = 800
+    results_interval_s: Annotated[float, Field(ge=0)] = 30.0
+    results_max_messages: Annotated[int, Field(ge=1)] = 10000
     restart_wait_s: Annotated[float, Field(gt=0)] = 2.0
     restart_wait_max_s: Annotated[float, Field(gt=0)] = 120.0
 

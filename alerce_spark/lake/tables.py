@@ -332,6 +332,7 @@ PROBABILITIES = Table(
         Column("class", "string", "Most probable class", required=True),
         Column("probability", "double", "Its probability", required=True),
         Column("probabilities", "values", "Class to probability"),
+        Column("flags", "list", "What a reader should know: ephemeris, negative, stellar (kafka/schemas)"),
     ),
     ("oid", "classifier", "version", "candid"),
 )

@@ -101,10 +101,9 @@ def assemble(decoded: Decoded, stored: Stored, homes: pl.DataFrame, *, survey: s
     limits = _placed(_limits(carried, stored.limits), "_carrier_ra", "_carrier_dec", survey, order)
     forced = _placed(_forced(decoded, own, stored.forced), "ra", "dec", survey, order)
 
-    replaced = detections.filter("_upgrade").select("oid", "candid")
-    history = stored.detections.join(replaced, on=["oid", "candid"], how="anti")
+    history = _kept(stored.detections, detections)
     whole = pl.concat([history.select(DETECTION_COLUMNS), detections.select(DETECTION_COLUMNS)], how="vertical_relaxed")
-    per_band, per_object, dubious = _statistics(whole, _all_limits(limits, stored.limits), homes)
+    per_band, per_object, dubious = statistics_of(whole, _all_limits(limits, stored.limits), homes)
 
     kept = dubious[: len(history)]
     changed = history.filter(pl.Series(kept) != pl.col("dubious"))
@@ -117,6 +116,25 @@ def assemble(decoded: Decoded, stored: Stored, homes: pl.DataFrame, *, survey: s
     detections = detections.with_columns(dubious=pl.Series(dubious[len(history) :]))
     objects, magstats = _object_rows(per_band, per_object, homes, survey)
     return Rows(*_split(detections), flagged, *_split(limits), *_split(forced), objects, magstats)
+
+
+def light_curves(decoded: Decoded, stored: Stored) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Detections and upper limits of every object of `decoded`, packets ∪ stored history by rank.
+
+    Columns are those of `stored`, which must have DETECTION_COLUMNS and LIMIT_COLUMNS and may have more; `dubious` is
+    not set for new rows. Rows are in no fixed order.
+    """
+    own = _own(decoded)
+    carried = _carried(decoded, own)
+    detections = _detections(own, carried, stored.detections)
+    kept = _kept(stored.detections, detections)
+    whole = pl.concat([kept, detections.select(kept.columns)], how="vertical_relaxed")
+    return whole, _all_limits(_limits(carried, stored.limits), stored.limits)
+
+
+def _kept(stored: pl.DataFrame, fresh: pl.DataFrame) -> pl.DataFrame:
+    """Stored detections that no fresh one upgrades."""
+    return stored.join(fresh.filter("_upgrade").select("oid", "candid"), on=["oid", "candid"], how="anti")
 
 
 def _own(decoded: Decoded) -> pl.DataFrame:
@@ -289,9 +307,10 @@ def _all_limits(fresh: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([stored.select(LIMIT_COLUMNS), fresh.select(LIMIT_COLUMNS)], how="vertical_relaxed")
 
 
-def _statistics(
+def statistics_of(
     detections: pl.DataFrame, limits: pl.DataFrame, homes: pl.DataFrame
 ) -> tuple[dict[str, NDArray], dict[str, NDArray], NDArray[np.bool_]]:
+    """`statistics.summarise` of frames with DETECTION_COLUMNS and LIMIT_COLUMNS; object k is row k of `homes` (oid)."""
     oids = homes["oid"]
     number = pl.DataFrame({"oid": oids, "object": np.arange(len(oids))})
     group = detections.select("oid").join(number, on="oid", how="left", maintain_order="left")["object"].to_numpy()

@@ -35,6 +35,7 @@ from alerce_spark.lake.storage import healpix_order
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.lake.write import Transaction
 from alerce_spark.lightcurves.assemble import Rows, assemble, unusable_entries
+from alerce_spark.streaming.pieces import PIECES, pack, piece, unpacked
 
 #: Tables whose history a batch reads, at fixed versions.
 _HISTORY = ("objects", "detections", "non_detections", "forced_photometry")
@@ -54,7 +55,6 @@ _OPENED = pa.schema(
         pa.field("refused", pa.binary()),
     ]
 )
-_PIECES = pa.schema([pa.field("kind", pa.string()), pa.field("rows", pa.int64()), pa.field("data", pa.binary())])
 
 
 @dataclass(frozen=True)
@@ -149,18 +149,18 @@ class Photometry:
         homes = self.spark.createDataFrame(placed.to_arrow().cast(_PLACED))
         joined = opened.where("oid IS NOT NULL").join(F.broadcast(homes), "oid")
         met = joined.repartitionById(slices, F.col("slice")).select("oid", "home", "ra", "dec", "packet")
-        return met.mapInArrow(_assembler(self.lake, self.survey, versions), ddl_of(_PIECES))
+        return met.mapInArrow(_assembler(self.lake, self.survey, versions), ddl_of(PIECES))
 
     def _quarantine(self, opened: DataFrame) -> DataFrame:
         bad = opened.where("refused IS NOT NULL").select("refused")
-        return _unpacked(bad, "refused", TABLES["quarantine"].ddl).dropDuplicates(["sha256", "stage"])
+        return unpacked(bad, "refused", TABLES["quarantine"].ddl).dropDuplicates(["sha256", "stage"])
 
     def _commit(
         self, pieces: DataFrame, counts: dict[str, int], pixels: np.ndarray, transaction: Transaction | None
     ) -> None:
         def rows(kind: str) -> DataFrame:
             table = kind.removesuffix("+upgrade")
-            return _unpacked(pieces.where(F.col("kind") == kind), "data", TABLES[table].ddl)
+            return unpacked(pieces.where(F.col("kind") == kind), "data", TABLES[table].ddl)
 
         def history(table: str) -> None:
             if counts.get(table):
@@ -171,7 +171,7 @@ class Photometry:
         def detections() -> None:
             history("detections")
             if counts.get("flagged"):
-                flagged = _unpacked(pieces.where("kind = 'flagged'"), "data", ddl_of(_FLAGGED))
+                flagged = unpacked(pieces.where("kind = 'flagged'"), "data", ddl_of(_FLAGGED))
                 write.update(flagged, self.lake, "detections", pixels, ["dubious"])
 
         def merged(table: str) -> None:
@@ -257,7 +257,7 @@ def _quarantine_rows(batch: pa.RecordBatch, refused: list[tuple[int, str]], surv
 
 def _refused(rows: pa.Table, candid: int | None) -> pa.RecordBatch:
     """One row for each row of the table `quarantine`, in the form of _OPENED."""
-    packed = [_pack(rows.slice(i, 1)) for i in range(len(rows))]
+    packed = [pack(rows.slice(i, 1)) for i in range(len(rows))]
     columns = {
         field.name: pa.nulls(len(rows), field.type) if field.name != "refused" else pa.array(packed, field.type)
         for field in _OPENED
@@ -280,10 +280,7 @@ def _assembler(
         rows = assemble(decoded, stored, homes, survey=survey, order=healpix_order(lake))
         for kind, table in _tables(rows):
             if table.num_rows:
-                yield pa.RecordBatch.from_arrays(
-                    [pa.array([kind]), pa.array([table.num_rows]), pa.array([_pack(table)], pa.binary())],
-                    schema=_PIECES,
-                )
+                yield piece(kind, table)
 
     return assemble_slice
 
@@ -303,21 +300,3 @@ def _tables(rows: Rows) -> Iterator[tuple[str, pa.Table]]:
 
 def _arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
     return frame.select(schema.names).to_arrow().cast(schema)
-
-
-def _pack(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()
-
-
-def _unpacked(pieces: DataFrame, column: str, ddl: str) -> DataFrame:
-    """Rows from the Arrow streams in `column`."""
-
-    def unpack(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for data in batch.column(0):
-                yield from pa.ipc.open_stream(data.as_buffer())
-
-    return pieces.select(column).mapInArrow(unpack, ddl)

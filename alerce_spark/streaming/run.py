@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from py4j.protocol import Py4JError
@@ -19,8 +19,12 @@ from alerce_spark.lake import write
 from alerce_spark.lake.write import Transaction
 from alerce_spark.lease import Lease, LeaseLost
 from alerce_spark.streaming.archive import archive
+from alerce_spark.streaming.lightcurves import lightcurves
 from alerce_spark.streaming.photometry import Photometry
+from alerce_spark.streaming.results import TOPICS, Results
+from alerce_spark.streaming.sink import sink_options
 from alerce_spark.streaming.source import from_kafka
+from alerce_spark.streaming.stamps import stamps
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +36,20 @@ class StreamFailed(Exception):
     """The stream cannot go on, or in `until_empty` mode a query failed too often."""
 
 
+#: Seconds between looks at a native query.
+_WATCH_S = 1
+#: Queries that write tables of the lake, and so need its lease.
+WRITERS = ("photometry", "results")
+
+
 @dataclass(frozen=True)
 class _Query:
+    """One query: `stream` is its input, which `batch` handles; without `batch` it is messages for Kafka's sink."""
+
     name: str
-    packets: Callable[[], DataFrame]
-    batch: Callable[[DataFrame, int], object]
+    stream: Callable[[], DataFrame]
     interval_s: float
+    batch: Callable[[DataFrame, int], object] | None = None
 
 
 @dataclass
@@ -66,18 +78,20 @@ class Stream:
     def run(self) -> None:
         """Run the queries of `stream.queries`. Raises LeaseHeld where another application writes the lake."""
         lake = self.settings.lake
-        with Lease(
-            lake.path, f"alerce-spark stream ({self.spark.sparkContext.appName})", lake.lease_timeout_s
-        ) as lease:
+        names = self.settings.stream.queries
+        with self._lease(any(name in WRITERS for name in names)) as check_lease:
             write.create(self.spark, lake.path, lake.healpix_order)
-            threads = [
-                threading.Thread(target=self._keep_running, args=(self._query(name, lease),), name=name)
-                for name in self.settings.stream.queries
-            ]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            # `results` reads what the others publish: where all end when they are done, it ends last.
+            last = ["results"] if self.until_empty and "results" in names else []
+            for together in ([name for name in names if name not in last], last):
+                threads = [
+                    threading.Thread(target=self._keep_running, args=(self._query(name, check_lease),), name=name)
+                    for name in together
+                ]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
         if self._fatal:
             raise StreamFailed("; ".join(self._fatal))
 
@@ -88,35 +102,78 @@ class Stream:
             with self._busy[name], suppress(Py4JError, OSError):  # without a JVM there is nothing to stop
                 query.stop()
 
-    def _query(self, name: str, lease: Lease) -> _Query:
+    @contextmanager
+    def _lease(self, is_needed: bool) -> Iterator[Callable[[], None]]:
+        """The check of the lake's lease, which is held meanwhile; nothing to check where no table is written."""
+        if not is_needed:
+            yield lambda: None
+            return
+        lake = self.settings.lake
+        holder = f"alerce-spark stream ({self.spark.sparkContext.appName})"
+        with Lease(lake.path, holder, lake.lease_timeout_s) as lease:
+            yield lease.check
+
+    def _query(self, name: str, check_lease: Callable[[], None]) -> _Query:
+        return {
+            "archive": self._archive,
+            "stamps": self._stamps,
+            "lightcurves": self._lightcurves,
+            "photometry": self._photometry,
+            "results": self._results,
+        }[name](check_lease)
+
+    def _archive(self, check_lease: Callable[[], None]) -> _Query:
         settings, stream = self.settings, self.settings.stream
-        if name == "photometry":
-            photometry = Photometry(
-                self.spark,
-                settings.lake.path,
-                settings.survey,
-                self.spark.sparkContext.defaultParallelism,
-                lease.check,
-            )
-            waiting = None if self.until_empty else stream.photometry_min_alerts
-            return _Query(
-                name,
-                lambda: from_kafka(
-                    self.spark,
-                    settings.kafka,
-                    stream,
-                    stream.photometry_max_alerts,
-                    waiting,
-                    stream.photometry_interval_s,
-                ),
-                lambda packets, epoch: photometry.process(packets, Transaction(self._query_id(name), epoch)),
-                min(1.0, stream.photometry_interval_s),
-            )
         return _Query(
-            name,
+            "archive",
             lambda: from_kafka(self.spark, settings.kafka, stream, stream.archive_max_alerts),
-            lambda packets, epoch: archive(packets, settings.archive, settings.survey),
             stream.archive_interval_s,
+            lambda packets, epoch: archive(packets, settings.archive, settings.survey),
+        )
+
+    def _stamps(self, check_lease: Callable[[], None]) -> _Query:
+        settings, stream = self.settings, self.settings.stream
+
+        def results() -> DataFrame:
+            packets = from_kafka(self.spark, settings.kafka, stream, stream.stamps_max_alerts)
+            return stamps(packets, settings.lake.path, settings.survey, settings.kafka)
+
+        return _Query("stamps", results, 0.0)
+
+    def _lightcurves(self, check_lease: Callable[[], None]) -> _Query:
+        settings, stream = self.settings, self.settings.stream
+
+        def results() -> DataFrame:
+            packets = from_kafka(self.spark, settings.kafka, stream, stream.lightcurves_max_alerts)
+            return lightcurves(packets, settings.lake.path, settings.survey, settings.kafka)
+
+        return _Query("lightcurves", results, 0.0)
+
+    def _photometry(self, check_lease: Callable[[], None]) -> _Query:
+        settings, stream = self.settings, self.settings.stream
+        slices = self.spark.sparkContext.defaultParallelism
+        photometry = Photometry(self.spark, settings.lake.path, settings.survey, slices, check_lease)
+        least = None if self.until_empty else stream.photometry_min_alerts
+
+        def packets() -> DataFrame:
+            most, wait = stream.photometry_max_alerts, stream.photometry_interval_s
+            return from_kafka(self.spark, settings.kafka, stream, most, least, wait)
+
+        return _Query(
+            "photometry",
+            packets,
+            min(1.0, stream.photometry_interval_s),
+            lambda packets, epoch: photometry.process(packets, Transaction(self._query_id("photometry"), epoch)),
+        )
+
+    def _results(self, check_lease: Callable[[], None]) -> _Query:
+        stream = self.settings.stream
+        results = Results(self.spark, self.settings.lake.path, check_lease)
+        return _Query(
+            "results",
+            lambda: from_kafka(self.spark, self.settings.kafka, stream, stream.results_max_messages, pattern=TOPICS),
+            stream.results_interval_s,
+            lambda messages, epoch: results.process(messages, Transaction(self._query_id("results"), epoch)),
         )
 
     def _checkpoint(self, name: str) -> str:
@@ -137,7 +194,7 @@ class Stream:
                 running = self._start(query, progressed)
                 if self._stopping.is_set():  # `stop` came while it started
                     running.stop()
-                running.awaitTermination()
+                self._watch(query, running, progressed)
                 return
             except PySparkException as error:
                 failures = 1 if progressed.is_set() else failures + 1
@@ -164,19 +221,13 @@ class Stream:
         self.stop()
 
     def _start(self, query: _Query, progressed: threading.Event) -> StreamingQuery:
-        def batch(packets: DataFrame, epoch: int) -> None:
-            with self._busy[query.name]:
-                result = query.batch(packets, epoch)
-            progressed.set()
-            self.report(query.name, epoch, result)
-
         self.spark.sparkContext.setLocalProperty("spark.scheduler.pool", query.name)
-        writer = (
-            query.packets()
-            .writeStream.foreachBatch(batch)
-            .queryName(query.name)
-            .option("checkpointLocation", self._checkpoint(query.name))
-        )
+        writer = query.stream().writeStream.queryName(query.name)
+        writer = writer.option("checkpointLocation", self._checkpoint(query.name))
+        if query.batch is not None:
+            writer = writer.foreachBatch(self._handler(query, query.batch, progressed))
+        else:
+            writer = writer.format("kafka").options(**sink_options(self.settings.kafka))
         if self.until_empty:
             writer = writer.trigger(availableNow=True)
         else:
@@ -184,6 +235,32 @@ class Stream:
         running = writer.start()
         self._running[query.name] = running
         return running
+
+    def _handler(
+        self, query: _Query, batch: Callable[[DataFrame, int], object], progressed: threading.Event
+    ) -> Callable[[DataFrame, int], None]:
+        def handle(packets: DataFrame, epoch: int) -> None:
+            with self._busy[query.name]:
+                result = batch(packets, epoch)
+            progressed.set()
+            self.report(query.name, epoch, result)
+
+        return handle
+
+    def _watch(self, query: _Query, running: StreamingQuery, progressed: threading.Event) -> None:
+        """Wait for the end of a query. Native ones are reported from Spark's own account of their batches."""
+        if query.batch is not None:
+            running.awaitTermination()
+            return
+        told = -1
+        ended = False
+        while not ended:
+            ended = bool(running.awaitTermination(_WATCH_S))
+            for progress in running.recentProgress:
+                if progress.batchId > told and progress.numInputRows:
+                    told = progress.batchId
+                    progressed.set()
+                    self.report(query.name, told, progress.numInputRows)
 
 
 def _first_line(error: Exception) -> str:

@@ -26,27 +26,29 @@ def from_kafka(
     spark: SparkSession,
     kafka: KafkaSettings,
     stream: StreamSettings,
-    max_alerts: int,
-    min_alerts: int | None = None,
-    max_wait_s: float | None = None,
+    most: int,
+    least: int | None = None,
+    wait_s: float | None = None,
+    pattern: str | None = None,
 ) -> DataFrame:
     """The alert topics and their reprocess topics as a stream of PACKETS; topics made later are picked up.
 
-    A batch has at most `max_alerts`. With `min_alerts` it starts when so many wait, or after `max_wait_s`. Expired
-    topics stop the query with an error: packets would be missing.
+    A batch has at most `most` messages. With `least` it starts when so many wait, or after `wait_s`. Expired topics
+    stop the query with an error: packets would be missing. `pattern` (a Java regular expression) reads the topics of
+    our own results in place of the alerts; those may expire, integrity sees what is missing.
     """
     options = {
         "kafka.bootstrap.servers": kafka.bootstrap_servers,
-        "subscribePattern": subscription(kafka.topics),
-        "startingOffsets": stream.starting_offsets,
-        "failOnDataLoss": "true",
-        "maxOffsetsPerTrigger": str(max_alerts),
+        "subscribePattern": pattern or subscription(kafka.topics),
+        "startingOffsets": stream.starting_offsets if pattern is None else "earliest",
+        "failOnDataLoss": "true" if pattern is None else "false",
+        "maxOffsetsPerTrigger": str(most),
         # Topics made while the stream runs are seen at the next batch.
         "kafka.metadata.max.age.ms": "1000",
         **kafka.options,
     }
-    if min_alerts is not None and max_wait_s is not None:
-        options |= {"minOffsetsPerTrigger": str(min_alerts), "maxTriggerDelay": f"{max_wait_s * 1000:.0f}ms"}
+    if least is not None and wait_s is not None:
+        options |= {"minOffsetsPerTrigger": str(least), "maxTriggerDelay": f"{wait_s * 1000:.0f}ms"}
     records = spark.readStream.format("kafka").options(**options).load()
     return records.select(
         F.col("value").alias("packet"),

@@ -1,0 +1,178 @@
+"""Query `lightcurves`: alert → stored history ∪ what the packet carries → features → class, on Kafka at once.
+
+One native stage, Kafka → Python worker → Kafka, without a Delta commit in its path (design.md section 4). A result is
+the object's at its latest alert that is known, with everything known of it: an alert that comes late improves the
+result of the latest one (its `ndet_used` grows), and the order of arrival does not show in the end. Objects with fewer
+than six detections in g and in r have no features and give no message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame
+
+from alerce_spark.alerts.avro import decode
+from alerce_spark.alerts.model import Decoded
+from alerce_spark.classifiers.lightcurve import LightcurveModel, load
+from alerce_spark.classifiers.taxonomy import BRANCHES, LIGHTCURVE, LIGHTCURVE_CLASSES
+from alerce_spark.config import KafkaSettings
+from alerce_spark.features.io import from_objects
+from alerce_spark.features.names import FEATURES
+from alerce_spark.features.select import select
+from alerce_spark.kafka import records
+from alerce_spark.lake import lookup
+from alerce_spark.lake.models import Served, bootstrap
+from alerce_spark.lake.storage import healpix_order
+from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, LIMIT_COLUMNS, Stored, light_curves, statistics_of
+from alerce_spark.streaming.sink import MESSAGES, Message, Topics, error_message, messages
+
+STAGE = "lightcurves"
+_COLUMNS = (*DETECTION_COLUMNS, "sigmapsf_corr_ext", "rb")
+_NO_FORCED = pl.DataFrame(
+    schema={"oid": pl.String, "pid": pl.Int64, "rfid": pl.Int64, "parent_candid": pl.Int64}
+)  # forced photometry is stored, not used (algorithms.md D24)
+#: What the numerics may raise; anything else is a defect of ours and stops the query with its trace.
+_FAILURES = (ValueError, ArithmeticError, IndexError, np.linalg.LinAlgError)
+_FIELDS = tuple(records.field_name(name) for name in FEATURES)
+#: Columns of a message that are those of the table objects.
+_STATISTICS = ("ndet", "firstmjd", "lastmjd", "meanra", "meandec", "corrected", "stellar")
+
+
+def lightcurves(packets: DataFrame, lake: str, survey: str, kafka: KafkaSettings) -> DataFrame:
+    """Messages for the Kafka sink (`streaming/sink.py`): one for each object of a batch that has features."""
+    return packets.mapInArrow(_classifier(lake, survey, kafka), MESSAGES)
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """What a worker keeps from batch to batch."""
+
+    lake: str
+    model: Served[LightcurveModel]
+    out: Topics
+
+
+@cache
+def _worker(lake: str, servers: str, partitions: int) -> _Worker:
+    kafka = KafkaSettings(bootstrap_servers=servers, partitions=partitions)
+    return _Worker(lake, Served(lake, LIGHTCURVE, load, bootstrap(LIGHTCURVE)), Topics(kafka))
+
+
+def _classifier(
+    lake: str, survey: str, kafka: KafkaSettings
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def classify(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        worker = _worker(lake, kafka.bootstrap_servers, kafka.partitions)
+        for batch in batches:
+            if batch.num_rows:
+                yield messages(_classified(batch, survey, worker))
+
+    return classify
+
+
+def _classified(batch: pa.RecordBatch, survey: str, worker: _Worker) -> Iterator[Message]:
+    # Packets that cannot be decoded are the business of `photometry`, which quarantines them.
+    decoded = decode(batch.column("packet"))
+    if not decoded.alerts.num_rows:
+        return
+    detections, limits = _history(decoded, worker.lake)
+    features, failures = _features(detections, limits)
+    # The alert in this batch that an object's message is about: its time in Kafka, its packet where something fails.
+    rows = dict(zip(decoded.alerts["objectId"].to_pylist(), decoded.alerts["row"].to_pylist(), strict=True))
+    for oid, reason in failures:
+        yield error_message(batch, rows[oid], STAGE, survey, oid, reason, worker.out)
+    if not features.num_rows:
+        return
+    model, version = worker.model.get()
+    received = batch.column("received")
+    for record in _records(features, detections, limits, model, version):
+        topic = worker.out.daily(records.LIGHTCURVE_TOPIC, received[rows[record["oid"]]].as_py())
+        yield Message(topic, record["oid"], records.LIGHTCURVE.encode(record | {"survey": survey}))
+
+
+def _history(decoded: Decoded, lake: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Detections and upper limits of the objects of these packets: what is stored of them, and what is carried."""
+    alerts = decoded.alerts
+    oids = pl.Series(alerts["objectId"]).unique()
+    pixels, ranges = lookup.near(alerts["ra"].to_numpy(), alerts["dec"].to_numpy(), healpix_order(lake))
+    detections = lookup.read(lake, "detections", _COLUMNS, oids, pixels, None, ranges)
+    limits = lookup.read(lake, "non_detections", LIMIT_COLUMNS, oids, pixels, None, ranges)
+    return light_curves(decoded, Stored(detections, limits, _NO_FORCED))
+
+
+def _features(detections: pl.DataFrame, limits: pl.DataFrame) -> tuple[pa.Table, list[tuple[str, str]]]:
+    """Features of the objects that have enough detections, and those that could not be computed with the reason."""
+    failures: list[tuple[str, str]] = []
+    try:
+        found = _table(detections, limits)
+    except _FAILURES:
+        # One object that cannot be computed must not take the others of its batch with it.
+        parts = [_table(detections.clear(), limits.clear())]
+        for oid in detections["oid"].unique(maintain_order=True):
+            try:
+                parts.append(_table(detections.filter(oid=oid), limits.filter(oid=oid)))
+            except _FAILURES as error:
+                failures.append((oid, f"features: {type(error).__name__}: {error}"))
+        found = pa.concat_tables(parts)
+    return found.filter(pc.greater(found["ndet_used"], 0)), failures
+
+
+def _table(detections: pl.DataFrame, limits: pl.DataFrame) -> pa.Table:
+    return from_objects(select(detections.to_arrow(), limits.to_arrow()))
+
+
+def _nullable(matrix: np.ndarray) -> list[list[float | None]]:
+    values = matrix.astype(object)
+    values[np.isnan(matrix)] = None
+    return list(values.tolist())
+
+
+def _records(
+    features: pa.Table, detections: pl.DataFrame, limits: pl.DataFrame, model: LightcurveModel, version: str
+) -> Iterator[records.Record]:
+    """Messages (kafka/schemas/lc_classifier.avsc, without survey) of the rows of `features`."""
+    oids = features.select(["oid"])
+    matrix = np.column_stack([features[name].to_numpy() for name in FEATURES])
+    found = model.classify(matrix)
+    probabilities, top, children = (records.published(a) for a in (found.probabilities, found.top, found.children))
+    latest = detections.filter("has_stamp").sort("mjd", "candid").unique("oid", keep="last")
+    about = pl.DataFrame(oids).join(latest.select("oid", "candid", "mjd", "ra", "dec"), on="oid", maintain_order="left")
+    statistics = pl.DataFrame(
+        statistics_of(detections.filter(pl.col("oid").is_in(about["oid"].implode())), limits, about)[1]
+    )
+    places = {name: [LIGHTCURVE_CLASSES.index(c) for c in classes] for name, classes in BRANCHES.items()}
+    rows = zip(
+        about.iter_rows(named=True),
+        statistics.select(_STATISTICS).iter_rows(named=True),
+        features.select(["version", "ndet_used", "period_false_alarm"]).to_pylist(),
+        _nullable(matrix),
+        strict=True,
+    )
+    for k, (of, counted, made, values) in enumerate(rows):
+        yield {
+            **of,
+            **counted,
+            "features": dict(zip(_FIELDS, values, strict=True)),
+            "lc_classification": {
+                "probabilities": dict(zip(LIGHTCURVE_CLASSES, probabilities[k].tolist(), strict=True)),
+                "class": LIGHTCURVE_CLASSES[int(np.argmax(found.probabilities[k]))],
+                "hierarchical": {
+                    "top": dict(zip(BRANCHES, top[k].tolist(), strict=True)),
+                    "children": {
+                        branch: {LIGHTCURVE_CLASSES[i]: float(children[k, i]) for i in inside}
+                        for branch, inside in places.items()
+                    },
+                },
+            },
+            "version": version,
+            "features_version": made["version"],
+            "ndet_used": made["ndet_used"],
+            "period_false_alarm": made["period_false_alarm"],
+        }

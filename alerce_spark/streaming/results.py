@@ -1,0 +1,173 @@
+"""Query `results`: what the other queries published → probabilities, features; what they could not do → quarantine.
+
+Messages are at least once, in any order. A row is stored once for each key; of one key the larger `ndet_used` wins,
+since it saw more of the object's history (design.md section 4).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame, SparkSession
+
+from alerce_spark import sky
+from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
+from alerce_spark.features.names import FEATURES
+from alerce_spark.kafka import records
+from alerce_spark.lake import lookup, write
+from alerce_spark.lake.storage import healpix_order
+from alerce_spark.lake.tables import TABLES, ddl_of
+from alerce_spark.lake.write import Transaction
+from alerce_spark.streaming.pieces import PIECES, piece, unpack
+
+log = logging.getLogger(__name__)
+
+#: Topics that the query reads, as a Java regular expression.
+TOPICS = f"({records.STAMP_TOPIC}|{records.LIGHTCURVE_TOPIC})_[0-9]{{8}}|{records.ERROR_TOPIC}"
+
+Row = dict[str, Any]
+_SCHEMAS = {
+    **{name: TABLES[name].arrow for name in ("features", "probabilities", "quarantine")},
+    # A message that is not ours: no container, or without the fields of its schema.
+    "unreadable": pa.schema([pa.field("topic", pa.string()), pa.field("reason", pa.string())]),
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a batch did: messages that could not be read, rows written by table."""
+
+    unreadable: int
+    rows: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Results:
+    """The query on one lake: `process` takes messages of TOPICS as PACKETS."""
+
+    spark: SparkSession
+    lake: str
+    check_lease: Callable[[], None]
+
+    def process(self, messages: DataFrame, transaction: Transaction | None = None) -> Stored:
+        """Write what `messages` bring; safe to repeat. `transaction` names the batch of a stream."""
+        parser = _parser(healpix_order(self.lake))
+        # Bounded by the most messages of a batch: 2 kB a light-curve result.
+        pieces = messages.select("source", "packet").mapInArrow(parser, ddl_of(PIECES)).toArrow()
+        written = {}
+        for name in ("features", "probabilities"):
+            if count := self._store(_rows(pieces, name), name, transaction):
+                written[name] = count
+        errors = _rows(pieces, "quarantine")
+        if len(errors):
+            self.check_lease()
+            frame = self.spark.createDataFrame(errors).dropDuplicates(list(TABLES["quarantine"].key))
+            write.insert(frame, self.lake, "quarantine")
+            written["quarantine"] = len(errors)
+        unreadable = _rows(pieces, "unreadable")
+        if len(unreadable):
+            first = unreadable.slice(0, 1).to_pylist()[0]
+            log.error("%d messages are not ours, the first on %s: %s", len(unreadable), first["topic"], first["reason"])
+        return Stored(len(unreadable), written)
+
+    def _store(self, rows: pa.Table, name: str, transaction: Transaction | None) -> int:
+        if not len(rows):
+            return 0
+        new, better = self._changes(rows, name)
+        self.check_lease()
+        if len(new):
+            write.append(self.spark.createDataFrame(new), self.lake, name, transaction)
+        if len(better):
+            write.merge(self.spark.createDataFrame(better), self.lake, name, pc.unique(better["pixel"]).to_pylist())
+        return len(new) + len(better)
+
+    def _changes(self, rows: pa.Table, name: str) -> tuple[pa.Table, pa.Table]:
+        """Rows whose key the table lacks, and rows that saw more detections than the stored one of their key."""
+        key = list(TABLES[name].key)
+        keys = pl.DataFrame(rows.select([*key, "ndet_used", "healpix29", "pixel"])).with_row_index("row")
+        keys = keys.sort("ndet_used", "row", descending=[True, False]).unique(key, keep="first", maintain_order=True)
+        _, ranges = lookup.near(*sky.position(keys["healpix29"]), healpix_order(self.lake))
+        pixels = keys["pixel"].unique()
+        stored = lookup.read(self.lake, name, [*key, "ndet_used"], keys["oid"].unique(), pixels, None, ranges)
+        known = keys.join(stored.rename({"ndet_used": "stored"}), on=key, how="left")
+        new = known.filter(pl.col("stored").is_null())["row"]
+        better = known.filter(pl.col("ndet_used") > pl.col("stored"))["row"]
+        return rows.take(new.to_arrow()), rows.take(better.to_arrow())
+
+
+def _rows(pieces: pa.Table, kind: str) -> pa.Table:
+    packed = pieces.filter(pc.equal(pieces["kind"], kind))["data"]
+    return pa.concat_tables([_SCHEMAS[kind].empty_table(), *(unpack(data).read_all() for data in packed)])
+
+
+def _parser(order: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def parse(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            made: dict[str, list[Row]] = {kind: [] for kind in _SCHEMAS}
+            for topic, message in zip(*(batch.column(name).to_pylist() for name in ("source", "packet")), strict=True):
+                try:
+                    found = list(_parsed(topic, records.decode(message)))
+                except (ValueError, KeyError, TypeError) as error:
+                    found = [("unreadable", {"topic": topic, "reason": f"{type(error).__name__}: {error}"})]
+                for kind, row in found:
+                    made[kind].append(row)
+            yield from _pieces(made, order)
+
+    return parse
+
+
+def _pieces(made: dict[str, list[Row]], order: int) -> Iterator[pa.RecordBatch]:
+    for kind, rows in made.items():
+        if not rows:
+            continue
+        if kind in TABLES and TABLES[kind].on_sky:
+            index = sky.healpix([row["ra"] for row in rows], [row["dec"] for row in rows])
+            pixel = sky.parent(index, order)
+            for k, row in enumerate(rows):
+                row |= {"healpix29": int(index[k]), "pixel": int(pixel[k])}
+        yield piece(kind, pa.Table.from_pylist(rows, _SCHEMAS[kind]))
+
+
+def _parsed(topic: str, record: records.Record) -> Iterator[tuple[str, Row]]:
+    """Rows of one message, with ra and dec for those that have a pixel."""
+    if topic == records.ERROR_TOPIC:
+        yield "quarantine", record
+    elif topic.startswith(records.STAMP_TOPIC):
+        yield "probabilities", _stamp_row(record)
+    else:
+        same = {name: record[name] for name in ("oid", "candid", "mjd", "ndet_used", "survey", "ra", "dec")}
+        values = {name: record["features"][records.field_name(name)] for name in FEATURES}
+        head = {"version": record["features_version"], "period_false_alarm": record["period_false_alarm"]}
+        yield "features", same | head | values
+        yield "probabilities", same | _classification(record)
+
+
+def _stamp_row(record: records.Record) -> Row:
+    probabilities = record["probabilities"]
+    return {
+        "oid": record["objectId"],
+        "classifier": STAMP,
+        "class": record["class"],
+        "probability": probabilities[record["class"]],
+        "probabilities": list(probabilities.items()),
+        "ndet_used": 1,
+        **{name: record[name] for name in ("survey", "version", "candid", "mjd", "flags", "ra", "dec")},
+    }
+
+
+def _classification(record: records.Record) -> Row:
+    found = record["lc_classification"]
+    return {
+        "classifier": LIGHTCURVE,
+        "version": record["version"],
+        "class": found["class"],
+        "probability": found["probabilities"][found["class"]],
+        "probabilities": list(found["probabilities"].items()),
+        "flags": [],
+    }

@@ -1,0 +1,83 @@
+"""Messages out: what native queries hand to Spark's Kafka sink, and the topics they go to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from alerce_spark.config import KafkaSettings
+from alerce_spark.kafka import records, topics
+
+#: Columns of the Kafka sink; `key` is the object, so that a consumer sees an object's results in order.
+MESSAGES = "topic STRING, key BINARY, value BINARY"
+_SCHEMA = pa.schema([("topic", pa.string()), ("key", pa.binary()), ("value", pa.binary())])
+
+
+class Message(NamedTuple):
+    """One message: topic, object, bytes."""
+
+    topic: str
+    oid: str
+    value: bytes
+
+
+def messages(made: Iterable[Message]) -> pa.RecordBatch:
+    """Messages in the columns of the sink."""
+    rows = list(made)
+    columns = [[m.topic for m in rows], [m.oid.encode() for m in rows], [m.value for m in rows]]
+    return pa.RecordBatch.from_arrays(
+        [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA
+    )
+
+
+def sink_options(kafka: KafkaSettings) -> dict[str, str]:
+    """Options of Spark's Kafka sink: those of the settings, and compression, since messages carry their schema."""
+    return {
+        "kafka.bootstrap.servers": kafka.bootstrap_servers,
+        "kafka.compression.type": "lz4",
+        **{name: value for name, value in kafka.options.items() if name.startswith("kafka.")},
+    }
+
+
+class Topics:
+    """Topics that results go to, made by the admin client when first needed: a broker must not make them by itself.
+
+    In a worker; one call to the broker for each topic and process.
+    """
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self._kafka = kafka
+        self._there: set[str] = set()
+
+    def daily(self, name: str, received: datetime) -> str:
+        """`name` with the UTC date of an alert's Kafka timestamp, so that a replay goes to the same topic."""
+        return self.named(f"{name}_{received.astimezone(UTC):%Y%m%d}")
+
+    def named(self, topic: str) -> str:
+        """`topic`, which is there now. Raises KafkaException where the broker does not answer or refuses."""
+        if topic not in self._there:
+            topics.create(self._kafka.bootstrap_servers, [topic], self._kafka.partitions)
+            self._there.add(topic)
+        return topic
+
+
+def error_message(
+    batch: pa.RecordBatch, row: int, stage: str, survey: str, oid: str, reason: str, out: Topics
+) -> Message:
+    """What a step could not do with the packet at `row` of a batch of PACKETS, for the topic of errors."""
+    packet = batch.column("packet")[row].as_py() or b""
+    record = {
+        "sha256": hashlib.sha256(packet).hexdigest(),
+        "stage": stage,
+        "survey": survey,
+        "source": batch.column("source")[row].as_py(),
+        "partition": batch.column("partition")[row].as_py(),
+        "offset": batch.column("offset")[row].as_py(),
+        "reason": reason,
+        "packet": packet,
+    }
+    return Message(out.named(records.ERROR_TOPIC), oid, records.ERROR.encode(record))

@@ -1,0 +1,160 @@
+"""Query `stamps`: the first alert of an object → class from its stamps, on Kafka at once.
+
+One native stage, Kafka → Python worker → Kafka, without a Delta commit in its path (design.md section 4). An alert is
+its object's first where neither the lake nor this worker's memory has an own alert of the object with a smaller candid.
+So the earliest alert is always classified, whatever the order of arrival; when a later one came before it, both are,
+and the earliest candid of an object, classifier and version is *the* stamp class. The lake lags by a minute, and the
+memory is one worker's: a repeat is possible and harmless.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame
+
+from alerce_spark.alerts import stamps as cutouts
+from alerce_spark.alerts.avro import decode
+from alerce_spark.alerts.model import Decoded, sign
+from alerce_spark.classifiers.stamp import StampModel, is_known_mover
+from alerce_spark.classifiers.taxonomy import STAMP, STAMP_CLASSES
+from alerce_spark.config import KafkaSettings
+from alerce_spark.kafka import records
+from alerce_spark.lake import lookup
+from alerce_spark.lake.models import Served, bootstrap
+from alerce_spark.lake.storage import healpix_order
+from alerce_spark.streaming.sink import MESSAGES, Message, Topics, error_message, messages
+
+STAGE = "stamps"
+#: Objects that a worker remembers: enough for the minutes until the lake has them.
+_REMEMBERED = 200_000
+_MJD_ZERO = 2400000.5
+
+
+def stamps(packets: DataFrame, lake: str, survey: str, kafka: KafkaSettings) -> DataFrame:
+    """Messages for the Kafka sink (`streaming/sink.py`): one for each first alert, a class or an error."""
+    return packets.mapInArrow(_classifier(lake, survey, kafka), MESSAGES)
+
+
+@dataclass
+class Seen:
+    """Smallest candid of an own alert of each object that was seen last, of up to `size` objects."""
+
+    size: int
+    _smallest: OrderedDict[str, int] = field(default_factory=OrderedDict, repr=False)
+
+    def is_first(self, oid: str, candid: int) -> bool:
+        """Whether no own alert of the object with a smaller candid was seen; remembers this one."""
+        before = self._smallest.get(oid, candid)
+        self._smallest[oid] = min(before, candid)
+        self._smallest.move_to_end(oid)
+        if len(self._smallest) > self.size:
+            self._smallest.popitem(last=False)
+        return candid <= before
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """What a worker keeps from batch to batch."""
+
+    lake: str
+    model: Served[StampModel]
+    seen: Seen
+    out: Topics
+
+
+@cache
+def _worker(lake: str, servers: str, partitions: int) -> _Worker:
+    kafka = KafkaSettings(bootstrap_servers=servers, partitions=partitions)
+    return _Worker(lake, Served(lake, STAMP, StampModel.load, bootstrap(STAMP)), Seen(_REMEMBERED), Topics(kafka))
+
+
+def _classifier(
+    lake: str, survey: str, kafka: KafkaSettings
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def classify(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        worker = _worker(lake, kafka.bootstrap_servers, kafka.partitions)
+        for batch in batches:
+            if batch.num_rows:
+                yield messages(_classified(batch, survey, worker))
+
+    return classify
+
+
+def _classified(batch: pa.RecordBatch, survey: str, worker: _Worker) -> Iterator[Message]:
+    # Packets that cannot be decoded are the business of `photometry`, which quarantines them.
+    decoded = decode(batch.column("packet"), stamps=True)
+    firsts = _first_alerts(decoded, worker.lake, worker.seen)
+    if not firsts.size:
+        return
+    alerts = decoded.alerts.take(pa.array(firsts))
+    images = cutouts.of(alerts)
+    columns = {name: alerts[name] for name in alerts.schema.names}
+    is_mover = is_known_mover(columns)
+    model, version = worker.model.get()
+    probabilities, reasons = model.classify(images.images, columns)
+    probabilities[is_mover] = np.eye(len(STAMP_CLASSES))[STAMP_CLASSES.index("asteroid")]
+    probabilities = records.published(probabilities)
+    flags = _flags(alerts, is_mover)
+    rows = zip(
+        alerts["row"].to_pylist(),
+        alerts["objectId"].to_pylist(),
+        alerts["candid"].to_pylist(),
+        alerts["jd"].to_pylist(),
+        alerts["ra"].to_pylist(),
+        alerts["dec"].to_pylist(),
+        strict=True,
+    )
+    for k, (row, oid, candid, jd, ra, dec) in enumerate(rows):
+        reason = None if is_mover[k] else images.reason[k] or reasons[k]
+        if reason is not None:
+            yield error_message(batch, row, STAGE, survey, oid, str(reason), worker.out)
+            continue
+        values = probabilities[k].tolist()
+        record = {
+            "objectId": oid,
+            "candid": candid,
+            "probabilities": dict(zip(STAMP_CLASSES, values, strict=True)),
+            "class": STAMP_CLASSES[int(np.argmax(values))],
+            "version": version,
+            "flags": flags[k],
+            "survey": survey,
+            "mjd": jd - _MJD_ZERO,
+            "ra": ra,
+            "dec": dec,
+        }
+        topic = worker.out.daily(records.STAMP_TOPIC, batch.column("received")[row].as_py())
+        yield Message(topic, oid, records.STAMP.encode(record))
+
+
+def _first_alerts(decoded: Decoded, lake: str, seen: Seen) -> np.ndarray:
+    """Rows of `decoded.alerts` that are the first of their object."""
+    alerts = decoded.alerts
+    if not alerts.num_rows:
+        return np.empty(0, np.int64)
+    oids = pl.Series("oid", alerts["objectId"])
+    pixels, ranges = lookup.near(alerts["ra"].to_numpy(), alerts["dec"].to_numpy(), healpix_order(lake))
+    stored = lookup.read(lake, "detections", ["oid", "candid", "has_stamp"], oids.unique(), pixels, None, ranges)
+    earliest = dict(stored.filter("has_stamp").group_by("oid").agg(pl.col("candid").min()).iter_rows())
+    candids = alerts["candid"].to_pylist()
+    # In order of candid, so that of two alerts of one object in a batch only the earlier is a first.
+    is_first = np.zeros(len(candids), bool)
+    for i in np.argsort(candids, kind="stable").tolist():
+        is_first[i] = seen.is_first(oids[i], candids[i]) and candids[i] <= earliest.get(oids[i], candids[i])
+    return np.flatnonzero(is_first)
+
+
+def _flags(alerts: pa.Table, is_mover: np.ndarray) -> list[list[str]]:
+    """Flags of each alert, see kafka/schemas/stamp_classifier.avsc."""
+    negative = pc.equal(sign(alerts["isdiffpos"]), -1).to_numpy(zero_copy_only=False)
+    near = pc.and_(pc.less(alerts["distpsnr1"], 1.0), pc.greater_equal(alerts["distpsnr1"], 0.0))
+    stellar = pc.fill_null(pc.and_(near, pc.greater(alerts["sgscore1"], 0.5)), False).to_numpy()
+    named = (("ephemeris", is_mover), ("negative", negative), ("stellar", stellar))
+    return [[name for name, has in named if has[k]] for k in range(alerts.num_rows)]
