@@ -28,7 +28,8 @@ def _mix(x: Any) -> Any:
 
 
 @njit(cache=True)
-def _uniform_one(key: Any, a: Any, b: Any) -> Any:
+def uniform_one(key: Any, a: Any, b: Any) -> Any:
+    """One uniform deviate in (0, 1) of (key, a, b), for use inside other kernels."""
     x = _mix(np.uint64(key) ^ (np.uint64(a) * np.uint64(0x9E3779B97F4A7C15)))
     x = _mix(x + np.uint64(b) * np.uint64(0xD1B54A32D192ED03) + np.uint64(0x9E3779B97F4A7C15))
     # 53 bits, moved off zero so that a logarithm may follow
@@ -38,15 +39,23 @@ def _uniform_one(key: Any, a: Any, b: Any) -> Any:
 @njit(cache=True)
 def normal_one(key: Any, a: Any, b: Any) -> Any:
     """One standard normal deviate of (key, a, b), by Box and Muller; for use inside other kernels."""
-    radius = np.sqrt(-2.0 * np.log(_uniform_one(key, a, b)))
-    return radius * np.cos(2.0 * np.pi * _uniform_one(key ^ np.uint64(0xA5A5A5A5A5A5A5A5), a, b))
+    radius = np.sqrt(-2.0 * np.log(uniform_one(key, a, b)))
+    return radius * np.cos(2.0 * np.pi * uniform_one(key ^ np.uint64(0xA5A5A5A5A5A5A5A5), a, b))
+
+
+@njit(cache=True)
+def normal_two(key: Any, a: Any, b: Any) -> Any:
+    """Two independent standard normal deviates of (key, a, b), for the price of one."""
+    radius = np.sqrt(-2.0 * np.log(uniform_one(key, a, b)))
+    angle = 2.0 * np.pi * uniform_one(key ^ np.uint64(0xA5A5A5A5A5A5A5A5), a, b)
+    return radius * np.cos(angle), radius * np.sin(angle)
 
 
 @njit(cache=True)
 def _uniforms(key: Any, a: Any, b: Any) -> Any:
     out = np.empty(a.size)
     for i in range(a.size):
-        out[i] = _uniform_one(key, a[i], b[i])
+        out[i] = uniform_one(key, a[i], b[i])
     return out
 
 

@@ -1,14 +1,17 @@
 """The survey: a field grid, a cadence with weather, moon and seasons, and the depth and calibration of every visit.
 
-All of it is a pure function of the seed, the field and the night. Numbers are set by eye to the packets and upper
-limits in the project's real data (limits: 5, 50, 95 % at 18.2, 19.9 and 20.8 mag; zero points 26.2 ± 0.1).
+All of it is a pure function of the seed, the field and the night. Numbers are those of the project's real data: limits,
+moon and zero points from the packets' 4,000 visits, hours of the night, weather and coverage from 57,000 exposures of
+the data-release light curves (public and partnership time), tails from 5,449 objects of one field.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from scipy.special import ndtri
 
 from alerce_spark.simulation.randoms import Floats, Ints, normal, uniform
 
@@ -20,8 +23,18 @@ X_PIXELS, Y_PIXELS = 3072.0, 3080.0
 #: mjd of 2017-01-01, from which ZTF counts its nights (`nid`).
 NID_ZERO = 57754
 JD_MINUS_MJD = 2400000.5
-#: Part of a UTC day in which the survey's site observes.
-DUSK, DAWN = 0.12, 0.47
+#: mjd of a March equinox, and the tropical year.
+SUN_AT_EQUINOX, YEAR = 59293.4, 365.2422
+#: The site: latitude and longitude in degrees (Palomar), and the depression of the Sun at which observing begins.
+LATITUDE, LONGITUDE, TWILIGHT = 33.36, -116.86, 12.0
+#: Fields with centres south of this are too low to be observed.
+SOUTHERN_LIMIT = -30.0
+#: Fields whose centres are nearer to the Galactic plane than this are visited three times as often.
+PLANE = 7.5
+#: Share of fields that other programmes visit as well, and how often, in units of `visits_per_night`.
+DEEP_SHARE, DEEP_VISITS = 0.08, 3
+#: Exposures whose photometric calibration is off: 8 % of the real ones are flagged so.
+BAD_SHARE = 0.08
 #: Limit of a dark, clear exposure by band (g, r, i) and what a full moon takes away.
 DARK_LIMIT = np.array([20.95, 20.85, 20.3])
 MOON_LOSS = np.array([1.3, 1.0, 0.5])
@@ -38,6 +51,8 @@ def _fields_in_band() -> Ints:
 FIELDS_IN_BAND = _fields_in_band()
 FIRST_FIELD = 1 + np.concatenate([[0], np.cumsum(FIELDS_IN_BAND)])
 N_FIELDS = int(FIELDS_IN_BAND.sum())
+#: Resolution of the time in an exposure's code and pid, days.
+TICK = 1e-5
 
 
 def field_of(ra: Floats, dec: Floats) -> tuple[Ints, Ints]:
@@ -70,17 +85,60 @@ def pixel_on_chip(ra: Floats, dec: Floats) -> tuple[Floats, Floats]:
 
 def fields_near(ra: float, dec: float, count: int) -> Ints:
     """The `count` fields whose centres are nearest to ra, dec in degrees, nearest first."""
-    fields = np.arange(1, N_FIELDS + 1)
-    middle = np.full(N_FIELDS, 27)  # channel 27 ends at the centre of the 8 by 8
-    field_ra, field_dec = position_in(fields, middle, np.full(N_FIELDS, 1.0), np.full(N_FIELDS, 1.0))
-    d_ra, d1, d2 = np.radians(field_ra - ra), np.radians(field_dec), np.radians(dec)
+    d_ra, d1, d2 = np.radians(CENTRE_RA - ra), np.radians(CENTRE_DEC), np.radians(dec)
     closeness = np.sin(d1) * np.sin(d2) + np.cos(d1) * np.cos(d2) * np.cos(d_ra)
-    return fields[np.argsort(-closeness, kind="stable")[:count]]
+    return 1 + np.argsort(-closeness, kind="stable")[:count]
 
 
 def sun_ra(mjd: float) -> float:
     """Right ascension of the mean Sun in degrees."""
-    return float((mjd - 59293.4) * 360.0 / 365.2422 % 360.0)
+    return float((mjd - SUN_AT_EQUINOX) * 360.0 / YEAR % 360.0)
+
+
+def _centres() -> tuple[Floats, Floats]:
+    """ra, dec in degrees of the centre of every field."""
+    fields = np.arange(1, N_FIELDS + 1)
+    middle = np.full(N_FIELDS, 27)  # channel 27 ends at the centre of the 8 by 8
+    return position_in(fields, middle, np.ones(N_FIELDS), np.ones(N_FIELDS))
+
+
+CENTRE_RA, CENTRE_DEC = _centres()
+
+
+def _galactic_latitude() -> Floats:
+    """Galactic latitude in degrees of every field's centre; the pole is that of Hipparcos (J2000, ESA 1997)."""
+    pole_ra, pole_dec = np.radians(192.85948), np.radians(27.12825)
+    ra, dec = np.radians(CENTRE_RA), np.radians(CENTRE_DEC)
+    sine = np.sin(dec) * np.sin(pole_dec) + np.cos(dec) * np.cos(pole_dec) * np.cos(ra - pole_ra)
+    return np.degrees(np.arcsin(np.clip(sine, -1.0, 1.0)))
+
+
+IS_IN_PLANE = np.abs(_galactic_latitude()) < PLANE
+
+
+def darkness(night: Any) -> tuple[Floats, Floats]:
+    """Beginning and end of astronomical work in `night` (integer mjd) at the site, as parts of the UTC day."""
+    longitude = 2 * np.pi * (np.asarray(night) + 0.3 - SUN_AT_EQUINOX) / YEAR
+    dec = np.arcsin(0.3978 * np.sin(longitude))
+    latitude = np.radians(LATITUDE)
+    cosine = (-np.sin(np.radians(TWILIGHT)) - np.sin(latitude) * np.sin(dec)) / (np.cos(latitude) * np.cos(dec))
+    half = 0.5 - np.arccos(np.clip(cosine, -1.0, 1.0)) / (2 * np.pi)
+    midnight = -LONGITUDE / 360.0
+    return midnight - half, midnight + half
+
+
+def transit(ra: Floats, night: Any) -> Floats:
+    """When right ascension `ra` [deg] passes the site's meridian, as part of the UTC day, within 0.5 of midnight."""
+    sidereal_midnight = 100.46 + 0.985647 * (np.asarray(night) - 51544.0)  # at Greenwich, degrees
+    away = (ra - sidereal_midnight - LONGITUDE - 360.98565 * (-LONGITUDE / 360.0) + 180.0) % 360.0 - 180.0
+    return -LONGITUDE / 360.0 + away / 360.98565
+
+
+def airmass(hour_angle: Floats, dec: Floats) -> Floats:
+    """Airmass at hour angle and declination in degrees, at most 3."""
+    latitude, h, d = np.radians(LATITUDE), np.radians(hour_angle), np.radians(dec)
+    altitude = np.sin(latitude) * np.sin(d) + np.cos(latitude) * np.cos(d) * np.cos(h)
+    return 1.0 / np.maximum(altitude, 1.0 / 3.0)
 
 
 @dataclass(frozen=True)
@@ -88,7 +146,8 @@ class Visits:
     """Exposures of some fields, sorted by field and time; field k of the request has rows starts[k]:starts[k+1].
 
     mjd has the resolution of real packets, 1e-7 d in jd. `code` (night · 10⁵ + time in 10⁻⁵ d) names the exposure.
-    `limit` is the 5-sigma limit in mag, `fwhm` in pixels, `zp` and its relatives in mag.
+    `limit` is the 5-sigma limit in mag, `fwhm` in pixels, `zp` and its relatives in mag; `gain` is the relative error
+    of the flux scale, large in the few exposures that are badly calibrated.
     """
 
     starts: Ints
@@ -101,6 +160,7 @@ class Visits:
     zp: Floats
     colour_term: Floats
     sky: Floats
+    gain: Floats
 
     @property
     def nid(self) -> Ints:
@@ -117,9 +177,11 @@ class Visits:
 class Survey:
     """Rules of the survey.
 
-    A field is visited every `cadence` days, `visits_per_night` times, g and r in turn and 4 % in i, when the night is
-    clear (70 %, in spells) and, with `seasons`, the Sun is more than 60 degrees of right ascension away. On
-    `sure_nights` the sky is clear and every field visited: a simulated night shall have alerts.
+    A field is visited every `cadence` days, three times as often near the Galactic plane, `visits_per_night` times a
+    night, g and r in turn and 3 % in i, when the night is clear (more often in summer, in spells) and, with `seasons`,
+    the field is north of SOUTHERN_LIMIT and high enough in the dark. Fields lose a share of their visits, so that some
+    have many and some few. Exposures are taken near the meridian where the night allows. On `sure_nights` the sky is
+    clear and every field visited: a simulated night shall have alerts.
     """
 
     seed: int
@@ -131,55 +193,104 @@ class Survey:
     def visits(self, fields: Ints, first_night: int, last_night: int) -> Visits:
         """Visits of `fields` in the nights (integer mjd) first_night … last_night, the last included."""
         nights = np.arange(first_night, last_night + 1)
-        grid = np.meshgrid(np.arange(fields.size), nights, np.arange(self.visits_per_night), indexing="ij")
-        which, night, turn = (g.ravel() for g in grid)
-        kept = self._observed(fields[which], night, turn)
-        which, night, turn = which[kept], night[kept], turn[kept]
+        which, night = (g.ravel() for g in np.meshgrid(np.arange(fields.size), nights, indexing="ij"))
+        kept = self._observed_nights(fields[which], night)
+        which, night = which[kept], night[kept]
+        turns = np.where(self._is_deep(fields[which]), DEEP_VISITS, 1) * self.visits_per_night
+        each = np.repeat(np.arange(which.size), turns)
+        turn = np.arange(each.size) - np.repeat(np.cumsum(turns) - turns, turns)
+        kept = self._observed_turns(fields[which[each]], night[each], turn)
+        which, night, turn = which[each[kept]], night[each[kept]], turn[kept]
         field = fields[which]
-
+        fid = np.where(
+            uniform(self.seed, "filter i", field, night * 64 + turn) < 0.03, 3, 1 + (turn + night // self.cadence) % 2
+        )
         mjd = self._times(field, night, turn)
         code = (night - NID_ZERO) * 100000 + np.floor((mjd - night) * 1e5).astype(np.int64)
-        in_i = uniform(self.seed, "filter i", field, night * 64 + turn) < 0.04
-        fid = np.where(in_i, 3, 1 + (turn + night // self.cadence) % 2)
+        order = np.lexsort((mjd, which))
+        which, field, mjd, fid, code = which[order], field[order], mjd[order], fid[order], code[order]
         starts = np.searchsorted(which, np.arange(fields.size + 1))
         return Visits(starts, field, mjd, fid, code, *self._conditions(field, code, mjd, fid))
 
-    def _observed(self, field: Ints, night: Ints, turn: Ints) -> np.ndarray:
-        spell = uniform(self.seed, "weather spell", night // 5)
-        clear = (spell > 0.12) & (uniform(self.seed, "weather", night) < 0.8)
-        phase = (uniform(self.seed, "phase", field) * self.cadence).astype(np.int64)
-        due = (night + phase) % self.cadence == 0
-        # some fields are visited less than their due, which spreads the length of histories
-        share_lost = 0.05 + 0.5 * uniform(self.seed, "share lost", field) ** 2
-        not_lost = uniform(self.seed, "lost", field, night * 64 + turn) > share_lost
-        observed = clear & due & not_lost
+    def _is_deep(self, field: Ints) -> np.ndarray:
+        return (uniform(self.seed, "deep", field) < DEEP_SHARE) & (self.visits_per_night * DEEP_VISITS <= 16)
+
+    def _observed_nights(self, field: Ints, night: Ints) -> np.ndarray:
+        nights, back = np.unique(night, return_inverse=True)
+        season = 0.75 + 0.17 * np.cos(2 * np.pi * (nights - SUN_AT_EQUINOX - 130.0) / YEAR)
+        # spells of bad weather: most of a night's weather is that of its four nights
+        weather = np.sqrt(0.6) * normal(self.seed, "spell", nights // 4) + np.sqrt(0.4) * normal(
+            self.seed, "weather", nights
+        )
+        clear = (weather < ndtri(season))[back]
+        every = np.where(IS_IN_PLANE[field - 1] | self._is_deep(field), max(1, self.cadence // 3), self.cadence)
+        phase = (uniform(self.seed, "phase", field) * every).astype(np.int64)
+        kept = (
+            1.0 - np.where(IS_IN_PLANE[field - 1], 0.15, 0.05) - 0.55 * uniform(self.seed, "share lost", field) ** 1.5
+        )
         if self.seasons:
-            sun = (night - 59293.4) * 360.0 / 365.2422
-            centre_ra, centre_dec = position_in(
-                field, np.full(field.size, 27), np.ones(field.size), np.ones(field.size)
-            )
-            away = np.abs((centre_ra - sun + 180.0) % 360.0 - 180.0)
-            observed &= (away > 60.0) | (np.abs(centre_dec) > 60.0)
+            # a field is visited the more often the longer it can be seen, seven hours at most
+            first, last = self._window(field, night)
+            kept *= np.clip((last - first) * 24.0 / 7.0, 0.0, 1.0) * (CENTRE_DEC[field - 1] > SOUTHERN_LIMIT)
+        observed = clear & ((night + phase) % every == 0) & (uniform(self.seed, "lost", field, night) < kept)
         return observed | np.isin(night, self.sure_nights)
 
+    def _observed_turns(self, field: Ints, night: Ints, turn: Ints) -> np.ndarray:
+        observed = uniform(self.seed, "lost turn", field, night * 64 + turn) > 0.1
+        sure = np.isin(night, self.sure_nights) & (turn < self.visits_per_night)
+        # a band whose reference image came late has no difference images before
+        band = turn % 2
+        is_late = uniform(self.seed, "late reference", field, band) < 0.12
+        begin = 58200.0 + 450.0 * uniform(self.seed, "reference", field, band)
+        return (observed & ~(is_late & (night < begin))) | sure
+
+    def _window(self, field: Ints, night: Ints) -> tuple[Floats, Floats]:
+        """Part of the UTC day in which a field is dark and not too low; the first is after the last where never."""
+        dusk, dawn = darkness(night)
+        middle = transit(CENTRE_RA[field - 1], night)
+        reach = (2.8 + 2.2 * np.clip((CENTRE_DEC[field - 1] + 30.0) / 90.0, 0.0, 1.0)) / 24.0
+        return np.maximum(dusk, middle - reach), np.minimum(dawn, middle + reach)
+
     def _times(self, field: Ints, night: Ints, turn: Ints) -> Floats:
-        # Each field has its own slot in each pass over the sky, so no two exposures of a night share a time and a pid.
-        between = (DAWN - DUSK) / self.visits_per_night
-        slot = min(40.0 / 86400.0, between / N_FIELDS)
-        jitter = 0.5 * slot * uniform(self.seed, "time", field, night * 64 + turn)
-        mjd = night + DUSK + turn * between + (field - 1) * slot + jitter
-        return np.round(mjd + JD_MINUS_MJD, 7) - JD_MINUS_MJD
+        """mjd of each exposure, near the field's transit.
+
+        A night is cut into rounds; in each every field has one place, so no two exposures share a time and a pid.
+        """
+        round_length = N_FIELDS * TICK
+        dusk, dawn = darkness(night)
+        first, last = self._window(field, night)
+        spread = 2.0 / 24.0 * normal(self.seed, "hour", field, night)
+        wanted = np.clip(transit(CENTRE_RA[field - 1], night) + spread, np.minimum(first, dawn), np.maximum(last, dusk))
+        # targets piled up at an end of the window are spread over its next hour and a half
+        into = 1.5 / 24.0 * uniform(self.seed, "late hour", field, night)
+        wanted += np.where(wanted <= first, into, 0.0) - np.where(wanted >= last, into, 0.0)
+        rounds = np.floor((dawn - dusk) / round_length).astype(np.int64)
+        most = np.where(self._is_deep(field), DEEP_VISITS, 1) * self.visits_per_night
+        step = 2 + (3.0 * uniform(self.seed, "step", field, night)).astype(np.int64)
+        step = np.maximum(1, np.minimum(step, (rounds - 1) // np.maximum(most - 1, 1)))
+        begin = np.floor((wanted - dusk) / round_length).astype(np.int64)
+        begin = np.clip(begin, 0, np.maximum(rounds - 1 - step * (most - 1), 0))
+        shift = (uniform(self.seed, "shift", night) * N_FIELDS).astype(np.int64)
+        tick = np.ceil(dusk / TICK) + (begin + step * turn) * N_FIELDS + (field + shift) % N_FIELDS
+        part = 0.1 + 0.8 * uniform(self.seed, "time", field, night * 64 + turn)
+        return np.round(night + (tick + part) * TICK + JD_MINUS_MJD, 7) - JD_MINUS_MJD
 
     def _conditions(self, field: Ints, code: Ints, mjd: Floats, fid: Ints) -> tuple[Floats, ...]:
         seed, band = self.seed, fid - 1
         full_moon = 0.5 * (1.0 - np.cos(2 * np.pi * (mjd - 58872.9) / 29.530588))
-        night = code // 100000
-        haze = np.where(np.isin(night + NID_ZERO, self.sure_nights), 0.05, 0.35)
+        night = code // 100000 + NID_ZERO
+        height = airmass((mjd - night - transit(CENTRE_RA[field - 1], night)) * 360.98565, CENTRE_DEC[field - 1])
+        haze = np.where(np.isin(night, self.sure_nights), 0.05, 0.25)
         clouds = -haze * np.log(uniform(seed, "haze", night)) - 0.15 * np.log(uniform(seed, "clouds", code, field))
-        fwhm = np.clip(2.3 * np.exp(0.22 * normal(seed, "seeing", code, field)), 1.3, 6.0)
+        clouds += 0.15 * (height - 1.0)
+        fwhm = 2.2 * height**0.6 * np.exp(0.12 * normal(seed, "seeing night", night))
+        fwhm = np.clip(fwhm * np.exp(0.17 * normal(seed, "seeing", code, field)), 1.3, 6.0)
         limit = DARK_LIMIT[band] - MOON_LOSS[band] * full_moon**2 - clouds - 1.2 * np.log10(fwhm / 2.3)
+        limit += 0.12 * normal(seed, "field depth", field, fid)
         limit = np.clip(limit + 0.08 * normal(seed, "depth", code, field), 16.4, 21.3)
         zp = ZERO_POINT[band] - 0.4 * clouds + 0.03 * normal(seed, "zero point", code, field)
         colour_term = COLOUR_TERM[band] + 0.012 * normal(seed, "colour term", code, field)
         sky = np.array([150.0, 250.0, 400.0])[band] * (1.0 + 2.0 * full_moon**2)
-        return limit, fwhm, zp, colour_term, sky
+        is_bad = uniform(seed, "bad exposure", code, field) < BAD_SHARE
+        gain = np.where(is_bad, 0.03, 0.006) * normal(seed, "gain", code, field)
+        return limit, fwhm, zp, colour_term, sky, gain
