@@ -1,0 +1,402 @@
+"""The registry of models: the table `models`, the folder `_models` of the lake, and the model that a worker serves.
+
+The table has a few dozen rows, so every change rewrites it in one commit of delta-rs, made from the version that was
+read or not at all: two changes at a time never mix, and a reader sees one current model of a classifier or none. Model
+files are never changed. Which versions were current before travels in the commits' metadata, newest last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import uuid4
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake.exceptions import CommitFailedError
+from deltalake.fs import DeltaStorageHandler
+from pyarrow import fs
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
+
+from alerce_spark import classifiers
+from alerce_spark.classifiers.artefact import ModelError
+from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
+from alerce_spark.lake.storage import LakeError, delta_table, is_made, storage_options, table_path
+from alerce_spark.lake.tables import TABLES
+
+CANDIDATE, CURRENT, RETIRED = "candidate", "current", "retired"
+
+_TABLE = TABLES["models"]
+_FOLDER = "_models"
+_BOOTSTRAP = {LIGHTCURVE: "lc_classifier.forest", STAMP: "stamp_classifier.onnx"}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+#: Key of the commit metadata with the versions that were current before, by classifier, as JSON.
+_PREVIOUS = "alerce.previous"
+_REMEMBERED = 20
+_LONGEST_CHANGE_S = 60.0
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered model. `artefact` is the path of its file from the lake."""
+
+    classifier: str
+    version: str
+    state: str
+    artefact: str
+    sha256: str
+    training_set: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def bootstrap(classifier: str) -> Path | None:
+    """The model file that ships with the package, for a lake without a trained model; None where there is none."""
+    path = Path(classifiers.__file__).parent / "bootstrap" / _BOOTSTRAP[classifier]
+    return path if path.is_file() else None
+
+
+def register(
+    lake: str,
+    classifier: str,
+    version: str,
+    file: str | Path,
+    *,
+    training_set: str | None = None,
+    metrics: dict[str, float] | None = None,
+    state: str = CANDIDATE,
+) -> Entry:
+    """Copy a model file into the lake and register it; with state "current" it is promoted in the same commit.
+
+    Makes the table where there is none. Registering the same file again changes nothing. Raises LakeError for a
+    version that is registered with another file, and for names that cannot be part of a path.
+    """
+    source = Path(file)
+    for name in (classifier, version, source.name):
+        if not _NAME.fullmatch(name):
+            raise LakeError(f"{name!r} cannot be a name here: letters, digits and . _ + - are allowed")
+    if state not in (CANDIDATE, CURRENT):
+        raise LakeError(f"a model is registered as {CANDIDATE} or {CURRENT}, not as {state!r}")
+    digest = _digest(source)
+    artefact = f"{_FOLDER}/{classifier}/{version}/{digest[:12]}-{source.name}"
+    entry = Entry(classifier, version, CANDIDATE, artefact, digest, training_set, metrics or {})
+    _store(lake, source, artefact)
+
+    def edit(registry: _Registry) -> None:
+        known = registry.entries.get((classifier, version))
+        if known is not None and known.sha256 != digest:
+            raise LakeError(f"{classifier} {version} is registered with another file: a version is never overwritten")
+        if known is None:
+            registry.entries[classifier, version] = entry
+        if state == CURRENT:
+            registry.promote(classifier, version)
+
+    return _change(lake, edit).entries[classifier, version]
+
+
+def listing(lake: str, classifier: str | None = None) -> pa.Table:
+    """The table `models`, sorted by classifier and version. Raises LakeError where there is none."""
+    found = _arrow(_registry(delta_table(lake, _TABLE.name)).entries.values())
+    if classifier is not None:
+        found = found.filter(pc.field("classifier") == classifier)
+    return found.sort_by([("classifier", "ascending"), ("version", "ascending")])
+
+
+def current(lake: str, classifier: str) -> Entry | None:
+    """The model in use, None where none was promoted. Raises LakeError where there is no table."""
+    return _registry(delta_table(lake, _TABLE.name)).current(classifier)
+
+
+def promote(lake: str, classifier: str, version: str) -> Entry:
+    """Make a version current and retire the one before, in one commit.
+
+    Raises LakeError for a version that is not registered or whose file is missing or damaged.
+    """
+    with _fetched(lake, _registry(delta_table(lake, _TABLE.name)).known(classifier, version)):
+        pass  # the file is there and whole
+    return _change(lake, lambda registry: registry.promote(classifier, version)).entries[classifier, version]
+
+
+def retire(lake: str, classifier: str, version: str) -> Entry:
+    """Take a version out of use for good; where it was current, workers go back to the bootstrap model.
+
+    Raises LakeError for a version that is not registered.
+    """
+    return _change(lake, lambda registry: registry.retire(classifier, version)).entries[classifier, version]
+
+
+def roll_back(lake: str, classifier: str) -> Entry:
+    """Retire the current version and make the one before it current again, in one commit.
+
+    Called again it goes one further back. Raises LakeError where none is remembered.
+    """
+    found = _change(lake, lambda registry: registry.roll_back(classifier)).current(classifier)
+    assert found is not None
+    return found
+
+
+@dataclass
+class _Registry:
+    """The rows by classifier and version, and the versions that were current before, the latest last."""
+
+    entries: dict[tuple[str, str], Entry]
+    previous: dict[str, list[str]]
+
+    def current(self, classifier: str) -> Entry | None:
+        return next((e for e in self.entries.values() if e.classifier == classifier and e.state == CURRENT), None)
+
+    def known(self, classifier: str, version: str) -> Entry:
+        if (classifier, version) not in self.entries:
+            versions = [v for c, v in self.entries if c == classifier]
+            raise LakeError(f"no version {version} of {classifier}; there are {', '.join(versions) or 'none'}")
+        return self.entries[classifier, version]
+
+    def promote(self, classifier: str, version: str) -> None:
+        self.known(classifier, version)
+        old = self.current(classifier)
+        if old is not None and old.version != version:
+            self._forget(classifier, version)
+            self.previous[classifier] = [*self.previous.get(classifier, []), old.version][-_REMEMBERED:]
+            self._set(classifier, old.version, RETIRED)
+        self._set(classifier, version, CURRENT)
+
+    def retire(self, classifier: str, version: str) -> None:
+        self.known(classifier, version)
+        self._forget(classifier, version)
+        self._set(classifier, version, RETIRED)
+
+    def roll_back(self, classifier: str) -> None:
+        earlier = self.previous.get(classifier, [])
+        if not earlier:
+            raise LakeError(f"no version of {classifier} is known to have been current before: promote one by name")
+        old = self.current(classifier)
+        if old is not None:
+            self._set(classifier, old.version, RETIRED)
+        self._set(classifier, earlier[-1], CURRENT)
+        self.previous[classifier] = earlier[:-1]
+
+    def _forget(self, classifier: str, version: str) -> None:
+        self.previous[classifier] = [v for v in self.previous.get(classifier, []) if v != version]
+
+    def _set(self, classifier: str, version: str, state: str) -> None:
+        self.entries[classifier, version] = replace(self.entries[classifier, version], state=state)
+
+
+def _registry(handle: DeltaTable) -> _Registry:
+    rows = pl.scan_delta(handle).collect().to_dicts()
+    entries = [Entry(**{**row, "metrics": dict(row["metrics"] or {})}) for row in rows]
+    return _Registry({(e.classifier, e.version): e for e in entries}, _previous(handle))
+
+
+def _previous(handle: DeltaTable) -> dict[str, list[str]]:
+    # The last commit has it, unless something else (an OPTIMIZE, say) came after our last one.
+    for limit in (1, None):
+        for commit in handle.history(limit):
+            if _PREVIOUS in commit:
+                return {name: list(versions) for name, versions in json.loads(commit[_PREVIOUS]).items()}
+    return {}
+
+
+def _arrow(entries: Sequence[Entry] | Any) -> pa.Table:
+    rows = [{**asdict(entry), "metrics": list(entry.metrics.items())} for entry in entries]
+    return pa.Table.from_pylist(rows, _TABLE.arrow)
+
+
+def _change(lake: str, edit: Callable[[_Registry], None]) -> _Registry:
+    """Apply `edit` to the newest registry and commit it; again from the start where somebody else was faster."""
+    for attempt in Retrying(
+        retry=retry_if_exception_type(CommitFailedError),
+        wait=wait_random(0, 0.1),
+        stop=stop_after_delay(_LONGEST_CHANGE_S),
+        reraise=True,
+    ):
+        with attempt:
+            handle = _opened_or_made(lake)
+            registry = _registry(handle)
+            before = dict(registry.entries)
+            edit(registry)
+            if registry.entries != before:
+                _commit(handle, registry)
+    return registry
+
+
+def _commit(handle: DeltaTable, registry: _Registry) -> None:
+    # No retries by delta-rs: its conflict check would let a change pass that was made from an older version.
+    properties = CommitProperties({_PREVIOUS: json.dumps(registry.previous)}, max_commit_retries=0)
+    write_deltalake(handle, _arrow(registry.entries.values()), mode="overwrite", commit_properties=properties)
+
+
+def _opened_or_made(lake: str) -> DeltaTable:
+    """The table, made from its definition where it is not there; delta-rs adds the checks in a second commit."""
+    if not is_made(lake, _TABLE.name):
+        fields = [
+            pa.field(f.name, f.type, f.nullable, {"comment": c.description})
+            for f, c in zip(_TABLE.arrow, _TABLE.columns, strict=True)
+        ]
+        DeltaTable.create(
+            _uri(table_path(lake, _TABLE.name)),
+            pa.schema(fields),
+            "ignore",
+            description=_TABLE.comment,
+            configuration={"delta.deletedFileRetentionDuration": "interval 1 days"},
+            storage_options=storage_options(lake),
+        )
+    handle = delta_table(lake, _TABLE.name)
+    for name, condition in _TABLE.checks:
+        if f"delta.constraints.{name}" not in handle.metadata().configuration:
+            handle.alter.add_constraint({name: condition}, commit_properties=CommitProperties(max_commit_retries=0))
+    return handle
+
+
+def _uri(path: str) -> str:
+    """Path as delta-rs spells it."""
+    return path.replace("s3a://", "s3://", 1)
+
+
+def _local(lake: str) -> Path | None:
+    """Folder of a lake on a file system, None for one on S3."""
+    return Path(lake.removeprefix("file:")) if storage_options(lake) is None else None
+
+
+def _bucket(lake: str) -> fs.FileSystem:
+    return fs.PyFileSystem(DeltaStorageHandler(_uri(lake), storage_options(lake)))
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _store(lake: str, source: Path, artefact: str) -> None:
+    """Put a file into the lake, whole or not at all: an object appears on S3 when its upload ends."""
+    folder = _local(lake)
+    if folder is None:
+        with source.open("rb") as content, _bucket(lake).open_output_stream(artefact) as out:
+            shutil.copyfileobj(content, out)
+        return
+    target = folder / artefact
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{target.name}.{uuid4().hex}.tmp")
+    try:
+        with source.open("rb") as content, temporary.open("wb") as out:
+            shutil.copyfileobj(content, out)
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _fetched(lake: str, entry: Entry) -> Iterator[Path]:
+    """The file of a model, checked against its checksum; a copy that goes away for a lake on S3. Raises LakeError."""
+    if not entry.artefact.startswith(f"{_FOLDER}/") or ".." in entry.artefact.split("/"):
+        raise LakeError(f"{entry.classifier} {entry.version}: {entry.artefact!r} is not in the folder of the models")
+    folder = _local(lake)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            if folder is None:
+                path = Path(scratch) / Path(entry.artefact).name
+                with _bucket(lake).open_input_stream(entry.artefact) as content, path.open("wb") as out:
+                    shutil.copyfileobj(content, out)
+            else:
+                path = folder / entry.artefact
+            digest = _digest(path)
+        except OSError as error:
+            raise LakeError(f"{entry.classifier} {entry.version}: cannot read {entry.artefact}: {error}") from None
+        if digest != entry.sha256:
+            raise LakeError(f"{entry.classifier} {entry.version}: {entry.artefact} does not have its checksum")
+        yield path
+
+
+class Versioned(Protocol):
+    """A model that knows its version."""
+
+    @property
+    def version(self) -> str: ...
+
+
+M = TypeVar("M", bound=Versioned)
+
+
+class Served(Generic[M]):
+    """The current model of a classifier in a worker: `get` at each batch gives it, newly promoted ones included.
+
+    `loader` makes a model of a file and raises where it cannot; `fallback` is the file of the model to use while the
+    lake has none. `alarm` says why the newest model could not be loaded, None while all is well.
+    """
+
+    def __init__(
+        self,
+        lake: str,
+        classifier: str,
+        loader: Callable[[Path], M],
+        fallback: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.alarm: str | None = None
+        self._lake, self._classifier, self._loader = lake, classifier, loader
+        self._fallback, self._clock = fallback, clock
+        self._handle: DeltaTable | None = None
+        self._seen = -1  # version of the table that was followed
+        self._served: tuple[M, str] | None = None
+        self._key: str | None = None  # checksum of the served file, None for the fallback
+        self._wait, self._not_before = _FIRST_WAIT_S, -float("inf")
+
+    def get(self) -> tuple[M, str]:
+        """The model to use now, and its version.
+
+        Where the current one cannot be loaded, the one before serves on, `alarm` says why, and it is tried again after
+        a while. Raises ModelError where there is none at all.
+        """
+        if self._clock() >= self._not_before:
+            try:
+                self._follow()
+                self.alarm, self._wait = None, _FIRST_WAIT_S
+            except Exception as error:  # noqa: BLE001  (whatever a loader raises, the model before serves on)
+                self.alarm = f"{self._classifier}: {error}"
+                self._handle = None
+                self._not_before = self._clock() + self._wait
+                self._wait = min(2 * self._wait, _LONGEST_WAIT_S)
+        if self._served is None:
+            self._served = self._bootstrapped()
+        return self._served
+
+    def _follow(self) -> None:
+        """Serve what the table says, if it says something new."""
+        if self._handle is None:
+            if not is_made(self._lake, _TABLE.name):
+                return
+            self._handle = delta_table(self._lake, _TABLE.name)
+        else:
+            self._handle.update_incremental()
+        version = self._handle.version()
+        if version == self._seen:
+            return
+        entry = _registry(self._handle).current(self._classifier)
+        if entry is None:
+            if self._key is not None:
+                self._served, self._key = self._bootstrapped(), None
+        elif self._served is None or (entry.sha256, entry.version) != (self._key, self._served[1]):
+            with _fetched(self._lake, entry) as path:
+                model = self._loader(path)
+            self._served, self._key = (model, entry.version), entry.sha256
+        self._seen = version
+
+    def _bootstrapped(self) -> tuple[M, str]:
+        if self._fallback is None:
+            raise ModelError(self.alarm or f"no model of {self._classifier} was promoted in {self._lake}")
+        model = self._loader(self._fallback)
+        return model, model.version
