@@ -6,13 +6,14 @@ follow from the simulated sky; the rest of ZTF's fields (shapes, sky, zero point
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from alerce_spark.simulation import survey
-from alerce_spark.simulation.observations import Flags, Points, draws_of
+from alerce_spark.simulation.observations import Flags, Part, Points
 from alerce_spark.simulation.packets import NULL_INT, Columns, Text, digits, text
 from alerce_spark.simulation.randoms import Floats, Ints, normal, uniform
 from alerce_spark.simulation.sources import KINDS, ZERO_FLUX, Objects, flux_of
@@ -66,18 +67,20 @@ class Surroundings:
     ps1_score: Floats
     ps1_count: Ints
 
+    @property
+    def sgscore1(self) -> Floats:
+        """Score of the nearest PS1 source as packets give it, -999 where there is none."""
+        return np.where(self.ps1_count > 0, self.ps1_score[0], SENTINEL)
 
-def surroundings(seed: int, objects: Objects, fields: Ints, visits: Visits) -> Surroundings:
-    """Reference source and PS1 neighbours of `objects`, whose `fields` (sorted) have `visits`."""
+
+def surroundings(seed: int, objects: Objects, parts: Sequence[Part]) -> Surroundings:
+    """Reference source and PS1 neighbours of `objects`, which consist of `parts`."""
     n, index = len(objects), objects.index
     mag, is_star, is_self = np.zeros((3, n)), np.zeros(n, bool), np.zeros(n, bool)
-    slot = np.searchsorted(fields, objects.field)
-    for code, kind in enumerate(KINDS):
-        mine = np.flatnonzero(objects.kind == code)
-        if mine.size:
-            mag[:, mine] = kind.reference(draws_of(seed, objects, mine, slot, visits))
-            is_star[mine] = kind.scene in ("star", "mover", "artefact")
-            is_self[mine] = kind.is_on_reference
+    for part in parts:
+        mag[:, part.rows] = part.kind.reference(part.draws)
+        is_star[part.rows] = part.kind.scene in ("star", "mover", "artefact")
+        is_self[part.rows] = part.kind.is_on_reference
     is_host = ~is_self & ~is_star
     reach = np.where(is_self, 0.03, np.where(is_host, 0.2, 2.0)) + uniform(seed, "reach", index) * np.where(
         is_self, 0.05, np.where(is_host, 4.0, 10.0)

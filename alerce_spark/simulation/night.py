@@ -63,7 +63,7 @@ def _alerting_objects(sim: Simulator, visits: Visits) -> Objects:
         objects = _born_at_start(sim, pending, attempt)
         quiet = []
         for block in _blocks(objects, most, _SCAN_BLOCK):
-            points = sim.observe(block, visits)
+            points = sim.observe(block, visits, sim.parts(block, visits))
             alerts = points.is_detection & (points.mjd >= sim.start)
             has_alert = np.bincount(points.row[alerts], minlength=len(block)) > 0
             found.append(block.take(has_alert))
@@ -88,14 +88,15 @@ def _make(sim: Simulator, from_night: int, alerts_per_object: int | None) -> Nig
     made: list[Alert] = []
     truth = {}
     for objects in _blocks(_alerting_objects(sim, visits), int(np.diff(visits.starts).max(initial=1)), _BLOCK):
-        points = sim.observe(objects, visits)
+        parts = sim.parts(objects, visits)
+        points = sim.observe(objects, visits, parts)
         earlier, first = _counts(points)
         is_alert = points.is_detection & (points.mjd >= from_night)
         if alerts_per_object is not None:
             is_alert &= _rank_in_object(points, is_alert) < alerts_per_object
         chosen = np.flatnonzero(is_alert)
         first_jd = np.round(first[chosen] + JD_MINUS_MJD, 7)
-        for alert in sim.packets(objects, visits, points, chosen, earlier[chosen], first_jd):
+        for alert in sim.packets(objects, visits, parts, points, chosen, earlier[chosen], first_jd):
             made.append(alert)
             truth[alert.oid] = alert.kind
     made.sort(key=lambda alert: alert.candid)
@@ -239,13 +240,14 @@ def _nightly(sim: Simulator, nights: int | None) -> Iterator[tuple[int, str, byt
         for at in range(0, candid.size, _BLOCK):
             part = slice(at, at + _BLOCK)
             objects = _living(sim, np.unique(slot[part]), night)
-            points = sim.observe(objects, visits)
+            parts = sim.parts(objects, visits)
+            points = sim.observe(objects, visits, parts)
             detected = np.flatnonzero(points.is_detection & (points.mjd >= night))
             chosen = detected[np.isin(candids(objects, points, detected), candid[part])]
             count, first = memory.count(objects, points, chosen)
             first_jd = np.round(first + JD_MINUS_MJD, 7)
             alerts = sorted(
-                sim.packets(objects, visits, points, chosen, count, first_jd), key=lambda alert: alert.candid
+                sim.packets(objects, visits, parts, points, chosen, count, first_jd), key=lambda alert: alert.candid
             )
             for alert in alerts:
                 yield alert.candid, alert.oid, alert.packet
@@ -257,7 +259,7 @@ def _detections_of(sim: Simulator, night: int) -> tuple[Ints, Ints]:
     found, slots = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for at in range(0, sim.objects if visits.mjd.size else 0, _SCAN_BLOCK):
         objects = _living(sim, np.arange(at, min(at + _SCAN_BLOCK, sim.objects)), night)
-        points = sim.observe(objects, visits)
+        points = sim.observe(objects, visits, sim.parts(objects, visits))
         detected = np.flatnonzero(points.is_detection)
         found.append(candids(objects, points, detected))
         slots.append(objects.slot[points.row[detected]])

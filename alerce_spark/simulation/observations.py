@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from alerce_spark.simulation.randoms import Floats, Ints, key_of, normal, normal_one, normal_two, uniform, uniform_one
-from alerce_spark.simulation.sources import KINDS, ZERO_FLUX, Draws, Objects, flux_of
+from alerce_spark.simulation.sources import KINDS, ZERO_FLUX, Draws, Kind, Objects, flux_of
 from alerce_spark.simulation.survey import Visits
 
 Flags = np.ndarray
@@ -44,15 +45,36 @@ class Points:
         return Points(starts=starts, **columns)
 
 
+@dataclass(frozen=True)
+class Part:
+    """The objects of one kind among some: their rows, and the random properties that they have in the same order."""
+
+    kind: Kind
+    rows: Ints
+    draws: Draws
+
+
+def parts_of(seed: int, objects: Objects, fields: Ints, visits: Visits) -> list[Part]:
+    """`objects` by kind, with their properties; `fields` (sorted) have `visits`."""
+    slot = np.searchsorted(fields, objects.field)
+    out = []
+    for code in np.unique(objects.kind):
+        rows = np.flatnonzero(objects.kind == code)
+        out.append(Part(KINDS[code], rows, _draws_of(seed, objects, rows, slot, visits)))
+    return out
+
+
 def observe(
     seed: int,
     objects: Objects,
     fields: Ints,
     visits: Visits,
+    parts: Sequence[Part],
+    *,
     twins: float = 0.0,
     window: tuple[Floats, Floats] | None = None,
 ) -> Points:
-    """Points of `objects` at `visits`, which are those of `fields` (sorted).
+    """Points of `objects`, which consist of `parts`, at `visits`, which are those of `fields` (sorted).
 
     A visit is a detection where the measured difference flux is at least five times the noise of the difference image
     there. The error that goes with it is that of the fitted flux: larger, and not quite the scatter of the fluxes (see
@@ -70,7 +92,7 @@ def observe(
     mjd, fid, code = visits.mjd[visit], visits.fid[visit], visits.code[visit]
 
     index = objects.index[row]
-    true_flux, reference_flux = _true_flux(seed, objects, slot, visits, row, mjd, fid)
+    true_flux, reference_flux = _true_flux(parts, starts, row, mjd, fid)
     keys = np.array([key_of(seed, name) for name in ("limit", "background", "noise", "outlier")], np.uint64)
     limit, flux, sigma, background, is_detection = _measure(
         keys, index, objects.rcid[row], code, visits.limit[visit], visits.gain[visit], true_flux, reference_flux
@@ -126,27 +148,20 @@ def _measure(
     return out_limit, flux, sigma, background, is_detection
 
 
-def _true_flux(
-    seed: int, objects: Objects, slot: Ints, visits: Visits, row: Ints, mjd: Floats, fid: Ints
-) -> tuple[Floats, Floats]:
+def _true_flux(parts: Sequence[Part], starts: Ints, row: Ints, mjd: Floats, fid: Ints) -> tuple[Floats, Floats]:
     """True difference flux of each point, and the flux of the star under it (0 for transients), µJy."""
     true_flux, under = np.zeros(row.size), np.zeros(row.size)
-    for code, kind in enumerate(KINDS):
-        mine = np.flatnonzero(objects.kind == code)
-        if not mine.size:
-            continue
-        rank = np.full(len(objects), -1)
-        rank[mine] = np.arange(mine.size)
-        at = np.flatnonzero(rank[row] >= 0)
-        draws = draws_of(seed, objects, mine, slot, visits)
-        sub = rank[row[at]]
-        true_flux[at] = kind.difference(draws, sub, mjd[at], fid[at])
-        if kind.is_on_reference:
-            under[at] = flux_of(kind.reference(draws)[fid[at] - 1, sub])
+    for part in parts:
+        count = np.diff(starts)[part.rows]
+        sub = np.repeat(np.arange(part.rows.size), count)
+        at = np.arange(sub.size) + np.repeat(starts[part.rows] - np.cumsum(count) + count, count)
+        true_flux[at] = part.kind.difference(part.draws, sub, mjd[at], fid[at])
+        if part.kind.is_on_reference:
+            under[at] = flux_of(part.kind.reference(part.draws))[fid[at] - 1, sub]
     return true_flux, under
 
 
-def draws_of(seed: int, objects: Objects, mine: Ints, slot: Ints, visits: Visits) -> Draws:
+def _draws_of(seed: int, objects: Objects, mine: Ints, slot: Ints, visits: Visits) -> Draws:
     """Random properties of the objects at rows `mine`, all of one kind; `slot` is their field's place in `visits`."""
 
     def visit_in_life(part: Floats) -> Floats:

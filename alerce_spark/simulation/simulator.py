@@ -17,7 +17,7 @@ from alerce_spark.simulation.measurements import (
     history_columns,
     surroundings,
 )
-from alerce_spark.simulation.observations import Flags, Points, observe
+from alerce_spark.simulation.observations import Flags, Part, Points, observe, parts_of
 from alerce_spark.simulation.packets import Parts, array_parts, container, encode, record_parts
 from alerce_spark.simulation.randoms import Floats, Ints, uniform
 from alerce_spark.simulation.sources import KINDS, LONGEST_HISTORY, Objects, Sky, object_ids
@@ -109,18 +109,29 @@ class Simulator:
         """Visits of all fields of the sky in nights first … last."""
         return self.survey.visits(self.sky.fields, max(first, self.first_night), last)
 
-    def observe(self, objects: Objects, visits: Visits) -> Points:
-        """Points of `objects` at `visits`."""
-        return observe(self.seed, objects, self.sky.fields, visits, self.traits.twins)
+    def parts(self, objects: Objects, visits: Visits) -> list[Part]:
+        """`objects` by kind, with their properties."""
+        return parts_of(self.seed, objects, self.sky.fields, visits)
+
+    def observe(self, objects: Objects, visits: Visits, parts: list[Part]) -> Points:
+        """Points of `objects`, which consist of `parts`, at `visits`."""
+        return observe(self.seed, objects, self.sky.fields, visits, parts, twins=self.traits.twins)
 
     def packets(
-        self, objects: Objects, visits: Visits, points: Points, chosen: Ints, earlier: Ints, first_jd: Floats
+        self,
+        objects: Objects,
+        visits: Visits,
+        parts: list[Part],
+        points: Points,
+        chosen: Ints,
+        earlier: Ints,
+        first_jd: Floats,
     ) -> Iterator[Alert]:
         """Packets of the detections `chosen` (rows of points, in order of objects and time).
 
         earlier, first_jd: for each chosen one the object's detections up to and with it, and the jd of the first.
         """
-        around = surroundings(self.seed, objects, self.sky.fields, visits)
+        around = surroundings(self.seed, objects, parts)
         ctx = Context(self.seed, self.scatter, objects, around, visits, points)
         ids = object_ids(self.seed, objects)
         candid = candids(objects, points, chosen)

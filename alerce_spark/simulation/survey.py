@@ -32,7 +32,7 @@ SOUTHERN_LIMIT = -30.0
 #: Fields whose centres are nearer to the Galactic plane than this are visited three times as often.
 PLANE = 7.5
 #: Share of fields that other programmes visit as well, and how often, in units of `visits_per_night`.
-DEEP_SHARE, DEEP_VISITS = 0.08, 3
+DEEP_SHARE, DEEP_VISITS = 0.05, 3
 #: Exposures whose photometric calibration is off: 8 % of the real ones are flagged so.
 BAD_SHARE = 0.08
 #: Limit of a dark, clear exposure by band (g, r, i) and what a full moon takes away.
@@ -192,8 +192,7 @@ class Survey:
 
     def visits(self, fields: Ints, first_night: int, last_night: int) -> Visits:
         """Visits of `fields` in the nights (integer mjd) first_night … last_night, the last included."""
-        nights = np.arange(first_night, last_night + 1)
-        which, night = (g.ravel() for g in np.meshgrid(np.arange(fields.size), nights, indexing="ij"))
+        which, night = self._due(fields, np.arange(first_night, last_night + 1))
         kept = self._observed_nights(fields[which], night)
         which, night = which[kept], night[kept]
         turns = np.where(self._is_deep(fields[which]), DEEP_VISITS, 1) * self.visits_per_night
@@ -215,16 +214,19 @@ class Survey:
     def _is_deep(self, field: Ints) -> np.ndarray:
         return (uniform(self.seed, "deep", field) < DEEP_SHARE) & (self.visits_per_night * DEEP_VISITS <= 16)
 
-    def _observed_nights(self, field: Ints, night: Ints) -> np.ndarray:
-        nights, back = np.unique(night, return_inverse=True)
+    def _due(self, fields: Ints, nights: Ints) -> tuple[Ints, Ints]:
+        """Places in `fields` and nights where a visit is due and the sky is clear, by field and night."""
         season = 0.75 + 0.17 * np.cos(2 * np.pi * (nights - SUN_AT_EQUINOX - 130.0) / YEAR)
         # spells of bad weather: most of a night's weather is that of its four nights
-        weather = np.sqrt(0.6) * normal(self.seed, "spell", nights // 4) + np.sqrt(0.4) * normal(
-            self.seed, "weather", nights
-        )
-        clear = (weather < ndtri(season))[back]
-        every = np.where(IS_IN_PLANE[field - 1] | self._is_deep(field), max(1, self.cadence // 3), self.cadence)
-        phase = (uniform(self.seed, "phase", field) * every).astype(np.int64)
+        spell, single = normal(self.seed, "spell", nights // 4), normal(self.seed, "weather", nights)
+        clear = np.sqrt(0.6) * spell + np.sqrt(0.4) * single < ndtri(season)
+        every = np.where(IS_IN_PLANE[fields - 1] | self._is_deep(fields), max(1, self.cadence // 3), self.cadence)
+        phase = (uniform(self.seed, "phase", fields) * every).astype(np.int64)
+        due = clear & ((nights + phase[:, None]) % every[:, None] == 0)
+        which, night = np.nonzero(due | np.isin(nights, self.sure_nights))
+        return which, nights[night]
+
+    def _observed_nights(self, field: Ints, night: Ints) -> np.ndarray:
         kept = (
             1.0 - np.where(IS_IN_PLANE[field - 1], 0.15, 0.05) - 0.55 * uniform(self.seed, "share lost", field) ** 1.5
         )
@@ -232,8 +234,7 @@ class Survey:
             # a field is visited the more often the longer it can be seen, seven hours at most
             first, last = self._window(field, night)
             kept *= np.clip((last - first) * 24.0 / 7.0, 0.0, 1.0) * (CENTRE_DEC[field - 1] > SOUTHERN_LIMIT)
-        observed = clear & ((night + phase) % every == 0) & (uniform(self.seed, "lost", field, night) < kept)
-        return observed | np.isin(night, self.sure_nights)
+        return (uniform(self.seed, "lost", field, night) < kept) | np.isin(night, self.sure_nights)
 
     def _observed_turns(self, field: Ints, night: Ints, turn: Ints) -> np.ndarray:
         observed = uniform(self.seed, "lost turn", field, night * 64 + turn) > 0.1
