@@ -1,0 +1,125 @@
+"""Training sets of a lake: kept as Delta tables that say what they were made of, and made from labels and features.
+
+A set is named `name@version`; with the version of each table that it came from, or the seed of its simulation, in the
+commit itself, so that a model can be made again to the bit. The tables lie in `<lake>/_training` and are not vacuumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+
+from alerce_spark.features.names import FEATURES, FEATURES_VERSION
+from alerce_spark.lake.read import open_lake
+from alerce_spark.lake.storage import LakeError, delta_table, storage_options
+from alerce_spark.training.sets import SCHEMA, FeatureSet, from_arrow
+
+_PROVENANCE = "alerce.provenance"
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_TABLES = ("features", "objects", "magstats")
+#: The log keeps every commit: provenance is part of it.
+_PROPERTIES = {"delta.logRetentionDuration": "interval 36500 days"}
+
+
+def write(lake: str, name: str, features: FeatureSet) -> str:
+    """Write a set as a new version of the table `name`; returns `name@version`, by which `read` finds it.
+
+    One commit; rows are sorted by oid. Raises LakeError for a name with other characters than letters, digits, _ and -.
+    """
+    path, options = _path(lake, name), storage_options(lake)
+    write_deltalake(
+        path,
+        features.to_arrow(),
+        mode="overwrite",
+        name=name,
+        description="A labelled set of light-curve features; where it comes from is in the commit.",
+        configuration=_PROPERTIES,
+        storage_options=options,
+        commit_properties=CommitProperties(custom_metadata={_PROVENANCE: json.dumps(dict(features.provenance))}),
+    )
+    return f"{name}@{DeltaTable(path, storage_options=options).version()}"
+
+
+def read(lake: str, named: str) -> FeatureSet:
+    """The set `name@version`, sorted by oid, with its provenance. Raises LakeError where there is none."""
+    name, _, version = named.partition("@")
+    path, options = _path(lake, name), storage_options(lake)
+    if not version.isdecimal() or not DeltaTable.is_deltatable(path, options):
+        raise LakeError(f"no training set {named!r} in {lake}; it is written name@version")
+    handle = DeltaTable(path, storage_options=options)
+    if int(version) > handle.version():
+        raise LakeError(f"no training set {named!r} in {lake}; the newest is {name}@{handle.version()}")
+    # The history begins at the newest version, whichever one is loaded.
+    commit = next(c for c in handle.history() if c["version"] == int(version))
+    provenance = json.loads(commit[_PROVENANCE])
+    handle.load_as_version(int(version))
+    rows = pl.scan_delta(handle).collect().to_arrow()
+    return from_arrow(pa.Table.from_arrays([rows[n] for n in SCHEMA.names], SCHEMA.names), provenance)
+
+
+def _path(lake: str, name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise LakeError(f"{name!r} is no name of a training set: letters, digits, _ and - only")
+    return f"{lake.rstrip('/')}/_training/{name}".replace("s3a://", "s3://", 1)
+
+
+def from_lake(lake: str, labels: pa.Table) -> FeatureSet:
+    """Latest features of labelled objects; columns of `labels`: oid, class_name. Objects without features are left out.
+
+    Latest by mjd (then by detections used, then candid), of the present FEATURES_VERSION only; magnitude from
+    `magstats` (apparent where there is one), position from `objects`. Provenance has the Delta versions and a checksum
+    of the labels. Raises ValueError for an object with two labels.
+    """
+    named = pl.DataFrame(labels.select(["oid", "class_name"])).unique().sort("oid")
+    if (twice := named.filter(pl.col("oid").is_duplicated())).height:
+        raise ValueError(f"{twice['oid'].n_unique()} objects have two labels, among them {twice['oid'][0]}")
+    checksum = hashlib.sha256(named.write_csv().encode()).hexdigest()
+    rows, at = _latest(lake, named["oid"].to_list())
+    rows = rows.join(named, "oid")
+    return _feature_set(rows, {**at, "labels_sha256": checksum, "labels": str(named.height)})
+
+
+def unlabelled(lake: str, labelled: Sequence[str], limit: int, seed: int) -> FeatureSet:
+    """Latest features of at most `limit` objects that have no label, drawn with `seed`; class names are empty."""
+    at = delta_table(lake, "features").version()
+    table = open_lake(lake).table("features", version=at).filter(pl.col("version") == FEATURES_VERSION)
+    known = table.filter(pl.col("ndet_used") > 0).select("oid").unique().collect()["oid"].sort()
+    free = known.filter(~known.is_in(pl.Series(labelled, dtype=pl.String).implode())).to_numpy()
+    chosen = np.random.default_rng(seed).permutation(len(free))[:limit]
+    rows, versions = _latest(lake, free[np.sort(chosen)].tolist())
+    return _feature_set(rows.with_columns(class_name=pl.lit("")), versions)
+
+
+def _latest(lake: str, oids: Sequence[str]) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Newest row of features of each object with its place and magnitude, sorted by oid; and the versions read."""
+    at = {name: int(delta_table(lake, name).version()) for name in _TABLES}
+    opened = open_lake(lake)
+    features, objects, magstats = (opened.table(name, oid=oids, version=at[name]) for name in _TABLES)
+    newest = (
+        features.filter((pl.col("version") == FEATURES_VERSION) & (pl.col("ndet_used") > 0))
+        .sort("mjd", "ndet_used", "candid")
+        .unique("oid", keep="last", maintain_order=True)
+        .select("oid", "ndet_used", *FEATURES)
+    )
+    brightness = (
+        magstats.filter(pl.col("fid").is_in([1, 2]))
+        .sort("fid")
+        .group_by("oid")
+        .agg(pl.coalesce("magmean_corr", "magmean").drop_nulls().last().alias("magnitude"))
+    )
+    place = objects.select("oid", "meanra", "meandec")
+    rows = newest.join(place, "oid", "left").join(brightness, "oid", "left").sort("oid").collect()
+    return rows, {f"{name}_version": str(version) for name, version in at.items()}
+
+
+def _feature_set(rows: pl.DataFrame, provenance: dict[str, str]) -> FeatureSet:
+    named = rows.rename({"ndet_used": "ndet", "meanra": "ra", "meandec": "dec"}).with_columns(origin=pl.col("oid"))
+    table = named.select(SCHEMA.names).to_arrow()
+    return from_arrow(table, {"source": "lake", "features_code": FEATURES_VERSION, **provenance})
