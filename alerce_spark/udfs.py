@@ -1,18 +1,38 @@
-"""Science functions on Spark DataFrames: one Arrow pass over grouped light curves."""
+"""Science functions on Spark: whole tables of light curves, and Arrow UDFs for any DataFrame and for SQL.
+
+register(spark, lake)
+spark.sql("SELECT oid, classify_lightcurve(lc_features(lightcurve)).class FROM my_light_curves")
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from alerce_spark.alerts import stamps
+from alerce_spark.alerts.model import sign
+from alerce_spark.classifiers import lightcurve
+from alerce_spark.classifiers.artefact import ModelError
+from alerce_spark.classifiers.lightcurve import LightcurveModel
+from alerce_spark.classifiers.stamp import StampModel
+from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, STAMP
 from alerce_spark.features import select
 from alerce_spark.features.io import from_objects, schema
+from alerce_spark.features.names import FEATURES
+from alerce_spark.kafka.records import published
+from alerce_spark.lake.models import Served, Versioned, bootstrap
 from alerce_spark.lake.tables import ddl_of
+from alerce_spark.lightcurves.correction import correct
+
+M = TypeVar("M", bound=Versioned)
 
 _OPTIONAL = ("candid", "has_stamp", "parent_candid", "isdiffpos", "magpsf_corr", "sigmapsf_corr_ext", "corrected")
 _DETECTIONS = (*select.REQUIRED, *_OPTIONAL, "ra", "dec", "rb", "sgscore1")
@@ -41,6 +61,122 @@ def features(
         brightest = F.min_by(F.struct(*_WISE), F.coalesce("w1mpro", F.lit(float("inf"))))
         grouped = grouped.join(matches.groupBy("oid").agg(brightest.alias("wise")), "oid", "left")
     return grouped.mapInArrow(_compute(), ddl_of(schema()))
+
+
+def register(spark: SparkSession, lake: str | None = None) -> None:
+    """Give SQL of this session the functions below; both classifiers are those current in `lake`, or the shipped ones.
+
+    * `correct(magpsf, sigmapsf, magnr, sigmagnr, distnr, isdiffpos)` → struct of corrected, magpsf_corr,
+      sigmapsf_corr, sigmapsf_corr_ext;
+    * `lc_features(detections)`, `lc_features(detections, limits)`: arrays of structs with ALeRCE's names (`features`
+      says which) → struct of version, ndet_used, period_false_alarm and the 152;
+    * `classify_lightcurve(features)` → struct of class, probability, probabilities, version; null without features;
+    * `classify_stamps(cutoutScience, cutoutTemplate, cutoutDifference, candidate)`: gzipped FITS files and a struct of
+      the packet's candidate columns → the same struct and `reason`, which says why there is no class.
+    """
+    for name, function, returns in (
+        ("correct", _correct, _CORRECTED),
+        ("lc_features", _lc_features, ddl_of(_FEATURES)),
+        ("classify_lightcurve", _classify_lightcurve(lake), _CLASS),
+        ("classify_stamps", _classify_stamps(lake), f"{_CLASS}, reason STRING"),
+    ):
+        spark.udf.register(name, F.arrow_udf(function, returns))  # type: ignore[call-overload]
+
+
+_CORRECTED = "corrected BOOLEAN, magpsf_corr DOUBLE, sigmapsf_corr DOUBLE, sigmapsf_corr_ext DOUBLE"
+_CLASS = "class STRING, probability DOUBLE, probabilities MAP<STRING, DOUBLE>, version STRING"
+_FEATURES = pa.schema([field for field in schema() if field.name != "oid"])
+
+
+def _correct(*columns: pa.Array) -> pa.Array:
+    *numbers, isdiffpos = columns
+    floats = [pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False) for column in numbers]
+    signs = pc.cast(sign(isdiffpos), pa.float64()).to_numpy(zero_copy_only=False)
+    magpsf, sigmapsf, magnr, sigmagnr, distnr = floats
+    done = correct(magpsf, sigmapsf, magnr, sigmagnr, distnr, signs)
+    values = [pa.array(v, from_pandas=True) for v in (done.magpsf_corr, done.sigmapsf_corr, done.sigmapsf_corr_ext)]
+    names = ["corrected", "magpsf_corr", "sigmapsf_corr", "sigmapsf_corr_ext"]
+    return pa.StructArray.from_arrays([pa.array(done.corrected), *values], names)
+
+
+def _lc_features(*columns: pa.Array) -> pa.Array:
+    offsets, detections = _lists(columns[0])
+    limit_offsets, limits = _lists(columns[1]) if len(columns) > 1 else (None, None)
+    oid = np.array([str(k) for k in range(len(columns[0]))], object)
+    found = from_objects(select.from_offsets(oid, offsets, detections, limit_offsets, limits)).combine_chunks()
+    return pa.StructArray.from_arrays([found[f.name].combine_chunks() for f in _FEATURES], fields=list(_FEATURES))
+
+
+@cache
+def _light_curve_model(lake: str | None) -> Callable[[], tuple[LightcurveModel, str]]:
+    return _served(lake, LIGHTCURVE, lightcurve.load)
+
+
+@cache
+def _stamp_model(lake: str | None) -> Callable[[], tuple[StampModel, str]]:
+    return _served(lake, STAMP, StampModel.load)
+
+
+def _served(lake: str | None, classifier: str, loader: Callable[[Path], M]) -> Callable[[], tuple[M, str]]:
+    """What gives a worker the model: current in the lake, or the one that ships with the package."""
+    shipped = bootstrap(classifier)
+    if lake is not None:
+        return Served(lake, classifier, loader, shipped).get
+    if shipped is None:
+        raise ModelError(f"no model of {classifier} ships with this package; name a lake that has one")
+    model = loader(shipped)
+    return lambda: (model, model.version)
+
+
+def _classify_lightcurve(lake: str | None) -> Callable[[pa.Array], pa.Array]:
+    def classify(features: pa.Array) -> pa.Array:
+        model, version = _light_curve_model(lake)()
+        rows = pa.RecordBatch.from_struct_array(features)
+        matrix = np.column_stack(
+            [pc.cast(rows[name], pa.float64()).to_numpy(zero_copy_only=False) for name in FEATURES]
+        )
+        return _classes(model.classify(matrix).probabilities, LIGHTCURVE_CLASSES, version)
+
+    return classify
+
+
+def _classify_stamps(lake: str | None) -> Callable[..., pa.Array]:
+    def classify(science: pa.Array, template: pa.Array, difference: pa.Array, candidate: pa.Array) -> pa.Array:
+        model, version = _stamp_model(lake)()
+        columns = pa.Table.from_batches([pa.RecordBatch.from_struct_array(candidate)])
+        place = {n: columns[n].to_numpy() for n in ("xpos", "ypos") if n in columns.schema.names}
+        read = stamps.decode(science, template, difference, **place)
+        probabilities, reasons = model.classify(read.images, columns)
+        reason = [a or b for a, b in zip(read.reason, reasons, strict=True)]
+        found = _classes(probabilities, model.classes, version)
+        fields = [*(found.field(k) for k in range(found.type.num_fields)), pa.array(reason, pa.string())]
+        return pa.StructArray.from_arrays(fields, [*(f.name for f in found.type), "reason"])
+
+    return classify
+
+
+def _classes(probabilities: np.ndarray, names: Sequence[str], version: str) -> pa.Array:
+    """Probabilities (n, classes) as structs of _CLASS; a row of NaN is a struct of nulls."""
+    rows = []
+    for values in published(probabilities).tolist():
+        best = max(range(len(values)), key=values.__getitem__)
+        known = values[best] == values[best]
+        rows.append(
+            {
+                "class": names[best] if known else None,
+                "probability": values[best] if known else None,
+                "probabilities": list(zip(names, values, strict=True)) if known else None,
+                "version": version if known else None,
+            }
+        )
+    probability = pa.map_(pa.string(), pa.float64())
+    kinds = [
+        ("class", pa.string()),
+        ("probability", pa.float64()),
+        ("probabilities", probability),
+        ("version", pa.string()),
+    ]
+    return pa.array(rows, pa.struct(kinds))
 
 
 def _with_oid(table: DataFrame, required: tuple[str, ...], what: str) -> DataFrame:

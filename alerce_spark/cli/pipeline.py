@@ -1,52 +1,21 @@
-"""The command `alerce-spark`: every job of jobs/ is one of its commands."""
+"""Commands that run the broker: Kafka, tables, import, stream, simulation, compaction, demo."""
 
 from __future__ import annotations
 
 import logging
 import signal
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 
-from alerce_spark.config import ConfigError, Settings, load
+from alerce_spark.cli.common import Lake, app, console, settings_of
 
-app = typer.Typer(no_args_is_help=True, help="An astronomical alert broker on Spark, Kafka and Delta.")
 kafka_app = typer.Typer(no_args_is_help=True, help="A one-node Kafka broker on this machine.")
 tables_app = typer.Typer(no_args_is_help=True, help="The tables of the lake.")
 app.add_typer(kafka_app, name="kafka")
 app.add_typer(tables_app, name="tables")
-
-console = Console()
-_settings_file: list[Path | None] = [None]
-
-Lake = Annotated[str | None, typer.Option("--lake", help="Folder of the tables; default: lake.path of the settings.")]
-
-
-@app.callback()
-def _common(
-    conf: Annotated[Path | None, typer.Option(help="Settings file; default: conf/alerce.toml.")] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
-) -> None:
-    _settings_file[0] = conf
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
-    )
-    for chatty in ("py4j", "botocore", "urllib3", "matplotlib"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    # It prints the trace of each failed batch; the stream says in one line what failed and what it does about it.
-    logging.getLogger("py4j.clientserver").setLevel(logging.CRITICAL)
-
-
-def _settings(**overrides: Any) -> Settings:
-    return load(_settings_file[0], overrides)
 
 
 @kafka_app.command("start")
@@ -54,7 +23,7 @@ def kafka_start() -> None:
     """Start the broker at kafka.bootstrap_servers, or find it running."""
     from alerce_spark.kafka import local
 
-    kafka = _settings().kafka
+    kafka = settings_of().kafka
     broker = local.start(kafka.bootstrap_servers, kafka.local_dir, kafka.local_heap)
     console.print(f"Kafka {local.VERSION} at {broker.bootstrap_servers}, process {broker.pid}, log {broker.log}")
 
@@ -64,7 +33,7 @@ def kafka_stop() -> None:
     """Stop the broker."""
     from alerce_spark.kafka import local
 
-    console.print("stopped" if local.stop(_settings().kafka.local_dir) else "no broker was running")
+    console.print("stopped" if local.stop(settings_of().kafka.local_dir) else "no broker was running")
 
 
 @kafka_app.command("status")
@@ -72,7 +41,7 @@ def kafka_status() -> None:
     """Say whether the broker runs; exit status 1 when it does not."""
     from alerce_spark.kafka import local
 
-    broker = local.status(_settings().kafka.local_dir)
+    broker = local.status(settings_of().kafka.local_dir)
     if broker is None:
         console.print("not running; start it with: alerce-spark kafka start")
         raise typer.Exit(1)
@@ -85,7 +54,7 @@ def tables_create(lake: Lake = None) -> None:
     from alerce_spark.lake import write
     from alerce_spark.session import spark_session
 
-    settings = _settings(lake={"path": lake})
+    settings = settings_of(lake={"path": lake})
     made = write.create(spark_session(settings), settings.lake.path, settings.lake.healpix_order)
     console.print(f"made in {settings.lake.path}: {', '.join(made) or 'nothing, all tables are there'}")
 
@@ -129,7 +98,7 @@ def import_(
     ] = None,
 ) -> None:
     """Write alerts from files into the lake. Safe to repeat."""
-    settings = _settings(lake={"path": lake})
+    settings = settings_of(lake={"path": lake})
     from alerce_spark.streaming import backfill
 
     if through_stream is not None:
@@ -162,7 +131,7 @@ def stream(
     from alerce_spark.streaming.run import Stream
 
     chosen = queries.split(",") if queries else None
-    settings = _settings(lake={"path": lake}, stream={"queries": chosen})
+    settings = settings_of(lake={"path": lake}, stream={"queries": chosen})
     log = logging.getLogger("alerce_spark.stream")
     running = Stream(
         spark_session(settings, "alerce-spark stream"),
@@ -207,63 +176,9 @@ def compact(
     from alerce_spark.lake.compact import compact_lake
     from alerce_spark.session import spark_session
 
-    settings = _settings(lake={"path": lake})
+    settings = settings_of(lake={"path": lake})
     for done in compact_lake(spark_session(settings), settings, max_files, retention_hours):
         console.print(f"{done.table}: {done.pixels} pixels, {done.before} files became {done.after}")
-
-
-@app.command()
-def features(
-    detections: Annotated[str, typer.Option(help="Parquet or Delta table of detections.")],
-    out: Annotated[str, typer.Option(help="Folder of the result, which must not exist.")],
-    non_detections: Annotated[str | None, typer.Option(help="Parquet or Delta table of upper limits.")] = None,
-    xmatch: Annotated[str | None, typer.Option(help="Parquet or Delta table with oid, w1mpro … w4mpro.")] = None,
-    form: Annotated[str, typer.Option("--format", help="parquet or delta.")] = "parquet",
-) -> None:
-    """Compute the 152 features of every object of a table of light curves."""
-    from pyspark.sql import DataFrame
-
-    from alerce_spark.session import spark_session
-    from alerce_spark.udfs import features as features_of
-
-    spark = spark_session(_settings(), "alerce-spark features")
-
-    def read(path: str | None) -> DataFrame | None:
-        if path is None:
-            return None
-        delta = spark.read.format("delta")
-        return delta.load(path) if (Path(path) / "_delta_log").is_dir() else spark.read.parquet(path)
-
-    table = read(detections)
-    assert table is not None
-    features_of(table, read(non_detections), read(xmatch)).write.format(form).save(out)
-    objects = spark.read.format(form).load(out)
-    counted = objects.selectExpr("count(*)", "count_if(ndet_used > 0)").first()
-    assert counted is not None
-    console.print(f"{counted[0]} objects in {out}, {counted[1]} of them with enough detections for features")
-
-
-@app.command()
-def plot(
-    oid: Annotated[str, typer.Argument(help="Object.")],
-    lake: Lake = None,
-    out: Annotated[Path | None, typer.Option(help="PNG file; default: <oid>.png.")] = None,
-    period: Annotated[float | None, typer.Option(help="Fold at this period in days; default: the best one.")] = None,
-) -> None:
-    """Draw an object: light curve, folded light curve, periodogram, model fits."""
-    from alerce_spark import lake as lakes
-    from alerce_spark.features.plot import figure
-    from alerce_spark.features.select import select
-    from alerce_spark.lake.storage import LakeError
-
-    opened = lakes.open(_settings(lake={"path": lake}).lake.path)
-    found = opened.table("detections", oid=oid).collect()
-    if found.is_empty():
-        raise LakeError(f"no object {oid!r} in {opened.path}")
-    limits = opened.table("non_detections", oid=oid).collect()
-    file = out or Path(f"{oid}.png")
-    figure(select(found.to_arrow(), limits.to_arrow()), 0, period).savefig(file, dpi=130)
-    console.print(str(file))
 
 
 @app.command()
@@ -277,29 +192,4 @@ def demo(
     """A night from Kafka into the lake on this machine, with a summary and three light curves."""
     from alerce_spark.demo import run
 
-    run(_settings(), folder, alerts, number, console)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; errors that a user can mend are one message and exit status 2."""
-    from confluent_kafka import KafkaException
-
-    from alerce_spark.kafka.local import KafkaError
-    from alerce_spark.lake.storage import LakeError
-    from alerce_spark.lease import LeaseHeld
-    from alerce_spark.repository import RepositoryError
-    from alerce_spark.streaming.run import StreamFailed
-
-    ours = (ConfigError, LakeError, LeaseHeld, KafkaError, RepositoryError, StreamFailed)
-    try:
-        app(args=arguments)
-    except (*ours, FileNotFoundError, ValueError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
-        sys.exit(2)
-    except (KafkaException, BufferError) as error:
-        Console(stderr=True).print(
-            f"[bold red]error:[/] Kafka: {error}. Is the broker of kafka.bootstrap_servers up? "
-            "A local one starts with: alerce-spark kafka start",
-            highlight=False,
-        )
-        sys.exit(2)
+    run(settings_of(), folder, alerts, number, console)

@@ -1,0 +1,64 @@
+"""Commands on light curves, features and stamps: compute, classify, draw. They need files or a lake, no broker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alerce_spark.cli.common import Lake, app, console, settings_of
+
+
+@app.command()
+def features(
+    detections: Annotated[str, typer.Option(help="Parquet or Delta table of detections.")],
+    out: Annotated[str, typer.Option(help="Folder of the result, which must not exist.")],
+    non_detections: Annotated[str | None, typer.Option(help="Parquet or Delta table of upper limits.")] = None,
+    xmatch: Annotated[str | None, typer.Option(help="Parquet or Delta table with oid, w1mpro … w4mpro.")] = None,
+    form: Annotated[str, typer.Option("--format", help="parquet or delta.")] = "parquet",
+) -> None:
+    """Compute the 152 features of every object of a table of light curves."""
+    from pyspark.sql import DataFrame
+
+    from alerce_spark.session import spark_session
+    from alerce_spark.udfs import features as features_of
+
+    spark = spark_session(settings_of(), "alerce-spark features")
+
+    def read(path: str | None) -> DataFrame | None:
+        if path is None:
+            return None
+        delta = spark.read.format("delta")
+        return delta.load(path) if (Path(path) / "_delta_log").is_dir() else spark.read.parquet(path)
+
+    table = read(detections)
+    assert table is not None
+    features_of(table, read(non_detections), read(xmatch)).write.format(form).save(out)
+    objects = spark.read.format(form).load(out)
+    counted = objects.selectExpr("count(*)", "count_if(ndet_used > 0)").first()
+    assert counted is not None
+    console.print(f"{counted[0]} objects in {out}, {counted[1]} of them with enough detections for features")
+
+
+@app.command()
+def plot(
+    oid: Annotated[str, typer.Argument(help="Object.")],
+    lake: Lake = None,
+    out: Annotated[Path | None, typer.Option(help="PNG file; default: <oid>.png.")] = None,
+    period: Annotated[float | None, typer.Option(help="Fold at this period in days; default: the best one.")] = None,
+) -> None:
+    """Draw an object: light curve, folded light curve, periodogram, model fits."""
+    from alerce_spark import lake as lakes
+    from alerce_spark.features.plot import figure
+    from alerce_spark.features.select import select
+    from alerce_spark.lake.storage import LakeError
+
+    opened = lakes.open(settings_of(lake={"path": lake}).lake.path)
+    found = opened.table("detections", oid=oid).collect()
+    if found.is_empty():
+        raise LakeError(f"no object {oid!r} in {opened.path}")
+    limits = opened.table("non_detections", oid=oid).collect()
+    file = out or Path(f"{oid}.png")
+    figure(select(found.to_arrow(), limits.to_arrow()), 0, period).savefig(file, dpi=130)
+    console.print(str(file))
