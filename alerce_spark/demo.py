@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from alerce_spark import lake
+from alerce_spark.alerts.files import find_files, packets_of
 from alerce_spark.config import Settings, load
 from alerce_spark.kafka import local, topics
 from alerce_spark.lightcurves.plot import figure
@@ -21,7 +22,6 @@ from alerce_spark.session import spark_session
 from alerce_spark.simulation import night
 from alerce_spark.streaming.photometry import Summary
 from alerce_spark.streaming.run import Stream
-from alerce_spark.streaming.source import find_files, packets_of
 
 _TOPIC = "ztf_20200601_programid1"
 _SHOWN = ("detections", "non_detections", "forced_photometry", "objects", "magstats", "quarantine")

@@ -26,6 +26,7 @@ import fastavro
 import polars as pl
 from pyspark.sql import SparkSession
 
+from alerce_spark.alerts.files import find_files
 from alerce_spark.config import Settings, conf_dir, load
 from alerce_spark.kafka import local, topics
 from alerce_spark.lake import write
@@ -34,7 +35,7 @@ from alerce_spark.session import spark_session
 from alerce_spark.simulation import night
 from alerce_spark.streaming.photometry import Photometry, Summary
 from alerce_spark.streaming.run import Stream
-from alerce_spark.streaming.source import find_files, from_files
+from alerce_spark.streaming.source import from_files
 
 MIX = {"RRL": 1.0, "E": 1.0, "LPV": 1.0, "AGN": 1.0}
 TOPIC = "ztf_20200531_programid1"

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
+from alerce_spark.alerts.files import find_files, packets_of
 from alerce_spark.config import Settings
 from alerce_spark.kafka import topics
 from alerce_spark.lake import write
 from alerce_spark.lease import Lease
 from alerce_spark.streaming.photometry import Photometry, Summary
-from alerce_spark.streaming.source import find_files, from_files, packets_of
+from alerce_spark.streaming.source import from_files
 
 #: A batch of files ends at so many bytes or files.
 _BATCH_BYTES = 512 << 20

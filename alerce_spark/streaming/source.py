@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,13 +9,13 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from alerce_spark.alerts.files import packets_of
 from alerce_spark.config import KafkaSettings, StreamSettings
 from alerce_spark.kafka.topics import subscription
 
 #: Columns of packets from anywhere. `source` is the topic or the file.
 PACKETS = "packet BINARY, source STRING, `partition` INT, `offset` BIGINT, received TIMESTAMP"
 
-_TARS = (".tar", ".tar.gz", ".tgz")
 #: Rows of one Arrow batch of packets read from files, and their bytes at the most.
 _BATCH_ROWS = 200
 _BATCH_BYTES = 32 << 20
@@ -59,19 +58,6 @@ def from_kafka(
     )
 
 
-def find_files(paths: Sequence[Path]) -> list[Path]:
-    """Avro files and tar archives at or below `paths`, in order. Raises FileNotFoundError for a missing path."""
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.name.endswith((".avro", *_TARS)) and p.is_file())
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise FileNotFoundError(f"{path}: no such file or directory")
-    return found
-
-
 def from_files(spark: SparkSession, files: Sequence[Path], partitions: int) -> DataFrame:
     """Packets of files as PACKETS; tar archives are streamed, never unpacked. Workers must see the paths."""
     listed = spark.createDataFrame([(i, str(f.resolve())) for i, f in enumerate(files)], "number INT, path STRING")
@@ -92,18 +78,6 @@ def _read_files(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
                     rows, size = [], 0
     if rows:
         yield _batch(rows)
-
-
-def packets_of(path: str) -> Iterator[tuple[bytes, str]]:
-    """Packets of an Avro file or of a tar archive, each with where it was found. Raises OSError, tarfile.TarError."""
-    if not path.endswith(_TARS):
-        yield Path(path).read_bytes(), path
-        return
-    with tarfile.open(path, "r|*") as archive:
-        for member in archive:
-            handle = archive.extractfile(member)
-            if handle is not None and member.name.endswith(".avro"):
-                yield handle.read(), f"{path}:{member.name}"
 
 
 def _batch(rows: list[tuple[bytes, str]]) -> pa.RecordBatch:
