@@ -16,9 +16,10 @@ import polars as pl
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 
+from alerce_spark.classifiers.taxonomy import STAMP
 from alerce_spark.features.names import FEATURES, FEATURES_VERSION
 from alerce_spark.lake.read import open_lake
-from alerce_spark.lake.storage import LakeError, delta_table, storage_options
+from alerce_spark.lake.storage import LakeError, delta_table, is_made, storage_options
 from alerce_spark.training.sets import SCHEMA, FeatureSet, from_arrow
 
 _PROVENANCE = "alerce.provenance"
@@ -44,7 +45,7 @@ def write(lake: str, name: str, features: FeatureSet) -> str:
         storage_options=options,
         commit_properties=CommitProperties(custom_metadata={_PROVENANCE: json.dumps(dict(features.provenance))}),
     )
-    return f"{name}@{DeltaTable(path, storage_options=options).version()}"
+    return newest(lake, name)
 
 
 def read(lake: str, named: str) -> FeatureSet:
@@ -62,6 +63,14 @@ def read(lake: str, named: str) -> FeatureSet:
     handle.load_as_version(int(version))
     rows = pl.scan_delta(handle).collect().to_arrow()
     return from_arrow(pa.Table.from_arrays([rows[n] for n in SCHEMA.names], SCHEMA.names), provenance)
+
+
+def newest(lake: str, name: str) -> str:
+    """`name@version` of the newest set of this name. Raises LakeError where there is none."""
+    path, options = _path(lake, name), storage_options(lake)
+    if not DeltaTable.is_deltatable(path, options):
+        raise LakeError(f"no training set {name!r} in {lake}")
+    return f"{name}@{DeltaTable(path, storage_options=options).version()}"
 
 
 def _path(lake: str, name: str) -> str:
@@ -120,6 +129,15 @@ def _latest(lake: str, oids: Sequence[str]) -> tuple[pl.DataFrame, dict[str, str
 
 
 def _feature_set(rows: pl.DataFrame, provenance: dict[str, str]) -> FeatureSet:
-    named = rows.rename({"ndet_used": "ndet", "meanra": "ra", "meandec": "dec"}).with_columns(origin=pl.col("oid"))
+    named = rows.rename({"ndet_used": "ndet", "meanra": "ra", "meandec": "dec"})
     table = named.select(SCHEMA.names).to_arrow()
     return from_arrow(table, {"source": "lake", "features_code": FEATURES_VERSION, **provenance})
+
+
+def stamp_classes(lake: str, oids: Sequence[str]) -> dict[str, str]:
+    """The stamp class of those of the objects that have one: that of the newest version at the earliest candid."""
+    if not is_made(lake, "probabilities"):
+        return {}
+    rows = open_lake(lake).table("probabilities", oid=oids).filter(pl.col("classifier") == STAMP)
+    first = rows.sort("version", "candid", descending=[True, False]).unique("oid", keep="first", maintain_order=True)
+    return dict(first.select("oid", "class").collect().iter_rows())

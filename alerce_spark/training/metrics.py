@@ -34,6 +34,7 @@ _PLANE = 10.0  # |b| [deg] within which dust hides what lies behind the Galaxy
 _ECLIPTIC = 20.0  # |β| [deg] within which most of the main belt is seen
 _EXTRAGALACTIC = ("AGN", "QSO", "Blazar", "SN", "SNIa", "SNIbc", "SNII", "SLSN")
 _ENOUGH = 50  # objects of a class before its place on the sky is judged
+_FEW = 10  # held-out objects of a class below which it cannot be told to be lost
 
 
 @dataclass(frozen=True)
@@ -369,10 +370,10 @@ def gate(
     """Whether a candidate may replace the current model, both judged on the same held-out objects (n,).
 
     It must not be worse in macro recall nor macro F1 (the upper bound of the paired bootstrap interval of the
-    difference is not below 0), must not lose a class (recall no better than chance where the current one's is), its
-    calibration error overall and of objects with 6 to 10 detections must not grow by more than CALIBRATION_MARGIN, and
-    the unlabelled sky must be sane. Without a current model, or with one of other classes, only lost classes and the
-    sky count. Raises ValueError for another number of objects.
+    difference is not below 0), must not lose a class of ten or more objects (recall no better than chance where the
+    current one's is), its calibration error overall and of objects with 6 to 10 detections must not grow by more than
+    CALIBRATION_MARGIN, and the unlabelled sky must be sane. Without a current model, or with one of other classes, only
+    lost classes and the sky count. Raises ValueError for another number of objects.
     """
     true = np.asarray(truth, np.int64)
     for standing in (candidate, current):
@@ -407,7 +408,9 @@ def _lost_classes(candidate: Standing, current: Standing | None, truth: Int) -> 
     recalls = [
         class_scores(crosstab(truth, s.probabilities.argmax(axis=1), k, k))[1] for s in (candidate, current) if s
     ]
-    alive = np.ones(k, np.bool_) if current is None else recalls[1] > chance
+    alive = np.bincount(truth, minlength=k) >= _FEW
+    if current is not None:
+        alive &= recalls[1] > chance
     lost = [
         f"class {name} is lost: recall {recalls[0][i]:.3f}"
         for i, name in enumerate(candidate.classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +15,10 @@ from alerce_spark.features.names import FEATURES
 Float = NDArray[np.float64]
 Names = NDArray[np.object_]
 
-#: Columns of a feature set. `origin` names the object whose light curve a row was made from: rows of cut or thinned
-#: copies share it, and never fall on both sides of a split.
+#: Columns of a feature set.
 SCHEMA = pa.schema(
     [
         pa.field("oid", pa.string(), nullable=False),
-        pa.field("origin", pa.string(), nullable=False),
         pa.field("class_name", pa.string(), nullable=False),
         pa.field("ndet", pa.int32(), nullable=False),
         *(pa.field(name, pa.float64()) for name in ("magnitude", "ra", "dec")),
@@ -38,7 +36,6 @@ class FeatureSet:
     """
 
     oid: Names
-    origin: Names
     labels: Names
     matrix: Float
     ndet: NDArray[np.int32]
@@ -63,7 +60,7 @@ class FeatureSet:
     def to_arrow(self) -> pa.Table:
         """Columns of SCHEMA sorted by oid; undefined values are null."""
         order = np.argsort(self.oid.astype(str), kind="stable")
-        texts = (pa.array(values[order].tolist(), pa.string()) for values in (self.oid, self.origin, self.labels))
+        texts = (pa.array(values[order].tolist(), pa.string()) for values in (self.oid, self.labels))
         plain = (self.magnitude, self.ra, self.dec, *np.ascontiguousarray(self.matrix.T))
         numbers = (pa.array(values[order], pa.float64(), from_pandas=True) for values in plain)
         return pa.Table.from_arrays([*texts, pa.array(self.ndet[order], pa.int32()), *numbers], schema=SCHEMA)
@@ -85,7 +82,6 @@ def from_arrow(table: pa.Table, provenance: Mapping[str, str]) -> FeatureSet:
     ndet = table["ndet"].to_numpy().astype(np.int32)
     return FeatureSet(
         text("oid"),
-        text("origin"),
         text("class_name"),
         matrix,
         ndet,
@@ -108,17 +104,11 @@ def concatenate(sets: Sequence[FeatureSet], **provenance: str) -> FeatureSet:
     return FeatureSet(**columns, provenance={**known, **provenance})
 
 
-def relabelled(features: FeatureSet, prefix: str) -> FeatureSet:
-    """The same rows with `prefix` before every oid and origin, so that sets of several seeds can be put together."""
-    oid, origin = (np.array([prefix + name for name in names], object) for names in (features.oid, features.origin))
-    return replace(features, oid=oid, origin=origin)
-
-
-def held_out(origin: Sequence[str] | Names, share: float) -> NDArray[np.bool_]:
+def held_out(oids: Sequence[str] | Names, share: float) -> NDArray[np.bool_]:
     """Which objects are kept for judging: `share` of all, decided by the checksum of the name alone.
 
     So an object stays on its side for ever, however the set grows, and no model has seen what a later one is judged by.
     """
     limit = int(share * 2**32)
-    digests = (hashlib.sha256(f"held out {name}".encode()).digest() for name in origin)
+    digests = (hashlib.sha256(f"held out {name}".encode()).digest() for name in oids)
     return np.array([int.from_bytes(d[:4], "big") < limit for d in digests], np.bool_)
