@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "decode": ["--repeats", "3"],
     "ingest": ["--quick"],
     "lookup": ["--quick"],
+    "stamp_model": ["--repeats", "1"],
     "features": ["--objects", "20", "--repeats", "1"],
     "features_spark": ["--objects", "200", "--repeats", "1"],
 }
