@@ -25,6 +25,8 @@ Choose = Callable[[Sequence[str]], list[str]]
 _SNIFFED_LINES = 500  # headers of VizieR text are shorter
 _RULE = re.compile(r"[-\s;,|]*-[-\s;,|]*")  # the line of dashes between the header and the rows of VizieR text
 
+_DATE = re.compile(r'"?\d{4}-\d\d-\d\d')
+
 # Positions, in the order in which they are looked for; `_RAJ2000` is what VizieR computes in degrees.
 _PAIRS = (
     ("_RAJ2000", "_DEJ2000"),
@@ -114,9 +116,13 @@ def _text(path: Path, choose: Choose) -> tuple[Table, str]:
         table = Table.read(str(path), format="ascii.cds", readme=str(readme))
         return table[choose(table.colnames)], "CDS"
     names, options = _layout(path, lines)
+    with _open(path) as file:
+        rows = file.read().decode(
+            "utf-8", "replace"
+        )  # given a path, astropy's fast reader takes ASCII only, and no gzip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a column of integers beyond 64 bits is read as text
-        table = Table.read(str(path), include_names=choose(names), guess=False, **options)
+        table = Table.read(rows, include_names=choose(names), guess=False, **options)
     return table, "text"
 
 
@@ -138,10 +144,10 @@ def _layout(path: Path, lines: list[str]) -> tuple[list[str], dict[str, Any]]:
     comments = [line for line in lines if line.startswith("#") and line.strip("# \t")]
     if not body:
         raise CatalogError(f"{path} holds no rows")
-    delimiter = next((mark for mark in "\t;," if any(mark in line for line in body[:2])), " ")
-    start = 0
-    if len(body) > 1 and delimiter != " " and delimiter not in body[0]:
-        start = 1  # the date above the header of the TNS file
+    start = int(len(body) > 1 and bool(_DATE.match(body[0])))  # the date above the header of the TNS file
+    delimiter = max("\t;,", key=body[start].count)
+    if delimiter not in body[start]:
+        delimiter = " "
     names = _fields(body[start], delimiter)
     # ascii.csv forgives rows that end early; only ascii.basic takes any number of blanks as one.
     options: dict[str, Any] = {"format": "ascii.basic" if delimiter == " " else "ascii.csv", "delimiter": delimiter}
@@ -253,7 +259,9 @@ def text(column: Any) -> pa.Array:
         values = np.where(whole, np.where(whole, values, 0).astype(np.int64).astype(str), values.astype(str))
     elif kind == "S":
         values = np.char.decode(values, "utf-8", "replace")
+    elif kind == "O":
+        values = np.array(["" if v is None else v.decode() if isinstance(v, bytes) else str(v) for v in values], str)
     elif kind != "U":
-        values = np.array([str(value) for value in values], dtype=str) if len(values) else np.array([], dtype=str)
+        values = values.astype(str)
     words = pc.utf8_trim_whitespace(pa.array(np.asarray(values), pa.string(), mask=np.asarray(mask)))
     return pc.if_else(pc.equal(words, ""), None, words)

@@ -321,6 +321,21 @@ def test_a_source_without_class_column_is_one_class(write: Callable[[str, str], 
     assert _rows(labels) == [("587722952230174996", "AGN", "type I AGN"), ("2", "AGN", "type I AGN")]
 
 
+@pytest.mark.parametrize("zipped", [False, True])
+def test_text_with_accents_other_separators_in_fields_and_a_cut_end(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "asassn.csv"
+    text = (
+        "asassn_name,other_names,ra,dec,Type,Prob\n"
+        'Müller 1,"A;B;C;D;E;F;G",1,2,M,1\n'
+        "J2,x,3,4,YSO,0.95\n"
+        "J3,cut short,5\n"  # the end of an interrupted download
+    )
+    path.write_bytes(gzip.compress(text.encode()) if zipped else text.encode())
+    labels, report = read("asassn", path)
+    assert _rows(labels) == [("Müller 1", "LPV", "M"), ("J2", "YSO", "YSO")]
+    assert report.bad == 1
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
@@ -407,9 +422,9 @@ def test_radians_are_converted(tmp_path: Path) -> None:
 
 
 def test_eleven_sources_in_the_order_of_the_paper_map_to_our_classes() -> None:
-    assert list(SOURCES) == [
-        "cvs", "romabzcat", "oh2015", "milliquas", "tns", "simbad", "crts_north", "crts_south", "linear", "gaia_dr2", "asassn",
-    ]  # fmt: skip
+    assert " ".join(SOURCES) == (
+        "cvs romabzcat oh2015 milliquas tns simbad crts_north crts_south linear gaia_dr2 asassn"
+    )
     mapped = {ours for source in SOURCES.values() for ours in (*source.classes.values(), source.every)} - {None}
     assert mapped == set(LIGHTCURVE_CLASSES)
     for source in SOURCES.values():
