@@ -75,6 +75,8 @@ def read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]
     view = memoryview(content)[:-_DIGEST]
     if hashlib.sha256(view).digest() != content[-_DIGEST:]:
         raise ModelError(f"{path} is damaged: its checksum does not match")
+    if (_PREFIX.size + head_length) % _ALIGNMENT:
+        raise ModelError(f"{path}: the header does not end at a multiple of {_ALIGNMENT} bytes")
     data = view[_PREFIX.size + head_length :]
     header = _header(path, bytes(view[_PREFIX.size : _PREFIX.size + head_length]))
     if header.get("kind") != kind:

@@ -236,4 +236,5 @@ def _not_above(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
     """The largest single-precision numbers that are not above the thresholds."""
     with np.errstate(over="ignore"):
         single = thresholds.astype(np.float32)
-    return np.where(single > thresholds, np.nextafter(single, np.float32(-np.inf)), single).astype(np.float32)
+        below = np.nextafter(single, np.float32(-np.inf))
+    return np.where(single > thresholds, below, single)

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -26,7 +27,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError
-from deltalake.fs import DeltaStorageHandler
 from pyarrow import fs
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
 
@@ -142,9 +142,8 @@ def roll_back(lake: str, classifier: str) -> Entry:
 
     Called again it goes one further back. Raises LakeError where none is remembered.
     """
-    found = _change(lake, lambda registry: registry.roll_back(classifier)).current(classifier)
-    assert found is not None
-    return found
+    registry = _change(lake, lambda registry: registry.roll_back(classifier))
+    return next(e for e in registry.entries.values() if e.classifier == classifier and e.state == CURRENT)
 
 
 @dataclass
@@ -166,8 +165,8 @@ class _Registry:
     def promote(self, classifier: str, version: str) -> None:
         self.known(classifier, version)
         old = self.current(classifier)
+        self._forget(classifier, version)
         if old is not None and old.version != version:
-            self._forget(classifier, version)
             self.previous[classifier] = [*self.previous.get(classifier, []), old.version][-_REMEMBERED:]
             self._set(classifier, old.version, RETIRED)
         self._set(classifier, version, CURRENT)
@@ -188,7 +187,8 @@ class _Registry:
         self.previous[classifier] = earlier[:-1]
 
     def _forget(self, classifier: str, version: str) -> None:
-        self.previous[classifier] = [v for v in self.previous.get(classifier, []) if v != version]
+        if classifier in self.previous:
+            self.previous[classifier] = [v for v in self.previous[classifier] if v != version]
 
     def _set(self, classifier: str, version: str, state: str) -> None:
         self.entries[classifier, version] = replace(self.entries[classifier, version], state=state)
@@ -225,9 +225,9 @@ def _change(lake: str, edit: Callable[[_Registry], None]) -> _Registry:
         with attempt:
             handle = _opened_or_made(lake)
             registry = _registry(handle)
-            before = dict(registry.entries)
+            before = deepcopy(registry)
             edit(registry)
-            if registry.entries != before:
+            if registry != before:
                 _commit(handle, registry)
     return registry
 
@@ -270,8 +270,13 @@ def _local(lake: str) -> Path | None:
     return Path(lake.removeprefix("file:")) if storage_options(lake) is None else None
 
 
-def _bucket(lake: str) -> fs.FileSystem:
-    return fs.PyFileSystem(DeltaStorageHandler(_uri(lake), storage_options(lake)))
+def _on_s3(lake: str, artefact: str) -> tuple[fs.FileSystem, str]:
+    """File system and path in it of a file of a lake on S3, from the same AWS_… environment as the tables."""
+    options = storage_options(lake) or {}
+    scheme, _, endpoint = options.get("AWS_ENDPOINT_URL", "").rpartition("://")
+    region = options.get("AWS_REGION") or options.get("AWS_DEFAULT_REGION")
+    system = fs.S3FileSystem(endpoint_override=endpoint or None, scheme=scheme or None, region=region)
+    return system, f"{lake.split('://', 1)[1].rstrip('/')}/{artefact}"
 
 
 def _digest(file: Path) -> str:
@@ -283,7 +288,8 @@ def _store(lake: str, source: Path, artefact: str) -> None:
     """Put a file into the lake, whole or not at all: an object appears on S3 when its upload ends."""
     folder = _local(lake)
     if folder is None:
-        with source.open("rb") as content, _bucket(lake).open_output_stream(artefact) as out:
+        system, path = _on_s3(lake, artefact)
+        with source.open("rb") as content, system.open_output_stream(path) as out:
             shutil.copyfileobj(content, out)
         return
     target = folder / artefact
@@ -309,7 +315,8 @@ def _fetched(lake: str, entry: Entry) -> Iterator[Path]:
         try:
             if folder is None:
                 path = Path(scratch) / Path(entry.artefact).name
-                with _bucket(lake).open_input_stream(entry.artefact) as content, path.open("wb") as out:
+                system, stored = _on_s3(lake, entry.artefact)
+                with system.open_input_stream(stored) as content, path.open("wb") as out:
                     shutil.copyfileobj(content, out)
             else:
                 path = folder / entry.artefact
