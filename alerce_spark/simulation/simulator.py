@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,10 +18,10 @@ from alerce_spark.simulation.measurements import (
     surroundings,
 )
 from alerce_spark.simulation.observations import Flags, Part, Points, observe, parts_of
-from alerce_spark.simulation.packets import Parts, array_parts, container, encode, record_parts
+from alerce_spark.simulation.packets import Columns, Parts, array_parts, container, encode, record_parts
 from alerce_spark.simulation.randoms import Floats, Ints, uniform
 from alerce_spark.simulation.sources import KINDS, LONGEST_HISTORY, Objects, Sky, object_ids
-from alerce_spark.simulation.stamps import StampPool
+from alerce_spark.simulation.stamps import StampPool, plain, triplets
 from alerce_spark.simulation.survey import N_FIELDS, Survey, Visits, fields_near, sun_ra
 from alerce_spark.simulation.traits import PLAIN, Traits
 
@@ -56,7 +56,7 @@ class Simulator:
     cadence: int = 3
     visits_per_night: int = 2
     scatter: float = 0.1
-    stamps: bool = True
+    stamps: bool | Literal["pool"] = True
     traits: Traits = PLAIN
     seasons: bool | None = None
     start: int = field(init=False)
@@ -144,7 +144,7 @@ class Simulator:
             columns = candidate_columns(ctx, chosen[mine], as_digits[mine], earlier[mine], first_jd[mine])
             own = encode(ztf.CANDIDATE, self.versions[v], columns, mine.size)
             history = _History(self, ctx, self.versions[v], candid[mine], start[mine], stop[mine])
-            cutouts = self._cutouts(ctx, chosen[mine], candid[mine])
+            cutouts = self._cutouts(ctx, columns, chosen[mine], candid[mine])
             for i, k in enumerate(mine.tolist()):
                 row = points.row[chosen[k]]
                 record = record_parts(
@@ -157,29 +157,33 @@ class Simulator:
         """Which packets have the trait of that name."""
         return uniform(self.seed, trait, candid) < getattr(self.traits, trait)
 
-    def _cutouts(self, ctx: Context, chosen: Ints, candid: Ints) -> list[list[tuple[str, bytes]] | None]:
+    def _cutouts(
+        self, ctx: Context, columns: Columns, chosen: Ints, candid: Ints
+    ) -> list[list[tuple[str, bytes]] | None]:
+        """Names and bytes of the stamps of the alerts `chosen`, whose candidate records are `columns`."""
         if not self.stamps:
             return [None] * chosen.size
-        p, kind = ctx.points, ctx.objects.kind
+        p = ctx.points
+        scene = np.array([kind.scene for kind in KINDS])[ctx.objects.kind[p.row[chosen]]]
         has_edge, has_nan = self._has("edge_stamps", candid), self._has("nan_stamps", candid)
-        draw = (uniform(self.seed, "stamp", candid) * 2**30).astype(np.int64).tolist()
-        flaw = np.where(has_edge, "edge", np.where(has_nan, "nan", "")).tolist()
-        snr = (np.abs(p.flux[chosen]) / p.sigma[chosen]).tolist()
-        is_brighter, scenes = (p.flux[chosen] > 0).tolist(), kind[p.row[chosen]].tolist()
-        out: list[list[tuple[str, bytes]] | None] = []
-        for k, c in enumerate(candid.tolist()):
-            science, reference, difference = self.pool.triplet(
-                KINDS[scenes[k]].scene, is_brighter[k], snr[k], flaw[k], draw[k]
-            )
-            name = f"candid{c}_pid{c // 1000000}_targ_"
-            out.append(
-                [
-                    (f"{name}sci.fits.gz", science),
-                    (f"candid{c}_ref.fits.gz", reference),
-                    (f"{name}scimref.fits.gz", difference),
-                ]
-            )
-        return out
+        if self.stamps == "pool":
+            flaw = np.where(has_edge, "edge", np.where(has_nan, "nan", "")).tolist()
+            snr, is_brighter = (np.abs(p.flux[chosen]) / p.sigma[chosen]).tolist(), (p.flux[chosen] > 0).tolist()
+            draw = (uniform(self.seed, "stamp", candid) * 2**30).astype(np.int64).tolist()
+            stamps = list(map(self.pool.triplet, scene.tolist(), is_brighter, snr, flaw, draw))
+        else:
+            stamps = triplets(plain(columns), scene, candid, self.seed, has_nan, has_edge)
+        return [_named(c, *triplet) for c, triplet in zip(candid.tolist(), stamps, strict=True)]
+
+
+def _named(candid: int, science: bytes, reference: bytes, difference: bytes) -> list[tuple[str, bytes]]:
+    """Stamps of an alert with file names as the survey gives them."""
+    name = f"candid{candid}_pid{candid // 1000000}_targ_"
+    return [
+        (f"{name}sci.fits.gz", science),
+        (f"candid{candid}_ref.fits.gz", reference),
+        (f"{name}scimref.fits.gz", difference),
+    ]
 
 
 def _history_bounds(points: Points, chosen: Ints) -> tuple[Ints, Ints]:
