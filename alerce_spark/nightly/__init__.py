@@ -1,0 +1,1 @@
+"""Nightly jobs: proof that nothing was lost, and new models."""

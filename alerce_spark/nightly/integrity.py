@@ -1,0 +1,308 @@
+"""The integrity of a night: what its topics hold and the lake lacks is sent again, until everything is there and right.
+
+A round (paper §4.8): every packet that the night's topics still hold is looked for in `detections`, in `quarantine` and
+in the Avro repository, and the objects of the night are checked against the invariants of `nightly/invariants.py`. What
+a packet can mend is sent to `<topic>_reprocess`, which the running stream reads; the next round begins when the stream
+has mended it, or shows no progress any more. What is quarantined is not missing, and what a query has refused with a
+recorded reason is not due; but a packet that this version can decode belongs into `detections`, whatever an earlier
+version thought of it. Keys that are in a table twice are found, and only a person can mend them.
+
+One row a round goes to `nightly_reports`, which nobody else writes: the lease of the lake, which the running stream
+holds, is not needed for that. The topics are read once: by day a night's topics have ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from pyspark.sql import SparkSession
+
+from alerce_spark import lake as lakes
+from alerce_spark.config import Settings
+from alerce_spark.lake import write
+from alerce_spark.lake.storage import healpix_order
+from alerce_spark.lake.tables import TABLES, ddl_of
+from alerce_spark.nightly import invariants, packets
+from alerce_spark.nightly.invariants import ALERTS, FINDINGS, MISSING
+from alerce_spark.repository import key, open_repository
+from alerce_spark.sky import healpix
+
+#: Alerts whose objects are checked together: a few hundred thousand rows in a worker.
+_SLICE_ALERTS = 2000
+_LEAST_POLL_S = 2.0
+#: Invariants of one alert; those of an object are mended by its latest packet of the night.
+_OF_ALERTS = (MISSING, invariants.ARCHIVE, invariants.STAMP_CLASS)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round found and did: counts as in `nightly_reports`, and some keys of each broken invariant."""
+
+    number: int
+    finished: datetime
+    expected: int
+    missing: int
+    resent: int
+    broken: dict[str, int]
+    examples: dict[str, list[str]]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was wrong."""
+        return not self.missing and not self.broken
+
+
+@dataclass(frozen=True)
+class Integrity:
+    """What was found of a night, round by round; `notes` say what a reader should know."""
+
+    night: str
+    rounds: list[Round]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the last round found nothing wrong."""
+        return self.rounds[-1].ok
+
+    @property
+    def broken(self) -> dict[str, int]:
+        """Violations that remain, by invariant; missing packets among them."""
+        last = self.rounds[-1]
+        return ({MISSING: last.missing} if last.missing else {}) | last.broken
+
+    def report(self, path: Path) -> None:
+        """Write the rounds as one HTML page."""
+        path.write_text(_page(self), encoding="utf-8")
+
+
+def check(
+    spark: SparkSession,
+    settings: Settings,
+    night: str,
+    *,
+    rounds: int = 3,
+    wait_s: float = 300.0,
+    sample: int = 2000,
+    examples: int = 5,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Integrity:
+    """Check `night` (YYYYMMDD) and send what is wrong again, up to `rounds` times; 0 only looks.
+
+    After sending, the stream may be without any progress for `wait_s` seconds; then the next round begins, or the job
+    ends where the stream has taken nothing at all. Statistics are computed anew for `sample` objects; `examples` keys
+    are kept of each broken invariant. Only what the queries of `stream.queries` produce is expected. Raises ValueError
+    for a night that is no date, LakeError where there is no lake, RepositoryError, KafkaException.
+    """
+    datetime.strptime(night, "%Y%m%d")
+    healpix_order(settings.lake.path)  # is there a lake?
+    job = _Job(spark, settings, sample, progress)
+    progress(f"reading the topics of {night}")
+    known = packets.read(spark, settings.kafka, night)
+    progress(f"{len(known)} messages, {_distinct(known)} packets")
+    done = Integrity(night, [], [] if len(known) else [f"no topic holds a packet of {night}: nothing was proven"])
+    first = _rounds_before(settings.lake.path, night)
+    for sent in range(rounds + 1):
+        found = job.findings(known)
+        again = _to_send(found, known) if sent < rounds else known.clear()
+        resent = packets.send_again(spark, settings.kafka, again)
+        done.rounds.append(_round(first + sent + 1, known, found, resent, examples))
+        _store(spark, settings.lake.path, night, done.rounds[-1])
+        progress(_line(done.rounds[-1]))
+        if not resent:
+            break
+        if not job.wait(known, found, wait_s):
+            done.notes.append(
+                f"the stream took none of {resent} packets within {wait_s:.0f} s: does it run? They wait for it on the "
+                "reprocess topics"
+            )
+            break
+    return done
+
+
+@dataclass(frozen=True)
+class _Job:
+    spark: SparkSession
+    settings: Settings
+    sample: int
+    progress: Callable[[str], None]
+
+    def findings(self, known: pl.DataFrame) -> pl.DataFrame:
+        """What is wrong with these packets (PACKETS) and their objects, as FINDINGS."""
+        queries = self.settings.stream.queries
+        found = [pl.DataFrame(FINDINGS.empty_table())]
+        if "photometry" in queries:
+            found += self._in_tables(known)
+        if "archive" in queries:
+            found.append(self._in_repository(known))
+        return pl.concat(found)
+
+    def wait(self, known: pl.DataFrame, found: pl.DataFrame, limit_s: float) -> bool:
+        """Until what was found is mended or nothing changes for so long; returns whether anything was mended."""
+        mendable = found.filter(~pl.col("invariant").str.starts_with(invariants.TWICE))
+        of = known.filter(
+            pl.col("oid").is_in(mendable["oid"].drop_nulls().unique().implode())
+            | pl.col("sha256").is_in(mendable.filter(pl.col("oid").is_null())["key"].implode())
+        )
+        begun = left = len(mendable)
+        changed = time.monotonic()
+        while left and time.monotonic() - changed < limit_s:
+            started = time.monotonic()
+            now = self.findings(of).join(mendable, ["invariant", "key"], "semi").height
+            if now < left:
+                self.progress(f"{now} of {begun} findings are left")
+                left, changed = now, time.monotonic()
+            time.sleep(min(max(_LEAST_POLL_S, time.monotonic() - started), limit_s) if left else 0)
+        return left < begun
+
+    def _in_tables(self, known: pl.DataFrame) -> Iterator[pl.DataFrame]:
+        lake = lakes.open(self.settings.lake.path)
+        refused = lake.table("quarantine").select("sha256", "stage").collect()
+        unreadable = known.filter(pl.col("oid").is_null()).select("sha256").unique()
+        unreadable = unreadable.join(refused.filter(stage="photometry"), "sha256", "anti")
+        yield unreadable.select(
+            pl.lit(MISSING).alias("invariant"), oid=pl.lit(None, pl.String), candid=pl.lit(None, pl.Int64), key="sha256"
+        )
+        found = self._of_objects(known.filter(pl.col("oid").is_not_null()))
+        yield _without_reason(found, known, refused)
+        for name, table in TABLES.items():
+            if not table.on_sky:
+                yield invariants.twice(name, lake.table(name).select(table.key).collect())
+
+    def _of_objects(self, known: pl.DataFrame) -> pl.DataFrame:
+        """`invariants.violations` in the workers: slices of the sky, so that each reads few files."""
+        if known.is_empty():
+            return pl.DataFrame(FINDINGS.empty_table())
+        alerts = known.unique(["oid", "candid"]).sort("candid")
+        place = alerts.unique("oid", keep="first", maintain_order=True).sort("oid")
+        chosen = np.random.default_rng(0).permutation(len(place)) < self.sample
+        place = place.select("oid", sampled=chosen, place=pl.Series(healpix(place["ra"], place["dec"])))
+        alerts = alerts.join(place, "oid").sort("place", "oid")
+        ends = alerts.group_by("oid", maintain_order=True).len()
+        ends = ends.select("oid", slice=((pl.col("len").cum_sum() - pl.col("len")) // _SLICE_ALERTS).cast(pl.Int32))
+        rows = alerts.join(ends, "oid").select(*ALERTS.names, "slice").to_arrow()
+        frame = self.spark.createDataFrame(rows.cast(pa.schema([*ALERTS, pa.field("slice", pa.int32())])))
+        slices = int(ends["slice"].max()) + 1  # type: ignore[arg-type]
+        path, queries = self.settings.lake.path, frozenset(self.settings.stream.queries)
+
+        def violations(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            met = list(batches)
+            if met:
+                found = invariants.violations(pl.DataFrame(pa.Table.from_batches(met)), path, queries)
+                yield from found.to_arrow().cast(FINDINGS).to_batches()
+
+        found = frame.repartitionById(slices, "slice").mapInArrow(violations, ddl_of(FINDINGS)).toArrow()
+        return pl.DataFrame(found.cast(FINDINGS))
+
+    def _in_repository(self, known: pl.DataFrame) -> pl.DataFrame:
+        """Packets that the repository lacks. One listing a night: a look at each key would take a request a packet."""
+        repository, survey = open_repository(self.settings.archive), self.settings.survey
+        good = known.filter(pl.col("oid").is_not_null()).unique(["oid", "candid"])
+        bad = known.filter(pl.col("oid").is_null()).unique("sha256")
+        keys = [key(survey, jd, candid) for jd, candid in good.select("jd", "candid").iter_rows()]
+        keys += [f"{survey}/unreadable/{sha}" for sha in bad["sha256"]]
+        folders = {name.rpartition("/")[0] for name in keys}
+        stored = {name for folder in folders for name in repository.keys(f"{folder}/")}
+        due = pl.concat([good, bad]).with_columns(
+            lacks=pl.Series([name not in stored for name in keys], dtype=pl.Boolean)
+        )
+        key_text = pl.coalesce(pl.format("{} {}", "oid", "candid"), "sha256")
+        return due.filter("lacks").select(pl.lit(invariants.ARCHIVE).alias("invariant"), "oid", "candid", key=key_text)
+
+
+#: The query whose recorded reason excuses an invariant.
+_STAGES = {
+    invariants.STAMP_CLASS: "stamps",
+    invariants.FEATURES: "lightcurves",
+    invariants.LIGHTCURVE_CLASS: "lightcurves",
+}
+
+
+def _distinct(known: pl.DataFrame) -> int:
+    """Number of packets: alerts, and undecodable packets by their bytes."""
+    return known.select(pl.struct(pl.coalesce("oid", "sha256"), "candid").n_unique()).item() if len(known) else 0
+
+
+def _mending(found: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    """Findings about objects with the candid of the packet that can mend each: its own, or its object's latest."""
+    found = found.filter(pl.col("oid").is_not_null() & ~pl.col("invariant").str.starts_with(invariants.TWICE))
+    latest = known.filter(pl.col("oid").is_not_null()).sort("jd", "candid").unique("oid", keep="last")
+    with_latest = found.join(latest.select("oid", latest="candid"), "oid", "left")
+    of_alert = pl.col("invariant").is_in(_OF_ALERTS)
+    return with_latest.with_columns(packet=pl.when(of_alert).then("candid").otherwise("latest")).drop("latest")
+
+
+def _without_reason(found: pl.DataFrame, known: pl.DataFrame, refused: pl.DataFrame) -> pl.DataFrame:
+    """Findings, but those whose query has refused the packet that would mend them, with a recorded reason."""
+    stage = pl.col("invariant").replace_strict(_STAGES, default=None, return_dtype=pl.String)
+    due = _mending(found, known).with_columns(stage=stage)
+    excused = known.select("oid", "sha256", packet="candid").join(refused, "sha256")
+    kept = found.join(due.join(excused, ["oid", "packet", "stage"], "semi"), ["invariant", "key"], "anti")
+    return kept.select(FINDINGS.names)
+
+
+def _to_send(found: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    """One message of each packet that can mend a finding."""
+    mending = _mending(found, known).select("oid", candid="packet").unique()
+    alerts = known.unique(["oid", "candid"], keep="first", maintain_order=True).join(mending, ["oid", "candid"], "semi")
+    lost = found.filter(pl.col("oid").is_null() & pl.col("invariant").is_in(_OF_ALERTS))
+    unreadable = known.filter(pl.col("oid").is_null() & pl.col("sha256").is_in(lost["key"].implode()))
+    return pl.concat([alerts, unreadable.unique("sha256", keep="first", maintain_order=True)])
+
+
+def _round(number: int, known: pl.DataFrame, found: pl.DataFrame, resent: int, examples: int) -> Round:
+    parts = {str(name[0]): part["key"].sort() for name, part in found.group_by("invariant")}
+    counts = {name: len(keys) for name, keys in sorted(parts.items())}
+    some = {name: keys.head(examples).to_list() for name, keys in sorted(parts.items())}
+    missing = counts.pop(MISSING, 0)
+    return Round(number, datetime.now(UTC), _distinct(known), missing, resent, counts, some)
+
+
+def _rounds_before(lake: str, night: str) -> int:
+    """Rounds of earlier runs for the night: their rows stay, the numbers go on."""
+    rounds = lakes.open(lake).table("nightly_reports").filter(pl.col("night") == night).select(pl.col("round").max())
+    return rounds.collect().item() or 0
+
+
+def _store(spark: SparkSession, lake: str, night: str, made: Round) -> None:
+    names = ("expected", "missing", "resent", "finished")
+    row = {name: getattr(made, name) for name in names} | {"night": night, "round": made.number}
+    broken = {name: float(count) for name, count in made.broken.items()}
+    table = pa.Table.from_pylist([row | {"broken": list(broken.items())}], TABLES["nightly_reports"].arrow)
+    write.append(spark.createDataFrame(table), lake, "nightly_reports", None)
+
+
+def _line(made: Round) -> str:
+    broken = ", ".join(f"{name} {count}" for name, count in made.broken.items()) or "nothing"
+    return (
+        f"round {made.number}: {made.expected} packets, {made.missing} missing, broken: {broken}; "
+        f"{made.resent} sent again"
+    )
+
+
+def _page(done: Integrity) -> str:
+    verdict = "everything is there and right" if done.ok else "something is wrong"
+    rows = "".join(
+        f"<tr><td>{r.number}<td>{r.finished:%Y-%m-%d %H:%M:%S}<td>{r.expected}<td>{r.missing}<td>{r.resent}"
+        f"<td>{escape(', '.join(f'{name}: {count}' for name, count in r.broken.items()) or 'none')}"
+        for r in done.rounds
+    )
+    last = done.rounds[-1].examples
+    examples = "".join(f"<li><b>{escape(name)}</b>: {escape('; '.join(keys))}" for name, keys in last.items())
+    notes = "".join(f"<p>{escape(note)}</p>" for note in done.notes)
+    title = f"Integrity of the night {escape(done.night)}"
+    return (
+        f"<!DOCTYPE html><html lang=en><meta charset=utf-8><title>{title}</title>"
+        "<style>body{font-family:sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}</style>"
+        f"<h1>{title}</h1><p><b>{verdict}</b></p>{notes}"
+        "<table><tr><th>round<th>finished (UTC)<th>packets<th>missing<th>sent again<th>broken invariants"
+        f"{rows}</table>" + (f"<h2>Examples</h2><ul>{examples}</ul>" if examples else "") + "</html>\n"
+    )
