@@ -81,7 +81,7 @@ def _near(
     first, second = [], []
     for around in (own, *healpy.get_all_neighbours(1 << order, own, nest=True)):
         low, high = np.searchsorted(pixel, around, "left"), np.searchsorted(pixel, around, "right")
-        count = np.where(around >= 0, high - low, 0)  # -1: a pixel at a corner of the faces has seven neighbours
+        count = high - low  # a pixel at a corner of the faces has seven neighbours; its eighth, -1, holds nothing
         step = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         first.append(np.repeat(rows, count))
         second.append(by_pixel[np.repeat(low, count) + step])

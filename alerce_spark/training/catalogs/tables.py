@@ -149,15 +149,14 @@ def _layout(path: Path, lines: list[str]) -> tuple[list[str], dict[str, Any]]:
     if delimiter not in body[start]:
         delimiter = " "
     names = _fields(body[start], delimiter)
-    # ascii.csv forgives rows that end early; only ascii.basic takes any number of blanks as one.
-    options: dict[str, Any] = {"format": "ascii.basic" if delimiter == " " else "ascii.csv", "delimiter": delimiter}
+    options: dict[str, Any] = {"format": "ascii.csv", "delimiter": delimiter, "comment": "#"}  # forgives rows cut short
     if any(re.match(_NUMBER, name) for name in names):
         if not comments:
             raise CatalogError(f"{path} has no header line and no ReadMe beside it; first row: {body[0]!r}")
         names = _fields(comments[-1].lstrip("#"), delimiter)
-        return names, options | {"format": "ascii.no_header", "names": names, "data_start": start, "comment": "#"}
+        return names, options | {"format": "ascii.no_header", "names": names, "data_start": start}
     ruled = next((i for i in (1, 2) if start + i < len(body) and _RULE.fullmatch(body[start + i])), 0)
-    return names, options | {"header_start": start, "data_start": start + 1 + ruled, "comment": "#"}
+    return names, options | {"header_start": start, "data_start": start + 1 + ruled}
 
 
 def _fields(line: str, delimiter: str) -> list[str]:

@@ -292,7 +292,7 @@ def test_vizier_text_with_comments_units_and_dashes(write: Callable[[str, str], 
     labels, report = read("crts_south", tabs)
     assert _rows(labels) == [("J0200-30", "E", "EA"), ("J0204-31", "RRL", "RRab")]
     assert labels["ra"].to_pylist() == [30.0, 31.0]
-    assert report.format == "text"
+    assert (report.format, report.rows, report.bad) == ("text", 2, 0)
     semicolons = write("south.csv", tabs.read_text().replace("\t", ";"))
     assert read("crts_south", semicolons)[0].equals(labels)
 
@@ -307,7 +307,7 @@ def test_asassn_keeps_sure_classes_only(write: Callable[[str, str], Path]) -> No
         "4,J000004,4.0,-1.0,13.5,ROT:,0.95\n"
         "5,J000005,5.0,-1.0,13.5,VAR,0.95\n"
         "6,J000006,6.0,-1.0,13.5,DCEP,\n"
-        "7,J000007,7.0,-91.0,13.5,DCEP,0.99\n",
+        "7,J000007,7.0,-91.0,13.5,DCEP,0.5\n",
     )
     labels, report = read("asassn", path)
     assert _rows(labels) == [("J000001", "LPV", "SR"), ("J000003", "E", "EW")]
@@ -334,6 +334,15 @@ def test_text_with_accents_other_separators_in_fields_and_a_cut_end(tmp_path: Pa
     labels, report = read("asassn", path)
     assert _rows(labels) == [("Müller 1", "LPV", "M"), ("J2", "YSO", "YSO")]
     assert report.bad == 1
+
+
+def test_blank_separated_text_with_a_header(write: Callable[[str, str], Path]) -> None:
+    path = write(
+        "linear.dat", "  LINEARobjectID   RA     Dec  LCtype\n  29848   119.5   47.15   2  \n 50402 119.7 46 13\n"
+    )
+    labels, report = read("linear", path)
+    assert _rows(labels) == [("29848", "RRL", "2")]
+    assert report.unmapped == {"13": 1}
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
@@ -675,6 +684,9 @@ def test_matrix_is_dense_and_refuses_unknown_classes() -> None:
     assert matrix.column_names == ["source_a", "class_a", "source_b", *LIGHTCURVE_CLASSES]
     assert sum(sum(matrix[name].to_pylist()) for name in LIGHTCURVE_CLASSES) == 1
     assert label_matrix(_matches([])).num_rows == 0
+    twice = [("a", "cvs", "CV/Nova", 0.1), ("a", "asassn", "YSO", 0.1), ("a", "asassn", "LPV", 0.9)]
+    assert label_matrix(_matches(twice)).equals(matrix)
+    assert label_matrix(_matches(twice[::-1])).equals(matrix)
     with pytest.raises(ValueError, match="Ceph"):
         label_matrix(_matches([("a", "cvs", "Ceph", 0.1)]))
 
