@@ -39,8 +39,8 @@ Columns = Mapping[str, NDArray[Any]]
 class LabelledCurves:
     """n objects with detections and upper limits, as the broker would have them, and what they are.
 
-    Object i has detections `offsets[i]:offsets[i + 1]` and upper limits `limit_offsets[i]:limit_offsets[i + 1]`,
-    in time order. `detections` has the columns of features/select.py: candid, mjd [d], fid, magpsf, sigmapsf,
+    Object i has detections `offsets[i]:offsets[i + 1]` and upper limits `limit_offsets[i]:limit_offsets[i + 1]`, in
+    time order. `detections` has the columns of features/select.py: candid, mjd [d], fid, diffmaglim, magpsf, sigmapsf,
     magpsf_corr, sigmapsf_corr_ext [mag], isdiffpos (+1, -1), corrected, ra, dec [deg], rb, sgscore1; `non_detections`
     mjd, fid, diffmaglim. `wise` is (4, n), W1 to W4, NaN where none. `truth` has one value an object: ra, dec, begin
     and end of its observation [mjd] and its brightest difference magnitude `peak`.
@@ -219,6 +219,7 @@ def _detections(ctx: Context, rows: Ints) -> dict[str, NDArray[Any]]:
         "candid": candids(ctx.objects, points, rows),
         "mjd": points.mjd[rows],
         "fid": points.fid[rows],
+        "diffmaglim": points.limit[rows],
         **{name: columns[name] for name in ("magpsf", "sigmapsf", "ra", "dec", "rb")},
         "isdiffpos": is_brighter,
         "corrected": result.corrected,

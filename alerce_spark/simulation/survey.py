@@ -113,7 +113,9 @@ def _galactic_latitude() -> Floats:
     return np.degrees(np.arcsin(np.clip(sine, -1.0, 1.0)))
 
 
-IS_IN_PLANE = np.abs(_galactic_latitude()) < PLANE
+#: Galactic latitude of every field's centre, degrees.
+GALACTIC_LATITUDE = _galactic_latitude()
+IS_IN_PLANE = np.abs(GALACTIC_LATITUDE) < PLANE
 
 
 def darkness(night: Any) -> tuple[Floats, Floats]:
@@ -260,7 +262,7 @@ class Survey:
         round_length = N_FIELDS * TICK
         dusk, dawn = darkness(night)
         first, last = self._window(field, night)
-        spread = 2.0 / 24.0 * normal(self.seed, "hour", field, night)
+        spread = (2.0 * normal(self.seed, "hour", field, night) - 0.4) / 24.0
         wanted = np.clip(transit(CENTRE_RA[field - 1], night) + spread, np.minimum(first, dawn), np.maximum(last, dusk))
         # targets piled up at an end of the window are spread over its next hour and a half
         into = 1.5 / 24.0 * uniform(self.seed, "late hour", field, night)
