@@ -111,7 +111,7 @@ def numbers(report: Report) -> dict[str, Any]:
         found["recall"] = {b.quantity: _binned_numbers(b, classes) for b in report.recall}
     if report.calibration:
         found["calibration"] = {
-            label: {"objects": int(c.counts.sum()), "ece": c.ece, "excess": c.excess}
+            label: {"objects": int(c.counts.sum()), "ece": c.ece, "boast": c.boast, "excess": c.excess}
             for label, c in report.calibration.items()
         }
     if report.sky is not None:

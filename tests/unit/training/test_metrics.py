@@ -134,6 +134,8 @@ def test_calibration_error_by_hand() -> None:
     assert found.counts.tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 0, 3]
     confidence = (0.95 + 0.91 + 1.0) / 3
     assert found.ece == pytest.approx((0.45 + 3 * abs(2 / 3 - confidence)) / 4)
+    assert found.boast == pytest.approx(3 * (confidence - 2 / 3) / 4)
+    assert found.excess == pytest.approx((0.95 + 0.91 + 0.55 + 1.0) / 4 - 3 / 4)
 
 
 def test_latitudes_equal_astropy_and_fill_the_histograms() -> None:
@@ -217,8 +219,15 @@ def test_gate_watches_calibration_of_short_light_curves() -> None:
     sure[ndet == 6] = np.eye(4)[sure[ndet == 6].argmax(axis=1)]
     verdict = metrics.gate(Standing(CLASSES, sure), current, truth, ndet)
     assert not verdict.promote
-    assert len([r for r in verdict.reasons if r.startswith("calibration error of objects with 6–10")]) == 1
+    assert len([r for r in verdict.reasons if r.startswith("objects with 6–10 detections surer than right by 0.")]) == 1
     assert metrics.gate(Standing(CLASSES, sure), current, truth).promote
+
+
+def test_gate_lets_doubt_pass() -> None:
+    current, truth = _standing(0.8, 1, n=4000)
+    doubting = 0.5 * current.probabilities + 0.5 / len(CLASSES)
+    assert metrics.calibration(truth, doubting).ece > 0.3
+    assert metrics.gate(Standing(CLASSES, doubting), current, truth).promote
 
 
 def test_gate_asks_for_a_sane_sky_and_the_same_objects() -> None:

@@ -1,0 +1,134 @@
+"""Feature sets of simulated light curves: what trains the classifier where there are no labels, and what judges it."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache, partial
+from importlib import resources
+
+import numpy as np
+
+from alerce_spark.classifiers.taxonomy import LIGHTCURVE_CLASSES
+from alerce_spark.features.curves import Float, Objects
+from alerce_spark.features.extract import extract
+from alerce_spark.features.names import FEATURES_VERSION
+from alerce_spark.simulation.curves import LabelledCurves, light_curves, truncate
+from alerce_spark.training.sets import FeatureSet, concatenate
+
+#: Shares of simulated objects, chosen independently of each other, that are known less well than they could be: cut off
+#: early, from six points on; seen in one band; without AllWISE. Each object is in a set once, so that no copy leaks.
+DEGRADED = {"early": 0.5, "one_band": 0.1, "without_wise": 0.15}
+
+_CHUNK = 500  # light curves whose features are made at one time
+#: Rooms whose code decides what a simulated set holds.
+_ROOMS = ("simulation", "features", "lightcurves")
+
+Progress = Callable[[int, int], None]
+
+
+@cache
+def code_version() -> str:
+    """Checksum of the code that decides what a simulated set holds."""
+    digest = hashlib.sha256()
+    for room in _ROOMS:
+        modules = (m for m in resources.files(f"alerce_spark.{room}").iterdir() if m.name.endswith(".py"))
+        for module in sorted(modules, key=lambda m: m.name):
+            digest.update(f"{room}/{module.name}".encode() + module.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def simulated_set(
+    seed: int,
+    counts: Mapping[str, int] | int,
+    *,
+    workers: int = 2,
+    degraded: Mapping[str, float] | None = None,
+    progress: Progress | None = None,
+) -> FeatureSet:
+    """Features of simulated objects: `counts` of each class by name, or as many of all 15; sorted by class.
+
+    Depends on seed, `degraded` (default DEGRADED) and code, not on `workers`; the objects of a class are the same
+    whatever the counts of others. Objects of two seeds have different names. `progress` is told the objects done and
+    wanted. With more than one worker the caller must be importable (`if __name__ == "__main__"`). Raises ValueError for
+    an unknown class or a share outside 0 … 1.
+    """
+    wanted, shares = _wanted(counts), {**DEGRADED, **(degraded or {})}
+    made: dict[str, FeatureSet] = {}
+    for name, features in _each(partial(_of_class, seed, shares), wanted, workers):
+        made[name] = features
+        if progress is not None:
+            progress(sum(len(part) for part in made.values()), sum(wanted.values()))
+    return concatenate([made[name] for name in wanted], **simulated_provenance(seed, counts, degraded))
+
+
+def simulated_provenance(
+    seed: int, counts: Mapping[str, int] | int, degraded: Mapping[str, float] | None = None
+) -> dict[str, str]:
+    """The provenance of the `simulated_set` of these arguments: sets with the same one are equal to the bit."""
+    shares = {**DEGRADED, **(degraded or {})}
+    return {
+        "source": "simulation",
+        "simulation_seed": str(seed),
+        "simulation_code": code_version(),
+        "simulation_counts": ", ".join(f"{name} {count}" for name, count in _wanted(counts).items()),
+        "simulation_degraded": ", ".join(f"{name} {share:g}" for name, share in shares.items()),
+        "features_code": FEATURES_VERSION,
+    }
+
+
+def _wanted(counts: Mapping[str, int] | int) -> dict[str, int]:
+    wanted = dict.fromkeys(LIGHTCURVE_CLASSES, counts) if isinstance(counts, int) else counts
+    return {name: wanted[name] for name in sorted(wanted) if wanted[name]}
+
+
+def _each(
+    make: Callable[[str, int], FeatureSet], wanted: Mapping[str, int], workers: int
+) -> Iterable[tuple[str, FeatureSet]]:
+    """`make` of each class, in this process or in a pool, in the order in which they end."""
+    if workers == 1:
+        yield from ((name, make(name, count)) for name, count in wanted.items())
+        return
+    # Spawned, not forked: the caller may hold a JVM, threads and open tables.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        running = {pool.submit(make, name, count): name for name, count in wanted.items()}
+        yield from ((running[done], done.result()) for done in as_completed(running))
+
+
+def _of_class(seed: int, shares: Mapping[str, float], name: str, count: int) -> FeatureSet:
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    curves = truncate(light_curves(seed, {name: count}), rng, **shares)
+    return concatenate([from_curves(part, f"sim{seed}-") for part in _chunks(curves)])
+
+
+def _chunks(curves: LabelledCurves) -> Iterator[LabelledCurves]:
+    yield from (curves.take(slice(begin, begin + _CHUNK)) for begin in range(0, len(curves), _CHUNK))
+
+
+def from_curves(curves: LabelledCurves, prefix: str = "") -> FeatureSet:
+    """Features of labelled curves, those without enough usable detections left out; `prefix` goes before each oid."""
+    objects = curves.objects()
+    whole = FeatureSet(
+        np.array([prefix + oid for oid in objects.oid], object),
+        np.asarray(curves.label, object),
+        extract(objects),
+        np.diff(objects.both.offsets).astype(np.int32),
+        mean_magnitude(objects),
+        curves.truth["ra"],
+        curves.truth["dec"],
+        {},
+    )
+    return whole.take(whole.ndet > 0)
+
+
+def mean_magnitude(objects: Objects) -> Float:
+    """Mean magnitude [mag] of each object in r, or in g where it has none in r; NaN without any."""
+    means = []
+    for band in objects.bands:
+        count = np.diff(band.offsets)
+        total = np.add.reduceat(np.append(band.mag, 0.0), band.offsets[:-1])
+        means.append(np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0))
+    return np.where(np.isfinite(means[1]), means[1], means[0])
