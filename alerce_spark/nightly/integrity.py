@@ -196,7 +196,8 @@ class _Job:
         def violations(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             met = list(batches)
             if met:
-                found = invariants.violations(pl.DataFrame(pa.Table.from_batches(met)), path, queries)
+                alerts = pl.DataFrame(pa.Table.from_batches(met))
+                found = invariants.violations(alerts, invariants.reader(alerts, path), queries)
                 yield from found.to_arrow().cast(FINDINGS).to_batches()
 
         found = frame.repartitionById(slices, "slice").mapInArrow(violations, ddl_of(FINDINGS)).toArrow()

@@ -43,23 +43,23 @@ _DETECTIONS = (*DETECTION_COLUMNS, "sigmapsf_corr_ext", "rb")
 #: Two computations of a statistic agree to this, relative to its size or to 1.
 _TOLERANCE = 1e-9
 
+#: Table and columns → rows of the objects in hand.
 Read = Callable[[str, Sequence[str]], pl.DataFrame]
 
 
-def violations(alerts: pl.DataFrame, lake: str, queries: Collection[str]) -> pl.DataFrame:
-    """What is wrong in the lake with these alerts (ALERTS) and their objects, as FINDINGS.
-
-    All alerts of an object that are known must be among them. Only what the queries of the stream produce is expected:
-    `photometry` always, the rest where `queries` names who makes it. Raises LakeError where there is no lake.
-    """
-    if alerts.is_empty():
-        return pl.DataFrame(FINDINGS.empty_table())
+def reader(alerts: pl.DataFrame, lake: str) -> Read:
+    """Reads columns of a table, rows of the objects of these ALERTS. Raises LakeError where there is no lake."""
     oids = alerts["oid"].unique()
     pixels, ranges = lookup.near(alerts["ra"], alerts["dec"], healpix_order(lake))
+    return lambda table, columns: lookup.read(lake, table, columns, oids, pixels, None, ranges)
 
-    def read(table: str, columns: Sequence[str]) -> pl.DataFrame:
-        return lookup.read(lake, table, columns, oids, pixels, None, ranges)
 
+def violations(alerts: pl.DataFrame, read: Read, queries: Collection[str]) -> pl.DataFrame:
+    """What is wrong with these alerts (ALERTS, at least one) and their objects, whose rows `read` gives; FINDINGS.
+
+    Only what the queries of the stream produce is expected: `photometry` always, the rest where `queries` names who
+    makes it.
+    """
     detections = read("detections", _DETECTIONS)
     found = [twice("detections", detections)]
     found += [twice(name, read(name, t.key)) for name, t in TABLES.items() if t.on_sky and name != "detections"]
