@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "stamp_model": ["--repeats", "1"],
     "features": ["--objects", "20", "--repeats", "1"],
     "features_spark": ["--objects", "200", "--repeats", "1"],
+    "forest": ["--objects", "100", "--trees", "30", "--repeats", "2"],
 }
 
 

@@ -81,7 +81,7 @@ def register(
     """Copy a model file into the lake and register it; with state "current" it is promoted in the same commit.
 
     Makes the table where there is none. Registering the same file again changes nothing. Raises LakeError for a
-    version that is registered with another file, and for names that cannot be part of a path.
+    version that is registered with another file, a file that is not there, and names that cannot be part of a path.
     """
     source = Path(file)
     for name in (classifier, version, source.name):
@@ -89,6 +89,8 @@ def register(
             raise LakeError(f"{name!r} cannot be a name here: letters, digits and . _ + - are allowed")
     if state not in (CANDIDATE, CURRENT):
         raise LakeError(f"a model is registered as {CANDIDATE} or {CURRENT}, not as {state!r}")
+    if not source.is_file():
+        raise LakeError(f"no model file {source}")
     digest = _digest(source)
     artefact = f"{_FOLDER}/{classifier}/{version}/{digest[:12]}-{source.name}"
     entry = Entry(classifier, version, CANDIDATE, artefact, digest, training_set, metrics or {})

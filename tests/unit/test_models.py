@@ -169,6 +169,8 @@ def test_names_cannot_lead_out_of_the_folder(lake: str, files: Path, name: str) 
         models.register(lake, LIGHTCURVE, name, files / "m")
     with pytest.raises(LakeError, match="cannot be a name"):
         models.register(lake, name, "1", files / "m")
+    with pytest.raises(LakeError, match="no model file"):
+        models.register(lake, LIGHTCURVE, "1", files / "n")
     with pytest.raises(LakeError, match="not as 'retired'"):
         models.register(lake, LIGHTCURVE, "1", files / "m", state="retired")
 
