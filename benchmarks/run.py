@@ -24,6 +24,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 #: Every benchmark in the order of the data flow, and the arguments of a quick run.
 BENCHMARKS: dict[str, list[str]] = {
     "decode": ["--repeats", "3"],
+    "stamps": ["--repeats", "3"],
     "ingest": ["--quick"],
     "lookup": ["--quick"],
     "stamp_model": ["--repeats", "1"],

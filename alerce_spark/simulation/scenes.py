@@ -130,9 +130,10 @@ def _static(image: Any, sources: Any, fwhm: Any, ratio: Any, angle: Any, least: 
         _moffat(image, sources[k, S_X], sources[k, S_Y], points, fwhm, _SLOPE, ratio, angle, least)
         if flux > 60000.0:  # spikes of bright stars along the rows
             y = int(np.rint(sources[k, S_Y]))
-            if 0 <= y < SIDE:
+            for v in range(max(0, y - 2), min(SIDE, y + 3)):
+                level = 1.2e-4 * flux * np.exp(-0.7 * (v - sources[k, S_Y]) ** 2)
                 for u in range(SIDE):
-                    image[y, u] += 2e-4 * flux * np.exp(-np.abs(u - sources[k, S_X]) / 12.0)
+                    image[v, u] += level * np.exp(-np.abs(u - sources[k, S_X]) / 9.0)
 
 
 @njit(cache=True)
@@ -142,7 +143,7 @@ def _residuals(image: Any, sources: Any, fwhm: Any, state: Any, least: Any) -> N
     for k in range(sources.shape[0]):
         dx, dy = shift_x + 0.03 * _normal(state), shift_y + 0.03 * _normal(state)
         wider, scale = width + 0.012 * _normal(state), 1.0 + 0.006 * _normal(state)
-        ring, phase = 0.0015 * np.exp(0.8 * _normal(state)), _normal(state)
+        ring, phase = 0.001 * np.exp(0.8 * _normal(state)), _normal(state)
         flux = sources[k, S_FLUX]
         if sources[k, S_RADIUS] > 0.0:
             flux *= sources[k, S_POINT] + 0.3 * (1.0 - sources[k, S_POINT]) * fwhm / (fwhm + sources[k, S_RADIUS])
@@ -151,7 +152,7 @@ def _residuals(image: Any, sources: Any, fwhm: Any, state: Any, least: Any) -> N
             continue
         _moffat(image, x + dx, y + dy, flux * scale, fwhm * (1.0 + wider), _SLOPE, 1.0, 0.0, 0.3 * least)
         _moffat(image, x, y, -flux, fwhm, _SLOPE, 1.0, 0.0, 0.3 * least)
-        if ring * flux < 0.5 * least or flux < 3000.0:
+        if ring * flux < 0.5 * least or flux < 5000.0:
             continue
         length = 1.5 + 1.5 * np.log(ring * flux / least + 1.0)
         column = int(np.rint(x))

@@ -32,8 +32,9 @@ MOST_FIELD_SOURCES = 40
 #: Faintest of them: what a reference image of 15 frames shows.
 FAINTEST = 23.0
 N_PS1 = 3
-#: Shares of the artefacts where no bright star explains the candidate, in the order of scenes' forms.
-ARTEFACTS = (0.0, 0.14, 0.24, 0.08, 0.12, 0.13, 0.05, 0.24)
+#: Shares of the artefacts where no bright star explains the candidate, in the order of scenes' forms, for what is
+#: brighter than the reference and for what is fainter: particles and light leave no holes.
+ARTEFACTS = np.array([[0.0, 0.02, 0.30, 0.08, 0.12, 0.12, 0.05, 0.31], [0.0, 0.2, 0.0, 0.12, 0.0, 0.0, 0.0, 0.68]])
 
 Images = npt.NDArray[np.float32]
 Table = Mapping[str, npt.NDArray[Any]]
@@ -150,8 +151,8 @@ class _Patches:
     def _forms(self) -> Ints:
         """Artefact where the scene says so: of a bright star's subtraction where there is one, else one of the rest."""
         bright = (np.abs(self.columns["distnr"]) < 2.5) & (self.columns["magnr"] < 18.5)
-        edges = np.cumsum(ARTEFACTS)
-        form = np.searchsorted(edges, self._u("form") * edges[-1], side="right").clip(1, scenes.N_FORMS - 1)
+        edges = np.cumsum(ARTEFACTS, axis=1)[np.where(is_brighter(self.columns["isdiffpos"]), 0, 1)]
+        form = (self._u("form")[:, None] * edges[:, -1:] > edges).sum(axis=1).clip(1, scenes.N_FORMS - 1)
         form = np.where(bright & (self._u("star form") < 0.85), scenes.BAD_SUBTRACTION, form)
         return np.where(self.scene == "artefact", form, scenes.REAL)
 
@@ -215,7 +216,7 @@ class _Patches:
     def _extend(self, out: Floats, extended: npt.NDArray[Any], mag: Floats, name: str) -> None:
         """Give galaxies a size that follows their magnitude, an axis ratio and a direction."""
         key = self._object
-        radius = 1.9 * 10.0 ** (-0.15 * (mag - 18.0)) * np.exp(0.35 * self._n(f"{name} size", key))
+        radius = 2.4 * 10.0 ** (-0.15 * (mag - 18.0)) * np.exp(0.35 * self._n(f"{name} size", key))
         out[:, scenes.S_RADIUS] = np.where(extended, np.clip(radius, 0.5, 18.0), 0.0)
         out[:, scenes.S_RATIO] = np.where(extended, self._u(f"{name} ratio", 0.3, 1.0, key), 1.0)
         out[:, scenes.S_ANGLE] = self._u(f"{name} angle", 0.0, np.pi, key)
@@ -261,7 +262,7 @@ class _Patches:
         out[:, :, scenes.S_X], out[:, :, scenes.S_Y] = x, y
         out[:, :, scenes.S_FLUX] = np.where(there, 10.0 ** (0.4 * (zp - np.maximum(mag, 12.5))), 0.0)
         galaxy = (self._u("field kind", 0.0, 1.0, key).reshape(shape) < 0.3) & (mag > 16.0)
-        radius = 1.9 * 10.0 ** (-0.15 * (mag - 18.0))
+        radius = 2.4 * 10.0 ** (-0.15 * (mag - 18.0))
         out[:, :, scenes.S_RADIUS] = np.where(galaxy, np.clip(radius, 0.5, 5.0), 0.0)
         out[:, :, scenes.S_RATIO] = self._u("field ratio", 0.3, 1.0, key).reshape(shape)
         out[:, :, scenes.S_ANGLE] = self._u("field angle", 0.0, np.pi, key).reshape(shape)
