@@ -1,247 +1,75 @@
-"""Sources of the synthetic sky: kinds of objects, their populations, light curves, reference images and positions.
+"""Sources of the synthetic sky: the list of kinds, what is seen only once, and the objects that a sky holds.
 
-A kind is a small class with a population (drawn by name from `Draws`) and a light curve; `KINDS` lists them. A new kind
-needs nothing else. Fluxes are in µJy (AB zero point 23.9); a difference flux is that of the source minus that of its
-reference image, as ZTF measures it.
+A kind is a small class with a population (drawn by name from `Draws`) and a light curve; `KINDS` lists them: the
+fifteen classes of the taxonomy (transients.py, stochastic.py, periodic.py), asteroids and artefacts. A new kind needs
+nothing else than its place in the list.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numba import njit
 
 from alerce_spark.simulation import survey
-from alerce_spark.simulation.randoms import Floats, Ints, key_of, normal, normal_one, uniform
+from alerce_spark.simulation.galaxy import SOUTH, equatorial
+from alerce_spark.simulation.kinds import (
+    LONGEST_HISTORY,
+    ZERO_FLUX,
+    Attempt,
+    Draws,
+    Kind,
+    colours,
+    first_accepted,
+    flux_of,
+    neighbour_separation,
+    star_scores,
+)
+from alerce_spark.simulation.periodic import Cepheid, DeltaScuti, Eclipsing, LongPeriod, OtherPeriodic, RRLyrae
+from alerce_spark.simulation.randoms import Floats, Ints, uniform
+from alerce_spark.simulation.stochastic import Blazar, Cataclysmic, Quasar, Seyfert, YoungStar
+from alerce_spark.simulation.transients import Superluminous, TypeIa, TypeIbc, TypeII
 
-ZERO_FLUX = 23.9
-#: Days before an object's begin from which its light curve is defined.
-LONGEST_HISTORY = 400.0
-
-
-def flux_of(mag: Any) -> Any:
-    """Flux in µJy of an AB magnitude; NaN stays NaN."""
-    return 10.0 ** (-0.4 * (np.asarray(mag) - ZERO_FLUX))
-
-
-@dataclass(frozen=True)
-class Draws:
-    """The random properties of some objects of one kind, each a pure function of seed, its name and the object.
-
-    begin, end: mjd of the nights between which the objects may send alerts. `visit_in_life` gives the mjd of one visit
-    between them for a number in (0, 1), NaN where there is none.
-    """
-
-    seed: int
-    kind: str
-    index: Ints
-    begin: Floats
-    end: Floats
-    visit_in_life: Callable[[Floats], Floats]
-
-    def uniform(self, name: str, low: float = 0.0, high: float = 1.0) -> Floats:
-        """Uniform in (low, high), one for each object."""
-        return low + (high - low) * uniform(self.seed, f"{self.kind} {name}", self.index)
-
-    def normal(self, name: str) -> Floats:
-        """Standard normal, one for each object."""
-        return normal(self.seed, f"{self.kind} {name}", self.index)
+__all__ = ["DEFAULT_MIX", "KINDS", "KIND_NAMES", "LONGEST_HISTORY", "ZERO_FLUX", "Draws", "Kind", "Objects", "Sky"]
+__all__ += ["ROWS_PER_OBJECT", "flux_of", "object_ids"]
 
 
-class Kind(Protocol):
-    """A kind of object. `row` gives for each point the object in `draws` that it belongs to; fid is 1, 2 or 3."""
+def _band_of_stars(draws: Draws) -> tuple[Floats, Floats]:
+    """Places as of all stars: half of them within some degrees of the Galactic plane."""
 
-    @property
-    def name(self) -> str:
-        """Class label."""
+    def attempt(a: Attempt) -> tuple[Floats, Any]:
+        lon, side = a.uniform("lon", 0.0, 360.0), a.uniform("up", -1.0, 1.0)
+        even, near = np.degrees(np.arcsin(side)), 6.0 * side / np.sqrt(1.0001 - side**2)
+        lat = np.clip(np.where(a.uniform("plane") < 0.5, near, even), -90.0, 90.0)
+        ra, dec = equatorial(lon, lat)
+        return np.stack([ra, dec]), dec > SOUTH
 
-    @property
-    def lifetime(self) -> float:
-        """Days after which an endless stream replaces the object by a new one of its kind; infinite: never."""
-
-    @property
-    def scene(self) -> str:
-        """What its stamps show, see `stamps.py`."""
-
-    @property
-    def is_real(self) -> bool:
-        """False for artefacts."""
-
-    @property
-    def is_on_reference(self) -> bool:
-        """True where the reference image shows the object itself."""
-
-    def reference(self, draws: Draws) -> Floats:
-        """Magnitude of the nearest reference source in g, r, i: shape (3, objects)."""
-
-    def difference(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
-        """Difference flux in µJy at each point."""
-
-
-def _colours(r_mag: Floats, g_minus_r: Floats) -> Floats:
-    return np.stack([r_mag + g_minus_r, r_mag, r_mag - 0.4 * g_minus_r])
-
-
-@dataclass(frozen=True)
-class _Variable(ABC):
-    """A star or nucleus that is on its own reference image: subclasses give mean magnitude and deviation from it."""
-
-    lifetime: float = np.inf
-    scene: str = "star"
-    is_real: bool = True
-    is_on_reference: bool = True
-
-    @abstractmethod
-    def mean_mag(self, draws: Draws) -> Floats:
-        """Mean magnitudes in the three bands."""
-
-    @abstractmethod
-    def deviation(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
-        """Deviations from the mean at the points [mag]."""
-
-    def reference(self, draws: Draws) -> Floats:
-        return self.mean_mag(draws)
-
-    def difference(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
-        mean = flux_of(self.mean_mag(draws)[fid - 1, row])
-        return mean * (10.0 ** (-0.4 * self.deviation(draws, row, mjd, fid)) - 1.0)
-
-
-@dataclass(frozen=True)
-class RRLyrae(_Variable):
-    """RRab-like: period 0.45–0.75 d, a steep rise and a slow fall, amplitude falling from g to i."""
-
-    name: str = "RRL"
-
-    def mean_mag(self, draws: Draws) -> Floats:
-        return _colours(draws.uniform("mag", 15.3, 18.8), draws.uniform("colour", 0.1, 0.4))
-
-    def deviation(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
-        phase = mjd / draws.uniform("period", 0.45, 0.75)[row] + draws.uniform("phase")[row]
-        wave = sum(np.sin(2 * np.pi * k * phase) / k**1.25 for k in range(1, 6)) / 1.5
-        return np.array([1.0, 0.72, 0.58])[fid - 1] * draws.uniform("amplitude", 0.3, 0.6)[row] * wave
-
-
-@dataclass(frozen=True)
-class Eclipsing(_Variable):
-    """Two Gaussian eclipses of unlike depth and an ellipsoidal wave, periods 0.25–5 d (log-uniform)."""
-
-    name: str = "E"
-
-    def mean_mag(self, draws: Draws) -> Floats:
-        return _colours(draws.uniform("mag", 14.5, 18.0), draws.uniform("colour", 0.2, 0.9))
-
-    def deviation(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
-        phase = mjd / 10.0 ** draws.uniform("log period", -0.6, 0.7)[row] + draws.uniform("phase")[row]
-        width = draws.uniform("width", 0.03, 0.09)[row]
-        depth = draws.uniform("depth", 0.4, 1.2)[row]
-        second = depth * draws.uniform("second", 0.3, 0.95)[row]
-
-        def dip(centre: float) -> Floats:
-            return np.exp(-0.5 * ((np.mod(phase - centre + 0.5, 1.0) - 0.5) / width) ** 2)
-
-        wave = 0.25 * depth * np.cos(4 * np.pi * phase)
-        return depth * dip(0.0) + second * dip(0.5) + wave - (depth + second) * width * 2.5
-
-
-@dataclass(frozen=True)
-class LongPeriod(_Variable):
-    """Red pulsating giants: periods 100–500 d, amplitudes of 1–4 mag in g and less to the red."""
-
-    name: str = "LPV"
-
-    def mean_mag(self, draws: Draws) -> Floats:
-        return _colours(draws.uniform("mag", 14.0, 18.0), draws.uniform("colour", 1.2, 2.2))
-
-    def deviation(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
-        phase = mjd / draws.uniform("period", 100.0, 500.0)[row] + draws.uniform("phase")[row]
-        wave = np.sin(2 * np.pi * phase) + 0.2 * np.sin(4 * np.pi * phase + 1.0)
-        return np.array([1.0, 0.75, 0.5])[fid - 1] * draws.uniform("amplitude", 0.5, 2.0)[row] * wave
-
-
-@njit(cache=True)
-def _damped_walk(key: Any, index: Any, row: Any, days: Any, tau: Any, step: float) -> Any:
-    """Damped random walk of unit variance at `days` since each object's origin; points of one object stand together."""
-    out = np.empty(row.size)
-    last, node, left, right = -1, 0, 0.0, 0.0
-    for i in range(row.size):
-        k = row[i]
-        damp = np.exp(-step / tau[k])
-        kick = np.sqrt(1.0 - damp * damp)
-        target = np.int64(days[i] / step)
-        if k != last or target < node:
-            last, node = k, 0
-            left = normal_one(key, index[k], 0)
-            right = left * damp + kick * normal_one(key, index[k], 1)
-        while node < target:
-            node += 1
-            left = right
-            right = left * damp + kick * normal_one(key, index[k], node + 1)
-        part = days[i] / step - node
-        out[i] = left + part * (right - left)
-    return out
-
-
-@dataclass(frozen=True)
-class ActiveNucleus(_Variable):
-    """Damped random walk in magnitude (Kelly et al. 2009): sigma 0.15–0.45 mag, tau 50–300 d, stronger in the blue.
-
-    The walk is exact at nodes two days apart, from LONGEST_HISTORY before the object's begin, and linear between them.
-    """
-
-    name: str = "AGN"
-    scene: str = "nucleus"
-
-    def mean_mag(self, draws: Draws) -> Floats:
-        return _colours(draws.uniform("mag", 16.6, 18.8), draws.uniform("colour", 0.1, 0.6))
-
-    def deviation(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
-        days = mjd - draws.begin[row] + LONGEST_HISTORY
-        walk = _damped_walk(
-            key_of(draws.seed, "AGN walk"), draws.index, row, days, draws.uniform("tau", 50.0, 300.0), 2.0
-        )
-        return np.array([1.0, 0.85, 0.75])[fid - 1] * draws.uniform("sigma", 0.15, 0.45)[row] * walk
-
-
-@dataclass(frozen=True)
-class Supernova:
-    """Like a type Ia: rise in 15–20 d, e-folding fall of 17 d in g to 32 d in i, a slow tail; beside a host galaxy."""
-
-    name: str = "SN"
-    lifetime: float = 150.0
-    scene: str = "host"
-    is_real: bool = True
-    is_on_reference: bool = False
-
-    def reference(self, draws: Draws) -> Floats:
-        return _colours(draws.uniform("host", 16.0, 21.5), draws.uniform("host colour", 0.3, 1.0))
-
-    def difference(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
-        spread = np.maximum(draws.end - draws.begin - 130.0, 15.0)
-        peak = draws.begin - 10.0 + draws.uniform("peak") * spread
-        colour = draws.uniform("colour", -0.1, 0.2)[row] * np.array([0.5, -0.5, -0.9])[fid - 1]
-        stretch = draws.uniform("stretch", 0.85, 1.2)[row]
-        t = (mjd - peak[row]) / stretch
-        fall = np.array([17.0, 26.0, 32.0])[fid - 1]
-        rise = np.clip((t + 17.0) / 17.0, 0.0, 1.0) ** 2
-        late = np.maximum(t, 0.0)
-        shape = np.where(t < 0.0, rise * (2.0 - rise), 0.92 * np.exp(-late / fall) + 0.08 * np.exp(-late / 90.0))
-        return flux_of(draws.uniform("mag", 16.8, 19.6)[row] + colour) * shape
+    ra, dec = first_accepted(draws, attempt, 2)
+    return ra, dec
 
 
 @dataclass(frozen=True)
 class _Single(ABC):
     """Seen once, at a random visit of its life, with the flux `brightness` gives (µJy)."""
 
+    branch: str = ""
     lifetime: float = 1.0
     is_on_reference: bool = False
 
     def reference(self, draws: Draws) -> Floats:
-        return _colours(draws.uniform("neighbour", 14.0, 22.0), draws.uniform("neighbour colour", 0.0, 1.5))
+        return colours(draws.uniform("neighbour", 14.0, 22.0), draws.uniform("neighbour colour", 0.0, 1.5))
+
+    def separation(self, draws: Draws) -> Floats:
+        return neighbour_separation(draws)
+
+    def star_score(self, draws: Draws) -> Floats:
+        return np.where(draws.uniform("galaxy") < 0.3, draws.uniform("galaxy score") ** 2, star_scores(draws))
+
+    def wise(self, draws: Draws) -> Floats:
+        return np.full((4, len(draws)), np.nan)
 
     def difference(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
         seen = draws.visit_in_life(draws.uniform("moment"))[row]
@@ -254,14 +82,25 @@ class _Single(ABC):
 
 @dataclass(frozen=True)
 class Asteroid(_Single):
-    """A minor planet: one detection, with a known body within 2 arcsec and nothing on the reference image."""
+    """A minor planet: one detection, with a known body within 2 arcsec and nothing on the reference image.
+
+    Near the ecliptic: latitudes of σ 8 degrees (main belt; Jedicke et al. 2015).
+    """
 
     name: str = "asteroid"
     scene: str = "mover"
     is_real: bool = True
 
+    def place(self, draws: Draws) -> tuple[Floats, Floats]:
+        lon, lat = draws.uniform("lon", 0.0, 2 * np.pi), np.radians(draws.clipped("lat", 0.0, 8.0, -30.0, 30.0))
+        tilt = np.radians(23.4393)
+        up = np.sin(lat) * np.cos(tilt) + np.cos(lat) * np.sin(tilt) * np.sin(lon)
+        east = np.sin(lon) * np.cos(lat) * np.cos(tilt) - np.sin(lat) * np.sin(tilt)
+        ra = np.mod(np.degrees(np.arctan2(east, np.cos(lon) * np.cos(lat))), 360.0)
+        return ra, np.clip(np.degrees(np.arcsin(up)), SOUTH + 0.1, None)
+
     def brightness(self, draws: Draws) -> Floats:
-        return flux_of(draws.uniform("mag", 16.5, 19.8))
+        return np.asarray(flux_of(draws.uniform("mag", 16.5, 19.8)))
 
 
 @dataclass(frozen=True)
@@ -272,29 +111,58 @@ class Bogus(_Single):
     scene: str = "artefact"
     is_real: bool = False
 
+    def place(self, draws: Draws) -> tuple[Floats, Floats]:
+        return _band_of_stars(draws)
+
+    def separation(self, draws: Draws) -> Floats:
+        return np.where(
+            draws.uniform("on star") < 0.5, draws.uniform("on star away", 0.1, 1.4), neighbour_separation(draws)
+        )
+
     def brightness(self, draws: Draws) -> Floats:
-        return flux_of(draws.uniform("mag", 16.5, 19.6)) * np.where(draws.uniform("sign") < 0.6, 1.0, -1.0)
+        flux = flux_of(draws.uniform("mag", 16.5, 19.6))
+        return np.asarray(flux * np.where(draws.uniform("sign") < 0.6, 1.0, -1.0))
 
 
 KINDS: tuple[Kind, ...] = (
-    RRLyrae(),
-    Eclipsing(),
+    TypeIa(),
+    TypeIbc(),
+    TypeII(),
+    Superluminous(),
+    Quasar(),
+    Seyfert(),
+    Blazar(),
+    YoungStar(),
+    Cataclysmic(),
     LongPeriod(),
-    ActiveNucleus(),
-    Supernova(),
+    Eclipsing(),
+    DeltaScuti(),
+    RRLyrae(),
+    Cepheid(),
+    OtherPeriodic(),
     Asteroid(),
     Bogus(),
 )
 KIND_NAMES = tuple(kind.name for kind in KINDS)
 #: Share of each kind among the simulated objects (not that of the sky: variables would drown the rest).
 DEFAULT_MIX: Mapping[str, float] = {
-    "RRL": 0.18,
-    "E": 0.12,
-    "LPV": 0.18,
-    "AGN": 0.14,
-    "SN": 0.12,
-    "asteroid": 0.12,
-    "bogus": 0.14,
+    "SNIa": 0.08,
+    "SNIbc": 0.03,
+    "SNII": 0.04,
+    "SLSN": 0.02,
+    "QSO": 0.07,
+    "AGN": 0.06,
+    "Blazar": 0.04,
+    "YSO": 0.05,
+    "CV/Nova": 0.04,
+    "LPV": 0.07,
+    "E": 0.09,
+    "DSCT": 0.03,
+    "RRL": 0.12,
+    "CEP": 0.04,
+    "Periodic-Other": 0.04,
+    "asteroid": 0.09,
+    "bogus": 0.09,
 }
 
 
