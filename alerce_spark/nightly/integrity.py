@@ -37,7 +37,9 @@ from alerce_spark.sky import healpix
 
 #: Alerts whose objects are checked together: a few hundred thousand rows in a worker.
 _SLICE_ALERTS = 2000
+#: Between looks at the tables: so many seconds, and so many times what a look took, since the stream needs the cores.
 _LEAST_POLL_S = 2.0
+_PAUSE = 4.0
 #: Invariants of one alert; those of an object are mended by its latest packet of the night.
 _OF_ALERTS = (MISSING, invariants.ARCHIVE, invariants.STAMP_CLASS)
 
@@ -160,7 +162,8 @@ class _Job:
             if now < left:
                 self.progress(f"{now} of {begun} findings are left")
                 left, changed = now, time.monotonic()
-            time.sleep(min(max(_LEAST_POLL_S, time.monotonic() - started), limit_s) if left else 0)
+            pause = max(_LEAST_POLL_S, _PAUSE * (time.monotonic() - started))
+            time.sleep(min(pause, limit_s) if left else 0)
         return left < begun
 
     def _in_tables(self, known: pl.DataFrame) -> Iterator[pl.DataFrame]:
