@@ -18,13 +18,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; errors that a user can mend are one message and exit status 2."""
     from confluent_kafka import KafkaException
 
+    from alerce_spark.classifiers.artefact import ModelError
     from alerce_spark.kafka.local import KafkaError
     from alerce_spark.lake.storage import LakeError
     from alerce_spark.lease import LeaseHeld
     from alerce_spark.repository import RepositoryError
     from alerce_spark.streaming.run import StreamFailed
 
-    ours = (ConfigError, LakeError, LeaseHeld, KafkaError, RepositoryError, StreamFailed)
+    ours = (ConfigError, LakeError, LeaseHeld, KafkaError, RepositoryError, StreamFailed, ModelError)
     try:
         app(args=arguments)
     except (*ours, FileNotFoundError, ValueError) as error:

@@ -1,10 +1,172 @@
-"""Commands on models: registry, training, classification of feature tables and of stamps."""
+"""Commands on models and labels: the registry, training, classification of feature tables and of stamps."""
 
 from __future__ import annotations
 
-import typer
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from alerce_spark.cli.common import app
+import typer
+from rich.table import Table
+
+from alerce_spark.cli.common import Lake, app, console, settings_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from alerce_spark.lake.models import Entry
 
 models_app = typer.Typer(no_args_is_help=True, help="Trained models of the lake.")
 app.add_typer(models_app, name="models")
+
+Classifier = Annotated[str, typer.Argument(help="lc_classifier or stamp_classifier.")]
+Version = Annotated[str, typer.Argument(help="Version of the model.")]
+
+
+@models_app.command("list")
+def models_list(lake: Lake = None) -> None:
+    """Every registered model with its state and its scores."""
+    from alerce_spark.lake import models
+
+    shown = Table("classifier", "version", "state", "training set", "metrics", "sha256")
+    for row in models.listing(_lake(lake)).to_pylist():
+        metrics = ", ".join(f"{name} {value:.3f}" for name, value in row["metrics"] or [])
+        shown.add_row(
+            row["classifier"], row["version"], row["state"], row["training_set"] or "", metrics, row["sha256"][:12]
+        )
+    console.print(shown)
+
+
+@models_app.command("register")
+def models_register(classifier: Classifier, version: Version, file: Path, lake: Lake = None) -> None:
+    """Copy a model file into the lake and register it as a candidate."""
+    from alerce_spark.lake import models
+
+    _say(models.register(_lake(lake), classifier, version, file))
+
+
+@models_app.command("promote")
+def models_promote(classifier: Classifier, version: Version, lake: Lake = None) -> None:
+    """Make a version current: running queries use it from their next batch, no restart."""
+    from alerce_spark.lake import models
+
+    _say(models.promote(_lake(lake), classifier, version))
+
+
+@models_app.command("retire")
+def models_retire(classifier: Classifier, version: Version, lake: Lake = None) -> None:
+    """Take a version out of use."""
+    from alerce_spark.lake import models
+
+    _say(models.retire(_lake(lake), classifier, version))
+
+
+@models_app.command("roll-back")
+def models_roll_back(classifier: Classifier, lake: Lake = None) -> None:
+    """Make the version that was current before current again."""
+    from alerce_spark.lake import models
+
+    _say(models.roll_back(_lake(lake), classifier))
+
+
+def _lake(lake: str | None) -> str:
+    return settings_of(lake={"path": lake}).lake.path
+
+
+def _say(entry: Entry) -> None:
+    console.print(f"{entry.classifier} {entry.version} is {entry.state}")
+
+
+@app.command()
+def classify(
+    features: Annotated[Path, typer.Option(help="Features: .csv or .parquet with oid and columns of the 152.")],
+    out: Annotated[Path, typer.Option(help="Result: .csv or .parquet.")],
+    model: Annotated[Path | None, typer.Option(help="Model file; default: the current one of --lake.")] = None,
+    lake: Lake = None,
+) -> None:
+    """Classify a table of features: class, probability, all classes and branches, model version."""
+    from alerce_spark.classifiers import lightcurve
+    from alerce_spark.classifiers.taxonomy import LIGHTCURVE
+    from alerce_spark.lake.models import Served, bootstrap
+
+    if model is not None:
+        chosen = lightcurve.load(model)
+    else:
+        chosen, _ = Served(_lake(lake), LIGHTCURVE, lightcurve.load, bootstrap(LIGHTCURVE)).get()
+    classes, absent = lightcurve.classify_table(lightcurve.read_features(features), chosen)
+    if absent:
+        console.print(
+            f"[yellow]{len(absent)} features are not in {features} and count as missing: {', '.join(absent)}[/]"
+        )
+    _write(classes, out)
+    console.print(f"{classes.num_rows} objects classified by {chosen.version} in {out}")
+
+
+@app.command("classify-stamps")
+def classify_stamps(
+    paths: Annotated[list[Path], typer.Argument(help="Avro files, directories, tar archives.")],
+    out: Annotated[Path, typer.Option(help="Result: .csv or .parquet.")],
+    model: Annotated[Path | None, typer.Option(help="Model file; default: the current one of --lake.")] = None,
+    lake: Lake = None,
+) -> None:
+    """Classify alerts by their stamps; what cannot be read is listed and skipped."""
+    from alerce_spark.classifiers.stamp import StampModel, classify_paths
+    from alerce_spark.classifiers.taxonomy import STAMP
+    from alerce_spark.lake.models import Served, bootstrap
+
+    if model is not None:
+        chosen = StampModel.load(model)
+    else:
+        chosen, _ = Served(_lake(lake), STAMP, StampModel.load, bootstrap(STAMP)).get()
+    found = classify_paths(paths, chosen)
+    for name, reason in found.skipped:
+        console.print(f"[yellow]skipped[/] {name}: {reason}", highlight=False)
+    _write(found.table, out)
+    console.print(f"{found.table.num_rows} alerts in {out}, {len(found.skipped)} skipped; model {chosen.version}")
+
+
+@app.command()
+def labels(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE=FILE…", help="Catalogues; see docs/catalogs.md.")],
+    out: Annotated[Path, typer.Option(help="Labels of the lake's objects: .csv or .parquet.")],
+    lake: Lake = None,
+) -> None:
+    """Labels of the lake's objects from the catalogues of the paper, by priority; prints where catalogues disagree."""
+    from alerce_spark import lake as lakes
+    from alerce_spark.training.catalogs import labels_from_files
+
+    files: dict[str, list[Path]] = {}
+    for source in sources:
+        name, file = _source_and_file(source)
+        files.setdefault(name, []).append(file)
+    objects = lakes.open(_lake(lake)).table("objects").select("oid", "meanra", "meandec").collect().to_arrow()
+    found, reports, matrix = labels_from_files(files, objects)
+    for report in reports:
+        console.print(str(report), highlight=False)
+    for row in matrix.to_pylist():
+        source_a, class_a, source_b = (row.pop(name) for name in ("source_a", "class_a", "source_b"))
+        for class_b, objects_of_both in row.items():
+            if objects_of_both and class_b != class_a:
+                console.print(f"{source_a} says {class_a} where {source_b} says {class_b}: {objects_of_both} objects")
+    _write(found, out)
+    console.print(f"{found.num_rows} labelled objects in {out}")
+
+
+def _source_and_file(text: str) -> tuple[str, Path]:
+    name, sign, file = text.partition("=")
+    if not sign:
+        raise ValueError(f"{text!r}: write SOURCE=FILE, for instance milliquas=milliquas.fits")
+    return name, Path(file)
+
+
+def _write(table: pa.Table, out: Path) -> None:
+    """A table as .csv or .parquet. Raises ValueError for another suffix."""
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    if out.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"{out}: results are written as .csv or .parquet")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".csv":
+        pyarrow.csv.write_csv(table, out)
+    else:
+        pyarrow.parquet.write_table(table, out)

@@ -145,6 +145,29 @@ def stream(
 
 
 @app.command()
+def status(lake: Lake = None) -> None:
+    """What the running (or last) stream does: lag, rate, latency, errors of each query."""
+    from alerce_spark.lake.storage import LakeError
+    from alerce_spark.streaming import metrics
+
+    path = settings_of(lake={"path": lake}).lake.path
+    found = metrics.read(path)
+    if found is None:
+        raise LakeError(f"no stream has run on {path}; start one with: alerce-spark stream")
+    queries = Table("query", "taken", "waiting", "catch-up s", "alerts/s", "last batch", "failures", "last error")
+    for name, q in found["queries"].items():
+        lag = "" if q["lag_s"] is None else f"{q['lag_s']:.0f}"
+        numbers = (str(q["alerts"]), str(q["lag"]), lag, f"{q['rate']:.0f}")
+        queries.add_row(name, *numbers, q["last_batch"] or "never", str(q["failures"]), q["error"] or "")
+    console.print(f"process {found['pid']} since {found['since']}, as of {found['now']}")
+    console.print(queries)
+    latency = Table("from Kafka to", *(f"p{p}" for p in metrics.PERCENTILES))
+    for step, waits in found["latency"].items():
+        latency.add_row(step, *(f"{waits[str(p)]:.2f} s" for p in metrics.PERCENTILES))
+    console.print(latency)
+
+
+@app.command()
 def simulate(
     out: Annotated[Path, typer.Argument(help="Folder for <candid>.avro files.")],
     alerts: Annotated[int, typer.Option(help="Packets to make.")] = 1000,

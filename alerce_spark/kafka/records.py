@@ -18,6 +18,8 @@ STAMP_TOPIC = "stamp_classifier"
 LIGHTCURVE_TOPIC = "lc_classifier"
 #: What a step could not do; one topic for ever.
 ERROR_TOPIC = "alerce_errors"
+#: Classes of stored objects by a newly promoted model; read by the query `results` alone.
+RECLASSIFIED_TOPIC = "alerce_reclassified"
 
 Record = dict[str, Any]
 
@@ -58,6 +60,7 @@ class Schema:
 STAMP = Schema(STAMP_TOPIC)
 LIGHTCURVE = Schema(LIGHTCURVE_TOPIC)
 ERROR = Schema(ERROR_TOPIC)
+RECLASSIFIED = Schema(RECLASSIFIED_TOPIC)
 
 
 def field_name(column: str) -> str:

@@ -93,8 +93,10 @@ def _classified(batch: pa.RecordBatch, survey: str, worker: _Worker) -> Iterator
     model, version = worker.model.get()
     received = batch.column("received")
     for record in _records(features, detections, limits, model, version):
-        topic = worker.out.daily(records.LIGHTCURVE_TOPIC, received[rows[record["oid"]]].as_py())
-        yield Message(topic, record["oid"], records.LIGHTCURVE.encode(record | {"survey": survey}))
+        came = received[rows[record["oid"]]].as_py()
+        topic = worker.out.daily(records.LIGHTCURVE_TOPIC, came)
+        message = records.LIGHTCURVE.encode(record | {"survey": survey, "received": came})
+        yield Message(topic, record["oid"], message)
 
 
 def _history(decoded: Decoded, lake: str) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -137,7 +139,7 @@ def _nullable(matrix: np.ndarray) -> list[list[float | None]]:
 def _records(
     features: pa.Table, detections: pl.DataFrame, limits: pl.DataFrame, model: LightcurveModel, version: str
 ) -> Iterator[records.Record]:
-    """Messages (kafka/schemas/lc_classifier.avsc, without survey) of the rows of `features`."""
+    """Messages (kafka/schemas/lc_classifier.avsc, without survey and received) of the rows of `features`."""
     oids = features.select(["oid"])
     matrix = np.column_stack([features[name].to_numpy() for name in FEATURES])
     found = model.classify(matrix)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,22 +31,33 @@ from alerce_spark.streaming.pieces import PIECES, piece, unpack
 log = logging.getLogger(__name__)
 
 #: Topics that the query reads, as a Java regular expression.
-TOPICS = f"({records.STAMP_TOPIC}|{records.LIGHTCURVE_TOPIC})_[0-9]{{8}}|{records.ERROR_TOPIC}"
+TOPICS = "|".join(
+    (
+        f"({records.STAMP_TOPIC}|{records.LIGHTCURVE_TOPIC})_[0-9]{{8}}",
+        records.ERROR_TOPIC,
+        records.RECLASSIFIED_TOPIC,
+    )
+)
 
 Row = dict[str, Any]
 _SCHEMAS = {
     **{name: TABLES[name].arrow for name in ("features", "probabilities", "quarantine")},
     # A message that is not ours: no container, or without the fields of its schema.
+    "latency": pa.schema([pa.field("classifier", pa.string()), pa.field("seconds", pa.float64())]),
     "unreadable": pa.schema([pa.field("topic", pa.string()), pa.field("reason", pa.string())]),
 }
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What a batch did: messages that could not be read, rows written by table."""
+    """What a batch did: messages that could not be read, rows written by table, seconds from alert to result.
+
+    latency: for each classifier the seconds between the alert's and the message's Kafka timestamps, one a message.
+    """
 
     unreadable: int
     rows: dict[str, int]
+    latency: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,7 @@ class Results:
         """Write what `messages` bring; safe to repeat. `transaction` names the batch of a stream."""
         parser = _parser(healpix_order(self.lake))
         # Bounded by the most messages of a batch: 2 kB a light-curve result.
-        pieces = messages.select("source", "packet").mapInArrow(parser, ddl_of(PIECES)).toArrow()
+        pieces = messages.select("source", "packet", "received").mapInArrow(parser, ddl_of(PIECES)).toArrow()
         written = {}
         for name in ("features", "probabilities"):
             if count := self._store(_rows(pieces, name), name, transaction):
@@ -74,7 +87,9 @@ class Results:
         if len(unreadable):
             first = unreadable.slice(0, 1).to_pylist()[0]
             log.error("%d messages are not ours, the first on %s: %s", len(unreadable), first["topic"], first["reason"])
-        return Stored(len(unreadable), written)
+        waits = _rows(pieces, "latency")
+        names, seconds = waits["classifier"].to_numpy(), waits["seconds"].to_numpy()
+        return Stored(len(unreadable), written, {str(name): seconds[names == name] for name in np.unique(names)})
 
     def _store(self, rows: pa.Table, name: str, transaction: Transaction | None) -> int:
         if not len(rows):
@@ -110,9 +125,10 @@ def _parser(order: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.Reco
     def parse(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             made: dict[str, list[Row]] = {kind: [] for kind in _SCHEMAS}
-            for topic, message in zip(*(batch.column(name).to_pylist() for name in ("source", "packet")), strict=True):
+            columns = (batch.column(name).to_pylist() for name in ("source", "packet", "received"))
+            for topic, message, published in zip(*columns, strict=True):
                 try:
-                    found = list(_parsed(topic, records.decode(message)))
+                    found = list(_parsed(topic, records.decode(message), published))
                 except (ValueError, KeyError, TypeError) as error:
                     found = [("unreadable", {"topic": topic, "reason": f"{type(error).__name__}: {error}"})]
                 for kind, row in found:
@@ -134,18 +150,23 @@ def _pieces(made: dict[str, list[Row]], order: int) -> Iterator[pa.RecordBatch]:
         yield piece(kind, pa.Table.from_pylist(rows, _SCHEMAS[kind]))
 
 
-def _parsed(topic: str, record: records.Record) -> Iterator[tuple[str, Row]]:
+def _parsed(topic: str, record: records.Record, published: datetime) -> Iterator[tuple[str, Row]]:
     """Rows of one message, with ra and dec for those that have a pixel."""
     if topic == records.ERROR_TOPIC:
         yield "quarantine", record
     elif topic.startswith(records.STAMP_TOPIC):
         yield "probabilities", _stamp_row(record)
+        yield "latency", {"classifier": STAMP, "seconds": (published - record["received"]).total_seconds()}
+    elif topic == records.RECLASSIFIED_TOPIC:
+        yield "probabilities", record | _classification(record["version"], record["class"], record["probabilities"])
     else:
         same = {name: record[name] for name in ("oid", "candid", "mjd", "ndet_used", "survey", "ra", "dec")}
         values = {name: record["features"][records.field_name(name)] for name in FEATURES}
         head = {"version": record["features_version"], "period_false_alarm": record["period_false_alarm"]}
         yield "features", same | head | values
-        yield "probabilities", same | _classification(record)
+        found = record["lc_classification"]
+        yield "probabilities", same | _classification(record["version"], found["class"], found["probabilities"])
+        yield "latency", {"classifier": LIGHTCURVE, "seconds": (published - record["received"]).total_seconds()}
 
 
 def _stamp_row(record: records.Record) -> Row:
@@ -161,13 +182,12 @@ def _stamp_row(record: records.Record) -> Row:
     }
 
 
-def _classification(record: records.Record) -> Row:
-    found = record["lc_classification"]
+def _classification(version: str, name: str, probabilities: dict[str, float]) -> Row:
     return {
         "classifier": LIGHTCURVE,
-        "version": record["version"],
-        "class": found["class"],
-        "probability": found["probabilities"][found["class"]],
-        "probabilities": list(found["probabilities"].items()),
+        "version": version,
+        "class": name,
+        "probability": probabilities[name],
+        "probabilities": list(probabilities.items()),
         "flags": [],
     }

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -18,12 +19,14 @@ from alerce_spark.config import Settings
 from alerce_spark.lake import write
 from alerce_spark.lake.write import Transaction
 from alerce_spark.lease import Lease, LeaseLost
+from alerce_spark.simulation.night import simulate
 from alerce_spark.streaming.archive import archive
 from alerce_spark.streaming.lightcurves import lightcurves
-from alerce_spark.streaming.photometry import Photometry
-from alerce_spark.streaming.results import TOPICS, Results
+from alerce_spark.streaming.metrics import Metrics
+from alerce_spark.streaming.photometry import Photometry, Summary
+from alerce_spark.streaming.results import TOPICS, Results, Stored
 from alerce_spark.streaming.sink import sink_options
-from alerce_spark.streaming.source import from_kafka
+from alerce_spark.streaming.source import PACKETS, from_kafka
 from alerce_spark.streaming.stamps import stamps
 
 log = logging.getLogger(__name__)
@@ -74,6 +77,7 @@ class Stream:
         self._busy: dict[str, threading.Lock] = {name: threading.Lock() for name in self.settings.stream.queries}
         self._running: dict[str, StreamingQuery] = {}
         self._fatal: list[str] = []
+        self.metrics = Metrics(self.settings.stream.queries, self.settings.lake.path, self.settings.stream.metrics_port)
 
     def run(self) -> None:
         """Run the queries of `stream.queries`. Raises LeaseHeld where another application writes the lake."""
@@ -81,6 +85,7 @@ class Stream:
         names = self.settings.stream.queries
         with self._lease(any(name in WRITERS for name in names)) as check_lease:
             write.create(self.spark, lake.path, lake.healpix_order)
+            self._warm_up()
             # `results` reads what the others publish: where all end when they are done, it ends last.
             last = ["results"] if self.until_empty and "results" in names else []
             for together in ([name for name in names if name not in last], last):
@@ -101,6 +106,20 @@ class Stream:
         for name, query in list(self._running.items()):
             with self._busy[name], suppress(Py4JError, OSError):  # without a JVM there is nothing to stop
                 query.stop()
+
+    def _warm_up(self) -> None:
+        """Let the workers load libraries, kernels and models before the first offsets: it takes them seconds."""
+        settings = self.settings
+        native = [make for make in (stamps, lightcurves) if make.__name__ in settings.stream.queries]
+        if not native:
+            return
+        tasks = self.spark.sparkContext.defaultParallelism
+        some = simulate(1, objects=3, nights=20, alerts_per_object=None).packets[-8:]
+        rows = [(k, packet, "warm-up", 0, 0, datetime.now(UTC)) for k in range(tasks) for packet in some]
+        packets = self.spark.createDataFrame(rows, f"task INT, {PACKETS}").repartitionById(tasks, "task").drop("task")
+        for make in native:
+            messages = make(packets, settings.lake.path, settings.survey, settings.kafka)
+            messages.write.format("noop").mode("overwrite").save()
 
     @contextmanager
     def _lease(self, is_needed: bool) -> Iterator[Callable[[], None]]:
@@ -212,6 +231,7 @@ class Stream:
                 return
             wait = min(stream.restart_wait_s * 2 ** (failures - 1), stream.restart_wait_max_s)
             log.error("query %s failed (%d in a row), starts again in %.1f s: %s", query.name, failures, wait, reason)
+            self.metrics.failed(query.name, reason)
             self.restarting(query.name)
             self._stopping.wait(wait)
 
@@ -243,15 +263,15 @@ class Stream:
             with self._busy[query.name]:
                 result = batch(packets, epoch)
             progressed.set()
+            waits = result.latency if isinstance(result, Stored | Summary) else {}
+            for step, seconds in waits.items():
+                self.metrics.latency(step, seconds)
             self.report(query.name, epoch, result)
 
         return handle
 
     def _watch(self, query: _Query, running: StreamingQuery, progressed: threading.Event) -> None:
-        """Wait for the end of a query. Native ones are reported from Spark's own account of their batches."""
-        if query.batch is not None:
-            running.awaitTermination()
-            return
+        """Wait for the end of a query, feeding the metrics; native queries are reported from Spark's account."""
         told = -1
         ended = False
         while not ended:
@@ -260,7 +280,10 @@ class Stream:
                 if progress.batchId > told and progress.numInputRows:
                     told = progress.batchId
                     progressed.set()
-                    self.report(query.name, told, progress.numInputRows)
+                    self.metrics.progress(query.name, json.loads(progress.json))
+                    if query.batch is None:
+                        self.report(query.name, told, progress.numInputRows)
+            self.metrics.write()
 
 
 def _first_line(error: Exception) -> str:

@@ -23,6 +23,7 @@ from pyspark.sql import DataFrame
 from alerce_spark.alerts import stamps as cutouts
 from alerce_spark.alerts.avro import decode
 from alerce_spark.alerts.model import Decoded, sign
+from alerce_spark.alerts.ztf import CUTOUTS
 from alerce_spark.classifiers.stamp import StampModel, is_known_mover
 from alerce_spark.classifiers.taxonomy import STAMP, STAMP_CLASSES
 from alerce_spark.config import KafkaSettings
@@ -95,7 +96,8 @@ def _classified(batch: pa.RecordBatch, survey: str, worker: _Worker) -> Iterator
     if not firsts.size:
         return
     alerts = decoded.alerts.take(pa.array(firsts))
-    images = cutouts.of(alerts)
+    x, y = (alerts[name].to_numpy() for name in ("xpos", "ypos"))
+    images = cutouts.decode(*(alerts[name] for name in CUTOUTS), xpos=x, ypos=y)
     columns = {name: alerts[name] for name in alerts.schema.names}
     is_mover = is_known_mover(columns)
     model, version = worker.model.get()
@@ -103,6 +105,7 @@ def _classified(batch: pa.RecordBatch, survey: str, worker: _Worker) -> Iterator
     probabilities[is_mover] = np.eye(len(STAMP_CLASSES))[STAMP_CLASSES.index("asteroid")]
     probabilities = records.published(probabilities)
     flags = _flags(alerts, is_mover)
+    received = batch.column("received")
     rows = zip(
         alerts["row"].to_pylist(),
         alerts["objectId"].to_pylist(),
@@ -126,11 +129,12 @@ def _classified(batch: pa.RecordBatch, survey: str, worker: _Worker) -> Iterator
             "version": version,
             "flags": flags[k],
             "survey": survey,
+            "received": received[row].as_py(),
             "mjd": jd - _MJD_ZERO,
             "ra": ra,
             "dec": dec,
         }
-        topic = worker.out.daily(records.STAMP_TOPIC, batch.column("received")[row].as_py())
+        topic = worker.out.daily(records.STAMP_TOPIC, record["received"])
         yield Message(topic, oid, records.STAMP.encode(record))
 
 

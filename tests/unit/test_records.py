@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import UTC, datetime
 
 import fastavro
 import pytest
@@ -42,6 +43,7 @@ def stamp_record(**changes: object) -> records.Record:
         "version": "1",
         "flags": ["negative"],
         "survey": "ztf",
+        "received": datetime(2020, 6, 1, tzinfo=UTC),
         "mjd": 59000.25,
         "ra": 10.0,
         "dec": -20.0,

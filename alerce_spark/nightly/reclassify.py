@@ -1,0 +1,100 @@
+"""After a promotion: the latest features of every stored object, classified by the model that is current now.
+
+Objects that are quiet get no alert, and so no class of the new version from the stream. Rows go straight into the
+table where no stream runs, else through Kafka to its query `results`, which is the one writer of the table then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from alerce_spark import sky
+from alerce_spark.classifiers import lightcurve
+from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES
+from alerce_spark.config import Settings
+from alerce_spark.features.names import FEATURES, FEATURES_VERSION
+from alerce_spark.kafka import records, topics
+from alerce_spark.lake import write
+from alerce_spark.lake.models import Served, bootstrap
+from alerce_spark.lake.storage import table_path
+from alerce_spark.lake.tables import TABLES
+from alerce_spark.lease import Lease, LeaseHeld
+from alerce_spark.streaming.sink import MESSAGES, Message, messages, sink_options
+
+_SAME = ("pixel", "healpix29", "survey", "oid", "candid", "mjd", "ndet_used")
+
+
+def reclassify(spark: SparkSession, settings: Settings) -> tuple[int, str, bool]:
+    """Classify all objects whose latest features lack a class of the current version; safe to repeat.
+
+    Returns how many, the version, and whether they went through the running stream. Raises ModelError where there is
+    no model, KafkaException where a stream holds the lake and its broker does not answer.
+    """
+    lake = settings.lake
+    _, version = Served(lake.path, LIGHTCURVE, lightcurve.load, bootstrap(LIGHTCURVE)).get()
+    missing = _missing(spark, lake.path, version)
+    classified = missing.mapInArrow(_classifier(lake.path, version), TABLES["probabilities"].ddl).persist()
+    try:
+        count = classified.count()
+        try:
+            with Lease(lake.path, "alerce-spark reclassify", lake.lease_timeout_s):
+                write.append(classified, lake.path, "probabilities", None)
+            return count, version, False
+        except LeaseHeld:
+            topics.create(settings.kafka.bootstrap_servers, [records.RECLASSIFIED_TOPIC], settings.kafka.partitions)
+            sent = classified.mapInArrow(_encode, MESSAGES)
+            sent.write.format("kafka").options(**sink_options(settings.kafka)).save()
+            return count, version, True
+    finally:
+        classified.unpersist()
+
+
+def _missing(spark: SparkSession, lake: str, version: str) -> DataFrame:
+    """Latest features of each object that has no class of `version` at that alert."""
+    features = spark.read.format("delta").load(table_path(lake, "features")).where(F.col("version") == FEATURES_VERSION)
+    latest = features.groupBy("oid").agg(F.max(F.struct("mjd", "candid")).alias("latest"))
+    newest = features.join(latest.select("oid", F.col("latest.candid").alias("candid")), ["oid", "candid"])
+    known = spark.read.format("delta").load(table_path(lake, "probabilities"))
+    known = known.where((F.col("classifier") == LIGHTCURVE) & (F.col("version") == version)).select("oid", "candid")
+    return newest.join(known, ["oid", "candid"], "left_anti").select(*_SAME, *(f"`{name}`" for name in FEATURES))
+
+
+def _classifier(lake: str, version: str) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    schema = TABLES["probabilities"].arrow
+
+    def classify(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        served = Served(lake, LIGHTCURVE, lightcurve.load, bootstrap(LIGHTCURVE))
+        for batch in batches:
+            if not batch.num_rows:
+                continue
+            model, now = served.get()
+            if now != version:
+                raise RuntimeError(f"the current version became {now} while {version} was at work; run it again")
+            matrix = np.column_stack([batch.column(name).to_numpy(zero_copy_only=False) for name in FEATURES])
+            found = model.classify(matrix)
+            rows = batch.select([*_SAME]).to_pylist()
+            for row, values in zip(rows, records.published(found.probabilities).tolist(), strict=True):
+                best = int(np.argmax(values))
+                row |= {"classifier": LIGHTCURVE, "version": version, "flags": []}
+                row |= {"class": LIGHTCURVE_CLASSES[best], "probability": values[best]}
+                row["probabilities"] = list(zip(LIGHTCURVE_CLASSES, values, strict=True))
+            yield pa.RecordBatch.from_pylist(rows, schema)
+
+    return classify
+
+
+def _encode(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    names = [field["name"] for field in records.RECLASSIFIED.definition["fields"]]
+    for batch in batches:
+        made = []
+        for row in batch.to_pylist():
+            ra, dec = sky.position([row["healpix29"]])
+            record = row | {"ra": float(ra[0]), "dec": float(dec[0]), "probabilities": dict(row["probabilities"])}
+            message = records.RECLASSIFIED.encode({name: record[name] for name in names})
+            made.append(Message(records.RECLASSIFIED_TOPIC, row["oid"], message))
+        yield messages(made)

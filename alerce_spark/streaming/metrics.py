@@ -1,0 +1,176 @@
+"""Figures of the running queries: on a port for Prometheus, and in a file of the lake for `alerce-spark status`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+log = logging.getLogger(__name__)
+
+FILE = "_status.json"
+#: Latencies that percentiles are made of, the latest of each step.
+_KEPT = 5000
+_BUCKETS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
+PERCENTILES = (50, 95, 99)
+
+
+@dataclass
+class _Query:
+    batch: int = -1
+    alerts: int = 0
+    rate: float = 0.0
+    lag: int = 0
+    failures: int = 0
+    error: str | None = None
+    changed: float = 0.0
+
+
+@dataclass
+class Metrics:
+    """Figures of the queries `names`; safe to feed from several threads.
+
+    lake: where the status file is kept, None for none. port: of the Prometheus page on this machine's loopback, 0 for
+    none; a port that is taken is said and done without.
+    """
+
+    names: Sequence[str]
+    lake: str | None = None
+    port: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def __post_init__(self) -> None:
+        self._queries = {name: _Query() for name in self.names}
+        self._waits: dict[str, deque[float]] = {}
+        self._since = datetime.now(UTC).isoformat(timespec="seconds")
+        registry = CollectorRegistry()
+        self._lag = Gauge("alerce_lag_alerts", "Messages that wait", ["query"], registry=registry)
+        self._rate = Gauge("alerce_rate", "Messages a second in the last batch", ["query"], registry=registry)
+        self._alerts = Counter("alerce_alerts", "Messages taken", ["query"], registry=registry)
+        self._failures = Counter("alerce_failures", "Times the query failed", ["query"], registry=registry)
+        self._latency = Histogram(
+            "alerce_latency_seconds",
+            "From the alert's time in Kafka to its result or row",
+            ["step"],
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        if self.port:
+            try:
+                start_http_server(self.port, "127.0.0.1", registry)
+            except OSError as error:
+                log.error("no metrics on port %d: %s; set stream.metrics_port to a free one", self.port, error)
+
+    def progress(self, query: str, progress: Mapping[str, Any]) -> None:
+        """Take Spark's account of a batch (StreamingQueryProgress as a dictionary); repetitions are seen."""
+        source = progress["sources"][0]
+        waiting = _waiting(source.get("endOffset"), source.get("latestOffset"))
+        with self._lock:
+            known = self._queries[query]
+            known.lag = waiting
+            self._lag.labels(query).set(waiting)
+            if progress["batchId"] > known.batch and progress["numInputRows"]:
+                known.batch, known.changed = progress["batchId"], time.time()
+                known.alerts += progress["numInputRows"]
+                known.rate = float(progress.get("processedRowsPerSecond") or 0.0)
+                known.error = None
+                self._alerts.labels(query).inc(progress["numInputRows"])
+                self._rate.labels(query).set(known.rate)
+
+    def failed(self, query: str, reason: str) -> None:
+        """A query failed and will start again."""
+        with self._lock:
+            known = self._queries[query]
+            known.failures, known.error = known.failures + 1, reason
+            self._failures.labels(query).inc()
+
+    def latency(self, step: str, seconds: ArrayLike) -> None:
+        """Seconds from alerts' Kafka timestamps to their results of this step."""
+        with self._lock:
+            kept = self._waits.setdefault(step, deque(maxlen=_KEPT))
+            for wait in np.asarray(seconds, float).tolist():
+                kept.append(wait)
+                self._latency.labels(step).observe(wait)
+
+    def status(self) -> dict[str, Any]:
+        """Everything as one JSON object."""
+        with self._lock:
+            queries = {
+                name: {
+                    "batch": q.batch,
+                    "alerts": q.alerts,
+                    "rate": q.rate,
+                    "lag": q.lag,
+                    "lag_s": q.lag / q.rate if q.rate else None,
+                    "failures": q.failures,
+                    "error": q.error,
+                    "last_batch": _iso(q.changed),
+                }
+                for name, q in self._queries.items()
+            }
+            latency = {
+                step: dict(zip(map(str, PERCENTILES), np.percentile(waits, PERCENTILES).tolist(), strict=True))
+                for step, waits in self._waits.items()
+                if waits
+            }
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return {
+            "since": self._since,
+            "now": now,
+            "pid": os.getpid(),
+            "metrics_port": self.port,
+            "queries": queries,
+            "latency": latency,
+        }
+
+    def write(self) -> None:
+        """Renew the status file."""
+        if self.lake is None:
+            return
+        file = _file(self.lake)
+        temporary = file.with_suffix(f".{os.getpid()}")
+        try:
+            temporary.write_text(json.dumps(self.status()))
+            temporary.replace(file)
+        except OSError as error:  # a full disk must not end the stream
+            log.warning("cannot write %s: %s", file, error)
+
+
+def read(lake: str) -> dict[str, Any] | None:
+    """What the last stream on this lake said of itself, None where there was none."""
+    try:
+        found: dict[str, Any] = json.loads(_file(lake).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found
+
+
+def _file(lake: str) -> Path:
+    return Path(lake.removeprefix("file:")) / FILE
+
+
+def _iso(seconds: float) -> str | None:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds") if seconds else None
+
+
+def _waiting(end: Any, latest: Any) -> int:
+    """Messages between two offsets of a Kafka source, each a JSON object topic → partition → offset."""
+    offsets = [json.loads(value) if isinstance(value, str) else value or {} for value in (end, latest)]
+    taken, there = offsets
+    return sum(
+        max(0, offset - int(taken.get(topic, {}).get(partition, 0)))
+        for topic, partitions in there.items()
+        for partition, offset in partitions.items()
+    )
