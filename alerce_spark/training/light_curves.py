@@ -51,6 +51,7 @@ def simulated_set(
 ) -> FeatureSet:
     """Features of simulated objects: `counts` of each class by name, or as many of all 15; sorted by class.
 
+    A few less (2 of 3,000) where degrading leaves an object without enough points.
     Depends on seed, `degraded` (default DEGRADED) and code, not on `workers`; the objects of a class are the same
     whatever the counts of others. Objects of two seeds have different names. `progress` is told the objects done and
     wanted. With more than one worker the caller must be importable (`if __name__ == "__main__"`). Raises ValueError for

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from test_sets import lake_table
 
 from alerce_spark.classifiers import lightcurve
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES
 from alerce_spark.config import Settings
-from alerce_spark.features.names import FEATURES
+from alerce_spark.features.names import FEATURES, FEATURES_VERSION
 from alerce_spark.lake import models, training_sets
 from alerce_spark.nightly import retrain as nightly
 from alerce_spark.nightly.retrain import Outcome, retrain
@@ -49,7 +50,7 @@ def noise(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     monkeypatch.setattr(nightly, "simulated_set", simulated)
     monkeypatch.setattr(models, "bootstrap", lambda classifier: None)
     monkeypatch.setattr(report, "_image", lambda figure, title: "")  # a second each; test_report.py draws them
-    for name in ("confusion", "recall", "calibration", "importances"):
+    for name in ("confusion", "recall", "calibration", "importances", "sky", "agreement"):
         monkeypatch.setattr(figures, name, lambda *_: None)
     return level
 
@@ -139,6 +140,32 @@ def test_labels_train_judge_and_leave_the_rest_to_simulation(
     judged = {row["class"]: row["labelled"] for row in found["sheets"]["Objects of each set"]}
     assert ours.sum() + judged["QSO"] + judged["RRL"] == 230
     assert {row["class"] for row in found["sheets"]["Labelled objects by class"]} == {"QSO", "RRL"}
+
+
+def test_the_unlabelled_sky_is_looked_at(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    """Objects that look like quasars lie in the Galactic plane, those that look like Miras at its pole."""
+    place = {"QSO": (266.4, -29.0, "AGN"), "LPV": (192.9, 27.1, "VS")}
+    features: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
+    stamps: list[dict[str, Any]] = []
+    for name, (ra, dec, stamp) in place.items():
+        values = dict.fromkeys(FEATURES, float(LIGHTCURVE_CLASSES.index(name)))
+        for i in range(60):
+            row = {"oid": f"{name}{i}", "candid": i, "mjd": 59000.0}
+            features.append({**row, **values, "version": FEATURES_VERSION, "ndet_used": 20})
+            objects.append({"oid": row["oid"], "meanra": ra, "meandec": dec})
+            stamps.append({**row, "classifier": "stamp_classifier", "version": "1", "class": stamp})
+    later = [{**row, "candid": 99, "class": "SN"} for row in stamps]  # not the first alert: does not count
+    rows = {"features": features, "objects": objects, "magstats": [], "probabilities": [*later, *stamps]}
+    for table, content in rows.items():
+        lake_table(tmp_path / "lake", table, content)
+    outcome = run(trees=40, per_class=40)
+    assert outcome.exit_code == 3
+    assert outcome.reasons[0].startswith("simulated: unlabelled sky: 100.0% of QSO within 10° of the Galactic plane")
+    found = json.loads(outcome.report.with_suffix(".json").read_text())
+    assert found["sky"]["objects"]["QSO"] == found["sky"]["objects"]["LPV"] == 60
+    assert found["agreement"]["AGN"]["QSO"] == found["agreement"]["VS"]["LPV"] == 60
+    assert found["agreement"]["SN"] == dict.fromkeys(LIGHTCURVE_CLASSES, 0)
 
 
 def test_what_cannot_be_done_is_refused(run: Callable[..., Outcome]) -> None:

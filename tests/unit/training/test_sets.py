@@ -100,7 +100,7 @@ def test_the_split_has_the_share_asked_for() -> None:
     assert held.mean() == pytest.approx(0.2, abs=0.01)
 
 
-def _table(lake: Path, name: str, rows: list[dict[str, Any]]) -> None:
+def lake_table(lake: Path, name: str, rows: list[dict[str, Any]]) -> None:
     """A table of the lake with these rows; required columns not given are nothing."""
     schema = TABLES[name].arrow
     nothing = {pa.string(): "", pa.bool_(): False, pa.float64(): 0.0}
@@ -122,12 +122,14 @@ def lake(tmp_path: Path) -> str:
             **{"version": FEATURES_VERSION, "Std_1": std, **more},
         }
 
-    _table(tmp_path, "features", [row("b", 59000, 0.1, 10), row("a", 59000, 0.5, 20), row("c", 59000, None, 0)])
-    _table(tmp_path, "features", [row("b", 59010, 0.2, 11), row("b", 58990, 0.9, 9)])
-    _table(tmp_path, "features", [row("d", 59000, 0.7, 12, version="0.0.1"), row("b", 59020, 0.8, 13, version="0.0.1")])
-    _table(tmp_path, "objects", [{"oid": o, "meanra": 10.0 + i, "meandec": 5.0} for i, o in enumerate("abcd")])
+    lake_table(tmp_path, "features", [row("b", 59000, 0.1, 10), row("a", 59000, 0.5, 20), row("c", 59000, None, 0)])
+    lake_table(tmp_path, "features", [row("b", 59010, 0.2, 11), row("b", 58990, 0.9, 9)])
+    lake_table(
+        tmp_path, "features", [row("d", 59000, 0.7, 12, version="0.0.1"), row("b", 59020, 0.8, 13, version="0.0.1")]
+    )
+    lake_table(tmp_path, "objects", [{"oid": o, "meanra": 10.0 + i, "meandec": 5.0} for i, o in enumerate("abcd")])
     magnitudes = [("a", 1, 15.0, None), ("a", 2, 14.0, 13.5), ("b", 1, 19.0, None), ("b", 3, 12.0, 12.0)]
-    _table(
+    lake_table(
         tmp_path,
         "magstats",
         [{"oid": o, "fid": f, "magmean": m, "magmean_corr": c} for o, f, m, c in magnitudes],
