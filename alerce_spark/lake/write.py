@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import polars as pl
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 
-from alerce_spark.lake.storage import ORDER_PROPERTY, LakeError, healpix_order, is_made, table_path
+from alerce_spark.classifiers import taxonomy
+from alerce_spark.lake.storage import ORDER_PROPERTY, LakeError, delta_table, healpix_order, is_made, table_path
 from alerce_spark.lake.tables import TABLES, Table, sql_literal
 from alerce_spark.lightcurves.assemble import LIMIT_MJD_STEP
 
@@ -28,14 +30,31 @@ def create(spark: SparkSession, lake: str, order: int) -> list[str]:
     Raises LakeError where the lake exists with another HEALPix order.
     """
     missing = [t for t in TABLES.values() if not is_made(lake, t.name)]
-    if len(missing) < len(TABLES) and healpix_order(lake) != order:
+    if is_made(lake, "objects") and healpix_order(lake) != order:
         raise LakeError(
             f"the lake {lake} has HEALPix order {healpix_order(lake)}, the settings say {order}; "
             "the order of a lake is fixed: set lake.healpix_order to it or make another lake"
         )
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda t: _create(spark, lake, t, order), missing))
+    _write_taxonomy(spark, lake)
     return [t.name for t in missing]
+
+
+def _write_taxonomy(spark: SparkSession, lake: str) -> None:
+    """Classes of both classifiers in the version of this code, if the table lacks them."""
+    handle = delta_table(lake, "taxonomy")
+    known = set(pl.scan_delta(handle).select("classifier", "version").collect().iter_rows())
+    rows = [
+        (name, taxonomy.VERSION, list(classes))
+        for name, classes in (
+            (taxonomy.LIGHTCURVE, taxonomy.LIGHTCURVE_CLASSES),
+            (taxonomy.STAMP, taxonomy.STAMP_CLASSES),
+        )
+        if (name, taxonomy.VERSION) not in known
+    ]
+    if rows:
+        insert(spark.createDataFrame(rows, TABLES["taxonomy"].ddl), lake, "taxonomy")
 
 
 def _create(spark: SparkSession, lake: str, table: Table, order: int) -> None:

@@ -1,0 +1,99 @@
+"""Commands of the night: integrity, retraining, reclassification. Their exit status says what happened."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+from rich.table import Table
+
+from alerce_spark.cli.common import Lake, app, console, settings_of
+
+Night = Annotated[str | None, typer.Option(help="Night, YYYYMMDD; default: that of yesterday (UTC).")]
+
+
+@app.command()
+def integrity(
+    night: Night = None,
+    lake: Lake = None,
+    rounds: Annotated[int, typer.Option(help="Times to send what is missing again; 0 only looks.")] = 3,
+    wait: Annotated[float, typer.Option(help="Seconds without progress after which a round ends.")] = 300.0,
+    report: Annotated[Path | None, typer.Option(help="HTML page of the result.")] = None,
+) -> None:
+    """Prove that a night is complete and right, and send again what is not. Exit status 1 when anything stays wrong."""
+    from alerce_spark.nightly.integrity import check
+    from alerce_spark.session import spark_session
+
+    settings = settings_of(lake={"path": lake})
+    chosen = night or f"{datetime.now(UTC) - timedelta(days=1):%Y%m%d}"
+    spark = spark_session(settings, "alerce-spark integrity")
+    done = check(spark, settings, chosen, rounds=rounds, wait_s=wait, progress=console.print)
+    shown = Table("round", "packets", "missing", "sent again", "broken", "examples", title=f"Night {chosen}")
+    for r in done.rounds:
+        broken = "\n".join(f"{name}: {count}" for name, count in r.broken.items()) or "nothing"
+        examples = "\n".join(", ".join(keys[:2]) for keys in r.examples.values())
+        shown.add_row(str(r.number), str(r.expected), str(r.missing), str(r.resent), broken, examples)
+    console.print(shown)
+    for note in done.notes:
+        console.print(note)
+    if report is not None:
+        done.report(report)
+        console.print(str(report))
+    console.print(f"night {chosen}: " + ("complete and right" if done.ok else f"[bold red]wrong:[/] {done.broken}"))
+    raise typer.Exit(0 if done.ok else 1)
+
+
+@app.command()
+def retrain(
+    lake: Lake = None,
+    labels: Annotated[Path | None, typer.Option(help="Labels (oid, class_name); default: simulated objects.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of report and model file.")] = Path("reports"),
+    seed: Annotated[int, typer.Option(help="The same seed and data give the same model.")] = 1,
+    per_class: Annotated[int, typer.Option(help="Objects a class; missing ones are simulated.")] = 1000,
+    trees: Annotated[int, typer.Option(help="Trees of each of the four forests.")] = 500,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+    date: Annotated[str | None, typer.Option(help="YYYYMMDD of the version; default: today (UTC).")] = None,
+    real_data: Annotated[Path | None, typer.Option(help="Folder of real test objects for the report.")] = None,
+) -> None:
+    """Train the light-curve classifier anew; promote it if it is not worse. Exit status 0 promoted, 3 kept the old."""
+    from alerce_spark.nightly.retrain import retrain as train_again
+    from alerce_spark.training.catalogs import read_labels
+
+    settings = settings_of(lake={"path": lake})
+    with Progress(console=console) as bar:
+        simulating = bar.add_task("simulating", total=None)
+        done = train_again(
+            settings,
+            date=date or f"{datetime.now(UTC):%Y%m%d}",
+            out=out,
+            seed=seed,
+            labels=read_labels(labels) if labels is not None else None,
+            real_data=real_data,
+            per_class=per_class,
+            trees=trees,
+            workers=workers,
+            progress=lambda made, total: bar.update(simulating, completed=made, total=total),
+        )
+    for name, value in done.metrics.items():
+        console.print(f"{name}: {value:.3f}")
+    for reason in done.reasons:
+        console.print(reason)
+    console.print(f"{done.version} {'promoted' if done.promoted else 'not promoted'}; report {done.report}")
+    if done.promoted:
+        console.print("objects without alerts get the new version with: alerce-spark reclassify")
+    raise typer.Exit(done.exit_code)
+
+
+@app.command()
+def reclassify(lake: Lake = None) -> None:
+    """Classify the latest features of all stored objects by the current model. Safe beside a running stream."""
+    from alerce_spark.nightly.reclassify import reclassify as classify_again
+    from alerce_spark.session import spark_session
+
+    settings = settings_of(lake={"path": lake})
+    count, version, through_stream = classify_again(spark_session(settings, "alerce-spark reclassify"), settings)
+    where = "sent to the running stream" if through_stream else "written"
+    console.print(f"{count} objects classified by {version}, {where}")
