@@ -290,5 +290,5 @@ def _labelled_sheets(levels: tuple[Level, Level]) -> list[Sheet]:
 def _figures(made: Report) -> dict[str, float]:
     """What the registry keeps: aggregate scores of both levels, and calibration."""
     scores = {f"{level.name}_{key}": s.value for level in made.levels for key, s in level.scores.items()}
-    errors = {f"ece_{label}": part.ece for label, part in made.calibration.items()}
+    errors = {f"ece_{label.replace('–', '-').removeprefix('≥ ')}": part.ece for label, part in made.calibration.items()}
     return {key: value for key, value in (scores | errors).items() if np.isfinite(value)}

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from test_sets import lake_table
+from typer.testing import CliRunner
 
 from alerce_spark.classifiers import lightcurve
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES
@@ -78,6 +79,7 @@ def test_the_first_model_is_promoted_and_reported(run: Callable[..., Outcome], t
     assert current is not None
     assert (current.version, current.training_set) == (outcome.version, outcome.training_set)
     assert current.metrics == dict(outcome.metrics)
+    assert {"top_f1", "class_recall", "ece_all", "ece_6-10", "ece_51"} <= set(current.metrics)
     found = json.loads(outcome.report.with_suffix(".json").read_text())
     assert found["levels"]["class"]["scores"]["recall"]["value"] == current.metrics["class_recall"]
     assert set(found["levels"]) == {"top", "class"}
@@ -175,3 +177,26 @@ def test_what_cannot_be_done_is_refused(run: Callable[..., Outcome]) -> None:
         run(seed=nightly.HELD_OUT_SEED)
     with pytest.raises(ValueError, match="no such class: Nova"):
         run(labels=pa.table({"oid": ["a"], "class_name": ["Nova"]}))
+
+
+def test_the_command_ends_with_what_happened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from alerce_spark.cli import training
+    from alerce_spark.cli.common import app
+
+    assert training.retrain
+    given: dict[str, Any] = {}
+
+    def stand_in(settings: Settings, **arguments: Any) -> Outcome:
+        given.update(arguments, lake=settings.lake.path)
+        return Outcome("20260101.1", arguments["trees"] > 1, ("a reason",), "lc_training@0", tmp_path / "r.html", {})
+
+    monkeypatch.setattr(nightly, "retrain", stand_in)
+    labels = tmp_path / "labels.csv"
+    labels.write_text("oid,class_name\nZTF1,QSO\n")
+    options = ["retrain", "--lake", "somewhere", "--date", "20260101", "--labels", str(labels)]
+    promoted = CliRunner().invoke(app, [*options, "--trees", "2"])
+    assert (promoted.exit_code, given["seed"], given["lake"]) == (0, 20260101, "somewhere")
+    assert given["labels"].to_pylist() == [{"oid": "ZTF1", "class_name": "QSO"}]
+    kept = CliRunner().invoke(app, [*options, "--trees", "1", "--seed", "5"])
+    assert (kept.exit_code, given["seed"]) == (3, 5)
+    assert "a reason" in kept.output
