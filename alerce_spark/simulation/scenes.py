@@ -297,13 +297,15 @@ def draw(keys: Any, alerts: Any, sources: Any, out: Any) -> None:
             for u in range(SIDE):
                 level = alert[SKY] + slope_x * (u - CENTRE) + slope_y * (v - CENTRE)
                 own_sigma = np.sqrt(sigma * sigma + max(science[v, u], 0.0) / GAIN)
-                own = own_sigma * noise[v, u]
+                # Along rows neighbouring pixels of the detector share a little noise of opposite sign.
+                after = (u + 1) % SIDE
+                own = own_sigma * (noise[v, u] - 0.06 * noise[v, after])
                 mixed = template_noise[v, u] + 0.27 * (template_noise[v, u + 1] + template_noise[v + 1, u])
                 # 1.0705 is the root of the sum of the squares of the three weights
                 other = np.sqrt(template_sigma**2 + template[v, u] / (GAIN * FRAMES)) * mixed / 1.0705
                 out[i, 0, v, u] = min(level + science[v, u] + own, FULL * (1.0 + 0.02 * noise[v, u]))
                 out[i, 1, v, u] = min(level + template[v, u] + other, 1.2 * FULL * (1.0 + 0.02 * noise[v, u]))
                 # Matching and whitening mix the noise of pixels: its correlation with science - reference is 0.85.
-                mixed = 0.85 * (own - other) + 0.53 * own_sigma * new_noise[v, u]
+                mixed = 0.85 * (own - other) + 0.53 * own_sigma * (new_noise[v, u] - 0.06 * new_noise[v, after])
                 out[i, 2, v, u] = change[v, u] + sign * (residual[v, u] + mixed)
         _mask(out[i], alert)
