@@ -180,10 +180,10 @@ def test_what_cannot_be_done_is_refused(run: Callable[..., Outcome]) -> None:
 
 
 def test_the_command_ends_with_what_happened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from alerce_spark.cli import training
+    from alerce_spark.cli import nightly as commands
     from alerce_spark.cli.common import app
 
-    assert training.retrain
+    assert commands.retrain
     given: dict[str, Any] = {}
 
     def stand_in(settings: Settings, **arguments: Any) -> Outcome:
@@ -195,7 +195,7 @@ def test_the_command_ends_with_what_happened(monkeypatch: pytest.MonkeyPatch, tm
     labels.write_text("oid,class_name\nZTF1,QSO\n")
     options = ["retrain", "--lake", "somewhere", "--date", "20260101", "--labels", str(labels)]
     promoted = CliRunner().invoke(app, [*options, "--trees", "2"])
-    assert (promoted.exit_code, given["seed"], given["lake"]) == (0, 20260101, "somewhere")
+    assert (promoted.exit_code, given["date"], given["lake"]) == (0, "20260101", "somewhere")
     assert given["labels"].to_pylist() == [{"oid": "ZTF1", "class_name": "QSO"}]
     kept = CliRunner().invoke(app, [*options, "--trees", "1", "--seed", "5"])
     assert (kept.exit_code, given["seed"]) == (3, 5)
