@@ -175,8 +175,8 @@ def neighbour_separation(draws: Draws) -> Floats:
 
 def star_scores(draws: Draws) -> Floats:
     """PS1 scores of stars: near 1 for nine in ten, in between for blends (Tachibana & Miller 2018, fig. 6)."""
-    clean = 1.0 - 0.1 * draws.uniform("score") ** 2.5
-    return np.where(draws.uniform("blend") < 0.08, draws.uniform("blended score", 0.3, 0.95), clean)
+    clean = 1.0 - 0.06 * draws.uniform("score") ** 2.5
+    return np.where(draws.uniform("blend") < 0.06, draws.uniform("blended score", 0.3, 0.95), clean)
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ _STEP, _HALVINGS = 4.0, 6
 
 
 @njit(cache=True)
-def _walks(key: Any, index: Any, row: Any, days: Any, tau: Any) -> Any:
+def _walks(key: Any, index: Any, row: Any, days: Any, tau: Any, finest: float) -> Any:
     out = np.empty(row.size)
     last, node, left, right = -1, 0, 0.0, 0.0
     damp = kick = 0.0
@@ -261,7 +261,7 @@ def _walks(key: Any, index: Any, row: Any, days: Any, tau: Any) -> Any:
             damp = np.exp(-_STEP / tau[k])
             kick = np.sqrt(1.0 - damp * damp)
             depth = 0
-            while depth < _HALVINGS and _STEP / 2.0**depth > 0.04 * tau[k]:
+            while depth < _HALVINGS and _STEP / 2.0**depth > finest * tau[k]:
                 part = np.exp(-_STEP / 2.0 ** (depth + 1) / tau[k])
                 half_damp[depth] = part / (1.0 + part * part)
                 half_kick[depth] = np.sqrt((1.0 - part * part) / (1.0 + part * part))
@@ -288,12 +288,12 @@ def _walks(key: Any, index: Any, row: Any, days: Any, tau: Any) -> Any:
     return out
 
 
-def damped_walk(draws: Draws, name: str, row: Ints, mjd: Floats, tau: Floats) -> Floats:
+def damped_walk(draws: Draws, name: str, row: Ints, mjd: Floats, tau: Floats, finest: float = 0.001) -> Floats:
     """Damped random walk of unit variance and damping time `tau` (objects,) [days] at each point.
 
     Kelly et al. (2009): covariance exp(−Δt/τ). Nodes 4 d apart are exact from LONGEST_HISTORY before begin; the
-    intervals are halved, exactly too (a bridge between their ends), down to 4 % of τ or 1/16 d, then linear. Earlier
+    intervals are halved, exactly too (a bridge between their ends), down to `finest` of τ or 1/16 d, then linear. Earlier
     times have the first node's value.
     """
     days = np.maximum(mjd - draws.begin[row] + LONGEST_HISTORY, 0.0)
-    return _walks(key_of(draws.seed, f"{draws.kind} {name}"), draws.index, row, days, tau)
+    return _walks(key_of(draws.seed, f"{draws.kind} {name}"), draws.index, row, days, tau, finest)

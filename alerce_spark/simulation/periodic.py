@@ -234,7 +234,7 @@ class Cepheid(Star):
         phase = mjd / period[row] + draws.uniform("phase")[row]
         wave = fourier(phase, row, amplitude, angle) + 0.18 * is_old[row] * np.cos(np.pi * phase)
         if is_old.any():
-            drift = damped_walk(draws, "cycle", row, mjd, 5.0 * period)
+            drift = damped_walk(draws, "cycle", row, mjd, 5.0 * period, 0.05)
             wave *= np.where(is_old[row], 1.0 + 0.2 * drift, 1.0)
         return PULSATION[fid - 1] * self.amplitude(draws)[row] / PULSATION[1] * wave
 
@@ -312,7 +312,7 @@ class Eclipsing(Star):
     """Eclipsing binaries: contact (EW 62 %), semi-detached (EB 13 %) and detached (EA 25 %).
 
     Shares of ASAS-SN and CRTS (Jayasinghe et al. 2020; Drake et al. 2014). Periods: EW 0.35 d (log-normal 0.09, cut at
-    0.2 d), EB 0.6 d (0.25), EA 2 d (0.42) (Paczyński et al. 2006, fig. 6). EW: redder where shorter, g − r = 0.5 at
+    0.2 d), EB 0.6 d (0.25), EA 2 d (0.42) (Paczyński et al. 2006, fig. 6). EW: redder where shorter, g − r = 0.45 at
     0.32 d (Eggen 1967; Chen et al. 2018: M_V = −9.15 log P − 0.23). Depths nearly grey.
     """
 
@@ -339,7 +339,7 @@ class Eclipsing(Star):
         return _mixed(
             self.kinds(draws),
             (
-                draws.clipped("depth", 0.42, 0.17, 0.1, 0.95),
+                draws.clipped("depth", 0.36, 0.16, 0.1, 0.95),
                 draws.clipped("depth", 0.55, 0.22, 0.15, 1.3),
                 np.clip(0.2 - 0.45 * np.log(draws.uniform("EA depth")), 0.2, 2.5),
             ),
@@ -355,7 +355,7 @@ class Eclipsing(Star):
         contact = -9.15 * log_p - 0.35
         wide = draws.clipped("M wide", 2.9, 1.3, -0.5, 6.5)
         r_abs = _mixed(kind, (contact, wide, wide)) + scatter
-        contact_colour = 0.5 - 1.9 * (log_p + 0.495)
+        contact_colour = 0.45 - 1.9 * (log_p + 0.495)
         main_sequence = np.interp(r_abs, [-0.5, 1.0, 2.5, 4.5, 6.5], [-0.1, 0.05, 0.2, 0.42, 0.85])
         g_r = _mixed(kind, (contact_colour, main_sequence, main_sequence)) + draws.normal("colour", 0.0, 0.08)
         return r_abs, np.clip(g_r, -0.25, 1.4)
@@ -403,7 +403,7 @@ class LongPeriod(Star):
     Peak-to-peak in r: Miras 1.8–6, semi-regular 0.2–1.5, OSARG 0.1–0.3; the latter two have second modes, irregular
     amplitudes and in a third a long secondary period 8 times longer (Wood et al. 1999). W2 from the period–luminosity
     relation M_K = −3.51 (log P − 2.38) − 7.15 (Whitelock et al. 2008); r − W2 and dust (W1 − W2, W2 − W3) grow with
-    amplitude. Amplitudes g : r : i as 1.15 : 1 : 0.6. Thick inner disc.
+    amplitude. Amplitudes g : r : i as 1.03 : 1 : 0.62 (titanium oxide veils both g and r). Thick inner disc.
     """
 
     name: str = "LPV"
@@ -475,7 +475,7 @@ class LongPeriod(Star):
     def deviation(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
         kind, period = self.kinds(draws), self.period(draws)
         amplitude, angle = draws.once("series", lambda: self._series(draws))
-        irregular = damped_walk(draws, "irregular", row, mjd, 2.5 * period)
+        irregular = damped_walk(draws, "irregular", row, mjd, 2.5 * period, 0.05)
         phase = mjd / period[row] + draws.uniform("phase")[row] + _mixed(kind, (0.03, 0.12, 0.15))[row] * irregular
         wave = (1.0 + _mixed(kind, (0.08, 0.25, 0.3))[row] * irregular) * fourier(phase, row, amplitude, angle)
         second = np.where(kind > 0, draws.uniform("second", 0.1, 0.5), 0.0)
@@ -486,7 +486,7 @@ class LongPeriod(Star):
         is_long = (kind > 0) & (draws.uniform("LSP") < 0.33)
         slow = np.where(is_long, draws.uniform("LSP amplitude", 0.3, 0.8), 0.0)
         wave += slow[row] * 0.5 * np.cos(2 * np.pi * (mjd / (8.0 * period)[row] + draws.uniform("LSP phase")[row]))
-        return np.array([1.15, 1.0, 0.6])[fid - 1] * self.amplitude(draws)[row] * wave
+        return np.array([1.03, 1.0, 0.62])[fid - 1] * self.amplitude(draws)[row] * wave
 
     def _series(self, draws: Draws) -> tuple[Floats, Floats]:
         # Miras rise faster than they fall, more so at long periods; some have a hump
@@ -501,7 +501,7 @@ class OtherPeriodic(Star):
     RS CVn are what CRTS labels most often (Drake et al. 2014). Rotation periods log-normal: RS CVn 4 d (0.5), BY Dra
     1.5 d (0.55); ellipsoidal 0.3–30 d; α² CVn 0.7–10 d. Peak-to-peak in r 0.06–0.5 mag, exponential with 0.12. Two
     spots that change their size over some hundred days (Strassmeier 2009, sections 4 and 5) and a slow cycle of years
-    (Baliunas et al. 1995). Amplitudes g : r : i as 1 : 0.87 : 0.75, as of spots 1000 K cooler than a K star.
+    (Baliunas et al. 1995). Amplitudes g : r : i as 1.08 : 1 : 0.88, as of spots 1000 K cooler than a K star.
     """
 
     name: str = "Periodic-Other"
@@ -551,7 +551,7 @@ class OtherPeriodic(Star):
         is_spotted = kind < 2
         turn = 2 * np.pi * (mjd / period[row] + draws.uniform("phase")[row])
         life = np.maximum(draws.uniform("spot life", 60.0, 500.0), 3.0 * period)
-        change = np.where(is_spotted, 0.35, 0.0)[row] * damped_walk(draws, "spots", row, mjd, life)
+        change = np.where(is_spotted, 0.35, 0.0)[row] * damped_walk(draws, "spots", row, mjd, life, 0.05)
         share = np.where(kind == 2, 1.0, np.where(is_spotted, draws.uniform("second spot", 0.0, 0.7), 0.15))
         late = np.where(kind == 2, 0.0, draws.uniform("second place", 0.0, 2 * np.pi))
         first = np.where(kind == 2, draws.uniform("unequal", 0.0, 0.25), 1.0)[row] * (1.0 + change) * np.cos(turn)
@@ -560,4 +560,4 @@ class OtherPeriodic(Star):
         slow = np.where(is_spotted, draws.uniform("cycle amplitude", 0.0, 0.6), 0.0)
         trend = slow[row] * np.cos(2 * np.pi * (mjd / years[row] + draws.uniform("cycle phase")[row]))
         scale = 0.5 * self.amplitude(draws) / np.maximum(1.0, share)
-        return np.array([1.15, 1.0, 0.86])[fid - 1] * scale[row] * (first + second + trend)
+        return np.array([1.08, 1.0, 0.88])[fid - 1] * scale[row] * (first + second + trend)

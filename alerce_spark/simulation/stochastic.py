@@ -276,7 +276,7 @@ class YoungStar(Variable):
     def amplitude(self, draws: Draws) -> Floats:
         """Peak-to-peak range in r [mag]."""
         size = 10.0 ** draws.clipped("A", 0.0, 0.25, -0.6, 0.6)
-        return size * np.array([0.9, 0.8, 0.55, 0.8, 0.25, 0.45])[self.modes(draws)]
+        return size * np.array([0.75, 0.7, 0.45, 0.65, 0.2, 0.35])[self.modes(draws)]
 
     def absolute(self, draws: Draws) -> tuple[Floats, Floats]:
         """Absolute r and g − r, with the extinction of the star's own cloud in both."""
@@ -347,7 +347,7 @@ class YoungStar(Variable):
                 0.7 * wave * (1.0 + 0.25 * walk) + 0.15 * walk,
             ]
         )[mode[row], np.arange(row.size)]
-        slow = 0.12 * damped_walk(draws, "slow", row, mjd, draws.uniform("slow time", 100.0, 800.0))
+        slow = 0.12 * damped_walk(draws, "slow", row, mjd, draws.uniform("slow time", 100.0, 800.0), 0.02)
         blue = np.array([1.3, 1.25, 1.2, 1.25, 1.2, 1.15])[mode][row]
         ratio = np.array([1.0, 0.0, -0.8])[fid - 1] * (blue - 1.0) + 1.0
         return ratio * self.amplitude(draws)[row] * (level + slow)
@@ -465,12 +465,12 @@ class Cataclysmic(Variable):
     def _nova_like(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
         slow = damped_walk(draws, "slow", row, mjd, draws.uniform("slow time", 10.0, 120.0))
         is_vy = (draws.uniform("VY Scl") < 0.25)[row]
-        low = damped_walk(draws, "low", row, mjd, np.full(len(draws), 150.0))
+        low = damped_walk(draws, "low", row, mjd, np.full(len(draws), 150.0), 0.02)
         fainter = np.clip(3.0 * (low - 0.9), 0.0, 1.0) * draws.uniform("low state", 1.0, 3.5)[row] * is_vy
         return draws.uniform("slow size", 0.1, 0.35)[row] * slow + fainter
 
     def _polar(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
-        state = damped_walk(draws, "state", row, mjd, draws.uniform("state time", 40.0, 200.0))
+        state = damped_walk(draws, "state", row, mjd, draws.uniform("state time", 40.0, 200.0), 0.02)
         high = 1.0 / (1.0 + np.exp(-5.0 * state))
         turn = 2 * np.pi * (mjd / draws.uniform("orbit", 0.06, 0.2)[row] + draws.uniform("phase")[row])
         hump = 0.4 * high * np.maximum(np.cos(turn), -0.3) * np.array([0.8, 1.0, 1.1])[fid - 1]
