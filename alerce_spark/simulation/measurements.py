@@ -27,6 +27,8 @@ MAG_PER_RELATIVE_FLUX = 2.5 / np.log(10.0)
 #: Share of forced photometry that fails (procstatus 61), and of entries whose reference source is not given.
 FORCED_FAILED, FORCED_NO_REFERENCE = 0.2, 0.3
 N_NEIGHBOURS = 3
+#: Neighbours in packets are nearer than 30 arcsec.
+FARTHEST = 28.0
 
 
 def offset(ra: Floats, dec: Floats, east: Floats, north: Floats) -> tuple[Floats, Floats]:
@@ -76,27 +78,25 @@ class Surroundings:
 def surroundings(seed: int, objects: Objects, parts: Sequence[Part]) -> Surroundings:
     """Reference source and PS1 neighbours of `objects`, which consist of `parts`."""
     n, index = len(objects), objects.index
-    mag, is_star, is_self = np.zeros((3, n)), np.zeros(n, bool), np.zeros(n, bool)
+    mag, reach, near_score, has_class = np.zeros((3, n)), np.zeros(n), np.zeros(n), np.zeros(n, bool)
     for part in parts:
         mag[:, part.rows] = part.kind.reference(part.draws)
-        is_star[part.rows] = part.kind.scene in ("star", "mover", "artefact")
-        is_self[part.rows] = part.kind.is_on_reference
-    is_host = ~is_self & ~is_star
-    reach = np.where(is_self, 0.03, np.where(is_host, 0.2, 2.0)) + uniform(seed, "reach", index) * np.where(
-        is_self, 0.05, np.where(is_host, 4.0, 10.0)
-    )
+        reach[part.rows] = np.minimum(part.kind.separation(part.draws), FARTHEST)
+        near_score[part.rows] = part.kind.star_score(part.draws)
+        has_class[part.rows] = bool(part.kind.branch)
+    is_star = near_score > 0.5
     angle = 2 * np.pi * uniform(seed, "angle", index)
     ra, dec = offset(objects.ra, objects.dec, reach * np.sin(angle), reach * np.cos(angle))
 
-    count = (uniform(seed, "ps1 count", index) ** 2 * 24).astype(np.int64) + np.where(is_self | is_host, 1, 0)
+    count = (uniform(seed, "ps1 count", index) ** 2 * 24).astype(np.int64) + has_class
     beyond = np.sort([uniform(seed, f"ps1 far {k}", index) for k in range(1, N_NEIGHBOURS)], axis=0)
-    far = reach + 1.0 + (28.0 - reach) * beyond
+    far = reach + 1.0 + (FARTHEST - reach) * beyond
     ps1_ra, ps1_dec = np.empty((N_NEIGHBOURS, n)), np.empty((N_NEIGHBOURS, n))
     ps1_ra[0], ps1_dec[0] = ra, dec
     ps1_mag = np.empty((4, N_NEIGHBOURS, n))
     ps1_mag[:, 0] = np.stack([mag[0], mag[1], mag[2], mag[2] - 0.1]) + 0.03
     score = np.empty((N_NEIGHBOURS, n))
-    score[0] = np.where(is_star, 1.0 - 0.1 * uniform(seed, "score", index), 0.15 * uniform(seed, "score", index))
+    score[0] = near_score
     for k in range(1, N_NEIGHBOURS):
         turn = 2 * np.pi * uniform(seed, f"ps1 angle {k}", index)
         ps1_ra[k], ps1_dec[k] = offset(objects.ra, objects.dec, far[k - 1] * np.sin(turn), far[k - 1] * np.cos(turn))

@@ -134,7 +134,7 @@ def _measure(
         noise, local = normal_two(keys[2], index[i], code[i])
         sky = 10.0 ** (-0.4 * (out_limit[i] - ZERO_FLUX)) / 5.0
         background[i] = 0.95 * sky * np.exp(0.17 * wide)
-        star = 0.01 * reference_flux[i]
+        star = 0.006 * reference_flux[i]
         own = 0.17 * sky * (abs(true_flux[i]) / sky) ** 0.7 * np.exp(0.3 * narrow)
         sigma[i] = np.sqrt(background[i] ** 2 + own**2 + star**2)
         # outliers of what is there; false detections of an empty place are the artefacts among the kinds

@@ -33,10 +33,12 @@ SOUTHERN_LIMIT = -30.0
 PLANE = 7.5
 #: Share of fields that other programmes visit as well, and how often, in units of `visits_per_night`.
 DEEP_SHARE, DEEP_VISITS = 0.05, 3
+#: Share of visits after which the field is exposed once more in the same band, within minutes.
+AGAIN_SHARE = 0.25
 #: Exposures whose photometric calibration is off: 8 % of the real ones are flagged so.
 BAD_SHARE = 0.08
 #: Limit of a dark, clear exposure by band (g, r, i) and what a full moon takes away.
-DARK_LIMIT = np.array([20.95, 20.85, 20.3])
+DARK_LIMIT = np.array([21.15, 21.0, 20.35])
 MOON_LOSS = np.array([1.3, 1.0, 0.5])
 ZERO_POINT = np.array([26.28, 26.2, 25.6])
 COLOUR_TERM = np.array([-0.04, 0.09, 0.005])
@@ -180,10 +182,10 @@ class Survey:
     """Rules of the survey.
 
     A field is visited every `cadence` days, three times as often near the Galactic plane, `visits_per_night` times a
-    night, g and r in turn and 3 % in i, when the night is clear (more often in summer, in spells) and, with `seasons`,
-    the field is north of SOUTHERN_LIMIT and high enough in the dark. Fields lose a share of their visits, so that some
-    have many and some few. Exposures are taken near the meridian where the night allows. On `sure_nights` the sky is
-    clear and every field visited: a simulated night shall have alerts.
+    night, g and r in turn and 3 % in i, a quarter of them with a second exposure, when the night is clear (more often
+    in summer, in spells) and, with `seasons`, the field is north of SOUTHERN_LIMIT and high enough in the dark. Fields
+    lose a share of their visits, so that some have many and some few. Exposures are taken near the meridian where the
+    night allows. On `sure_nights` the sky is clear and every field visited: a simulated night shall have alerts.
     """
 
     seed: int
@@ -202,11 +204,13 @@ class Survey:
         turn = np.arange(each.size) - np.repeat(np.cumsum(turns) - turns, turns)
         kept = self._observed_turns(fields[which[each]], night[each], turn)
         which, night, turn = which[each[kept]], night[each[kept]], turn[kept]
+        again = uniform(self.seed, "again", fields[which], night * 64 + turn) < AGAIN_SHARE
+        again, each = np.r_[np.zeros(which.size, bool), np.ones(again.sum(), bool)], np.flatnonzero(again)
+        which, night, turn = (np.r_[values, values[each]] for values in (which, night, turn))
         field = fields[which]
-        fid = np.where(
-            uniform(self.seed, "filter i", field, night * 64 + turn) < 0.03, 3, 1 + (turn + night // self.cadence) % 2
-        )
-        mjd = self._times(field, night, turn)
+        in_i = uniform(self.seed, "filter i", field, night * 64 + turn) < 0.03
+        fid = np.where(in_i, 3, 1 + (turn + night // self.cadence) % 2)
+        mjd = self._times(field, night, turn, again)
         code = (night - NID_ZERO) * 100000 + np.floor((mjd - night) * 1e5).astype(np.int64)
         order = np.lexsort((mjd, which))
         which, field, mjd, fid, code = which[order], field[order], mjd[order], fid[order], code[order]
@@ -254,12 +258,13 @@ class Survey:
         reach = (2.8 + 2.2 * np.clip((CENTRE_DEC[field - 1] + 30.0) / 90.0, 0.0, 1.0)) / 24.0
         return np.maximum(dusk, middle - reach), np.minimum(dawn, middle + reach)
 
-    def _times(self, field: Ints, night: Ints, turn: Ints) -> Floats:
+    def _times(self, field: Ints, night: Ints, turn: Ints, again: np.ndarray) -> Floats:
         """mjd of each exposure, near the field's transit.
 
-        A night is cut into rounds; in each every field has one place, so no two exposures share a time and a pid.
+        A night is cut into rounds; in each every field has two ticks of its own, an even one for a visit and an odd one
+        for the exposure `again` that may follow, so no two exposures share a time and a pid.
         """
-        round_length = N_FIELDS * TICK
+        round_length = 2 * N_FIELDS * TICK
         dusk, dawn = darkness(night)
         first, last = self._window(field, night)
         spread = (2.0 * normal(self.seed, "hour", field, night) - 0.4) / 24.0
@@ -269,13 +274,14 @@ class Survey:
         wanted += np.where(wanted <= first, into, 0.0) - np.where(wanted >= last, into, 0.0)
         rounds = np.floor((dawn - dusk) / round_length).astype(np.int64)
         most = np.where(self._is_deep(field), DEEP_VISITS, 1) * self.visits_per_night
-        step = 2 + (3.0 * uniform(self.seed, "step", field, night)).astype(np.int64)
+        step = 1 + (3.0 * uniform(self.seed, "step", field, night)).astype(np.int64)
         step = np.maximum(1, np.minimum(step, (rounds - 1) // np.maximum(most - 1, 1)))
         begin = np.floor((wanted - dusk) / round_length).astype(np.int64)
         begin = np.clip(begin, 0, np.maximum(rounds - 1 - step * (most - 1), 0))
-        shift = (uniform(self.seed, "shift", night) * N_FIELDS).astype(np.int64)
-        tick = np.ceil(dusk / TICK) + (begin + step * turn) * N_FIELDS + (field + shift) % N_FIELDS
-        part = 0.1 + 0.8 * uniform(self.seed, "time", field, night * 64 + turn)
+        shift, later = ((uniform(self.seed, name, night) * N_FIELDS).astype(np.int64) for name in ("shift", "later"))
+        place = 2 * ((field + shift + np.where(again, later // 2, 0)) % N_FIELDS) + again
+        tick = np.ceil(dusk / TICK) + (begin + step * turn) * 2 * N_FIELDS + place
+        part = 0.1 + 0.8 * uniform(self.seed, "time", field, night * 64 + turn + 32 * again)
         return np.round(night + (tick + part) * TICK + JD_MINUS_MJD, 7) - JD_MINUS_MJD
 
     def _conditions(self, field: Ints, code: Ints, mjd: Floats, fid: Ints) -> tuple[Floats, ...]:
