@@ -57,7 +57,9 @@ def _usable(detections: pl.DataFrame) -> pl.DataFrame:
     """Objects with six detections in g or in r, and how many enter: algorithms.md 2.1, written again."""
     first = detections.sort("mjd", "candid").unique(["oid", "fid"], keep="first")
     corrected = first.group_by("oid").agg(is_corrected=pl.col("corrected").all())
-    rows = detections.join(corrected, "oid").with_columns(
+    best = pl.col("has_stamp"), pl.col("rb").fill_nan(None), -pl.col("candid")
+    single = detections.sort(*best, nulls_last=False).unique(["oid", "mjd"], keep="last", maintain_order=True)
+    rows = single.join(corrected, "oid").with_columns(
         mag=pl.when("is_corrected").then("magpsf_corr").otherwise(pl.col("magpsf").cast(pl.Float64)),
         error=pl.when("is_corrected").then("sigmapsf_corr_ext").otherwise(pl.col("sigmapsf").cast(pl.Float64)),
     )
@@ -66,7 +68,7 @@ def _usable(detections: pl.DataFrame) -> pl.DataFrame:
         & pl.col("mag").is_between(-50, 90)
         & (pl.col("error") > 0)
         & (pl.col("error") < 1)
-        & (pl.col("rb") >= 0.55)
+        & pl.col("rb").is_between(0.55, 1)
         & pl.col("isdiffpos").is_not_null()
     )
     counted = good.group_by("oid").agg(
@@ -147,6 +149,34 @@ def test_a_class_that_is_missing(alerts: tuple[list[bytes], pl.DataFrame], right
     wrong = right | {"probabilities": classes.join(row, ["oid", "classifier"], "anti")}
     name = "stamp_class" if classifier == STAMP else "lightcurve_class"
     assert _broken(alerts[1], wrong) == {name: [f"{row['oid'][0]} {row['candid'][0]}"]}
+
+
+def test_first_and_latest_alerts_are_own_ones(alerts: tuple[list[bytes], pl.DataFrame], right: Tables) -> None:
+    own = right["detections"].filter("has_stamp").sort("mjd", "candid")
+    several = own.group_by("oid").len().filter(pl.col("len") > 1)["oid"]
+    oid = right["features"].filter(pl.col("oid").is_in(several.implode()))["oid"].sort()[0]
+    candids = own.filter(oid=oid)["candid"].to_list()
+    first, before, latest = candids[0], *candids[-2:]
+
+    # Carried by another alert only, the latest is missing, and what is there of the one before is the latest result.
+    is_latest = (pl.col("oid") == oid) & (pl.col("candid") == latest)
+    moved = pl.when(is_latest).then(before).otherwise("candid").alias("candid")
+    carried = right | {
+        "detections": right["detections"].with_columns(has_stamp=pl.col("has_stamp") & ~is_latest),
+        "features": right["features"].with_columns(moved),
+        "probabilities": right["probabilities"].with_columns(moved),
+    }
+    assert _broken(alerts[1], carried) == {"missing": [f"{oid} {latest}"]}
+
+    # A first alert that is missing has no stamp class either.
+    of_first = (pl.col("oid") == oid) & (pl.col("candid") == first)
+    no_class = {"probabilities": right["probabilities"].filter(~of_first)}
+    lost = no_class | {"detections": right["detections"].filter(~of_first)}
+    assert _broken(alerts[1], right | lost)["stamp_class"] == [f"{oid} {first}"]
+
+    # It is the business of the night in which it came.
+    later = alerts[1].filter(~of_first)
+    assert "stamp_class" not in _broken(later, right | no_class)
 
 
 @pytest.mark.parametrize("table", ["detections", "non_detections", "objects", "magstats", "features", "probabilities"])
