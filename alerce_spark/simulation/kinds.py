@@ -292,8 +292,8 @@ def damped_walk(draws: Draws, name: str, row: Ints, mjd: Floats, tau: Floats, fi
     """Damped random walk of unit variance and damping time `tau` (objects,) [days] at each point.
 
     Kelly et al. (2009): covariance exp(−Δt/τ). Nodes 4 d apart are exact from LONGEST_HISTORY before begin; the
-    intervals are halved, exactly too (a bridge between their ends), down to `finest` of τ or 1/16 d, then linear. Earlier
-    times have the first node's value.
+    intervals are halved, exactly too (a bridge between their ends), down to `finest` of τ or 1/16 d, then linear.
+    Earlier times have the first node's value.
     """
     days = np.maximum(mjd - draws.begin[row] + LONGEST_HISTORY, 0.0)
     return _walks(key_of(draws.seed, f"{draws.kind} {name}"), draws.index, row, days, tau, finest)

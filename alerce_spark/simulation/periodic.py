@@ -499,7 +499,7 @@ class OtherPeriodic(Star):
     """Spotted RS CVn and BY Dra stars (78 %), ellipsoidal binaries (14 %) and α² CVn stars (8 %).
 
     RS CVn are what CRTS labels most often (Drake et al. 2014). Rotation periods log-normal: RS CVn 4 d (0.5), BY Dra
-    1.5 d (0.55); ellipsoidal 0.3–30 d; α² CVn 0.7–10 d. Peak-to-peak in r 0.06–0.5 mag, exponential with 0.12. Two
+    1.5 d (0.55); ellipsoidal 0.3–30 d; α² CVn 0.7–10 d. Peak-to-peak in r 0.08–0.6 mag, exponential with 0.16. Two
     spots that change their size over some hundred days (Strassmeier 2009, sections 4 and 5) and a slow cycle of years
     (Baliunas et al. 1995). Amplitudes g : r : i as 1.08 : 1 : 0.88, as of spots 1000 K cooler than a K star.
     """
@@ -524,7 +524,7 @@ class OtherPeriodic(Star):
         return np.asarray(10.0**log_p)
 
     def amplitude(self, draws: Draws) -> Floats:
-        return np.clip(0.06 - 0.12 * np.log(draws.uniform("A")), 0.06, 0.6) * _mixed(
+        return np.clip(0.08 - 0.16 * np.log(draws.uniform("A")), 0.08, 0.8) * _mixed(
             self.kinds(draws), (1.0, 0.8, 1.0, 0.6)
         )
 
