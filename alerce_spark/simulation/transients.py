@@ -302,7 +302,9 @@ class TypeIbc(Cooling):
         t = days / self._width(draws)[row]
         peak = _bump(t, np.full(1, 4.6), np.full(1, 14.5))
         tail = draws.uniform("tail", 1.6, 2.5)[row] + 0.018 * np.maximum(days, 0.0)
-        return -2.5 * np.log10(10.0 ** (-0.4 * peak) + 10.0 ** (-0.4 * tail) * (days > 0.0) + 1e-12)
+        return -2.5 * np.log10(
+            10.0 ** (-0.4 * peak) + 10.0 ** (-0.4 * tail) / (1.0 + np.exp((12.0 - days) / 4.0)) + 1e-12
+        )
 
     def temperature(self, draws: Draws, row: Ints, days: Floats) -> Floats:
         warm = draws.normal("warm", 1.0, 0.08)[row]
@@ -370,7 +372,9 @@ class TypeII(Cooling):
         shock = np.where(draws.uniform("shock") < 0.4, draws.uniform("shock size", 0.2, 1.2), 0.0)[row]
         since = np.maximum(days + 19.0, 0.0)
         first = shock * np.clip(since, 0.0, 1.0) * np.exp(-((since / 4.0) ** 1.5))
-        return -2.5 * np.log10(10.0 ** (-0.4 * peak) + 10.0 ** (-0.4 * tail) * (days > 0) + first + 1e-12)
+        return -2.5 * np.log10(
+            10.0 ** (-0.4 * peak) + 10.0 ** (-0.4 * tail) / (1.0 + np.exp((12.0 - days) / 4.0)) + first + 1e-12
+        )
 
     def temperature(self, draws: Draws, row: Ints, days: Floats) -> Floats:
         since = days + self.rise(draws)[row]
