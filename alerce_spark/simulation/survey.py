@@ -33,8 +33,9 @@ SOUTHERN_LIMIT = -30.0
 PLANE = 7.5
 #: Share of fields that other programmes visit as well, and how often, in units of `visits_per_night`.
 DEEP_SHARE, DEEP_VISITS = 0.05, 3
-#: Share of visits after which the field is exposed once more in the same band, within minutes.
-AGAIN_SHARE = 0.25
+#: Share of visits after which a field is exposed once more in the same band, within minutes: in a third of the fields,
+#: and in the others.
+AGAIN_SHARES = (0.25, 0.01)
 #: Exposures whose photometric calibration is off: 8 % of the real ones are flagged so.
 BAD_SHARE = 0.08
 #: Limit of a dark, clear exposure by band (g, r, i) and what a full moon takes away.
@@ -182,7 +183,7 @@ class Survey:
     """Rules of the survey.
 
     A field is visited every `cadence` days, three times as often near the Galactic plane, `visits_per_night` times a
-    night, g and r in turn and 3 % in i, a quarter of them with a second exposure, when the night is clear (more often
+    night, g and r in turn and 3 % in i, in some fields often once more at once, when the night is clear (more often
     in summer, in spells) and, with `seasons`, the field is north of SOUTHERN_LIMIT and high enough in the dark. Fields
     lose a share of their visits, so that some have many and some few. Exposures are taken near the meridian where the
     night allows. On `sure_nights` the sky is clear and every field visited: a simulated night shall have alerts.
@@ -204,13 +205,17 @@ class Survey:
         turn = np.arange(each.size) - np.repeat(np.cumsum(turns) - turns, turns)
         kept = self._observed_turns(fields[which[each]], night[each], turn)
         which, night, turn = which[each[kept]], night[each[kept]], turn[kept]
-        again = uniform(self.seed, "again", fields[which], night * 64 + turn) < AGAIN_SHARE
+        again = uniform(self.seed, "again", fields[which], night * 64 + turn) < np.where(
+            uniform(self.seed, "repeated", fields[which]) < 1 / 3, *AGAIN_SHARES
+        )
         again, each = np.r_[np.zeros(which.size, bool), np.ones(again.sum(), bool)], np.flatnonzero(again)
         which, night, turn = (np.r_[values, values[each]] for values in (which, night, turn))
         field = fields[which]
         in_i = uniform(self.seed, "filter i", field, night * 64 + turn) < 0.03
         fid = np.where(in_i, 3, 1 + (turn + night // self.cadence) % 2)
         mjd = self._times(field, night, turn, again)
+        high = self._is_high(field, night, mjd)
+        which, field, night, mjd, fid = which[high], field[high], night[high], mjd[high], fid[high]
         code = (night - NID_ZERO) * 100000 + np.floor((mjd - night) * 1e5).astype(np.int64)
         order = np.lexsort((mjd, which))
         which, field, mjd, fid, code = which[order], field[order], mjd[order], fid[order], code[order]
@@ -257,6 +262,14 @@ class Survey:
         middle = transit(CENTRE_RA[field - 1], night)
         reach = (2.8 + 2.2 * np.clip((CENTRE_DEC[field - 1] + 30.0) / 90.0, 0.0, 1.0)) / 24.0
         return np.maximum(dusk, middle - reach), np.minimum(dawn, middle + reach)
+
+    def _is_high(self, field: Ints, night: Ints, mjd: Floats) -> np.ndarray:
+        """Exposures while their field is not too low; the last of many visits of a night may be too late for that."""
+        if not self.seasons:
+            return np.ones(mjd.size, bool)
+        first, last = self._window(field, night)
+        part = mjd - night
+        return ((part > first - 0.02) & (part < last + 0.02)) | np.isin(night, self.sure_nights)
 
     def _times(self, field: Ints, night: Ints, turn: Ints, again: np.ndarray) -> Floats:
         """mjd of each exposure, near the field's transit.
