@@ -36,6 +36,7 @@ from alerce_spark.classifiers.stamp import Columns, Doubles, Floats
 from alerce_spark.classifiers.taxonomy import STAMP_CLASSES
 from alerce_spark.training import metrics
 from alerce_spark.training.report import PUBLISHED_STAMP, Report, Sheet, write
+from alerce_spark.training.stamps import Options, Trained
 
 Bools = npt.NDArray[np.bool_]
 Classify = Callable[[Floats, Columns], tuple[Doubles, npt.NDArray[np.object_]]]
@@ -286,3 +287,29 @@ def _real_sheets(
     ]
     note = "Area under the curve of boosted trees, five folds, 0.5 is chance; then the numbers that tell most alone."
     yield Sheet("Real against simulated", ("class", "numbers", "AUC", "what tells"), tuple(rows), note)
+
+
+def ablations(
+    train: Callable[[Options], Trained],
+    choices: Mapping[str, Options],
+    images: Floats,
+    columns: Columns,
+    label: npt.ArrayLike,
+    real: RealAlerts | None,
+    folder: Path,
+) -> Sheet:
+    """Trainings that differ in their options, on held-out simulated alerts and on real ones of the development half.
+
+    train: makes a model from options. The model files go to `folder`.
+    """
+    truth = np.asarray(label, np.int64)
+    names = [group.name for group in real.groups] if real is not None else []
+    rows = []
+    for number, (name, options) in enumerate(choices.items()):
+        model = stamp.StampModel.load(train(options).save(folder / f"ablation-{number}.onnx"))
+        answer = model.classify(images, columns)[0].argmax(axis=1)
+        score = metrics.evaluate("class", STAMP_CLASSES, truth, answer).scores["balanced_accuracy"]
+        found = scores(agreement(model.classify, real), HALVES[0]) if real is not None else {}
+        rows.append((name, score, *(found[group] for group in names)))
+    header = ("inputs", "simulated, balanced accuracy", *(f"real {name}" for name in names))
+    return Sheet("Ablations", header, tuple(rows), "Shorter trainings; real alerts of the development half.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,33 @@ def test_augmented_images_keep_the_candidate() -> None:
     assert 0 < np.isnan(changed).mean() < 0.2
     again = stamps.augment(images, np.random.default_rng(0))
     np.testing.assert_array_equal(changed, again)
+
+
+def test_a_bad_subtraction_leaves_no_flux_and_keeps_the_star() -> None:
+    images, _, label = drawn(300, 6)
+    rng = np.random.default_rng(1)
+    stars = [one for one, k in zip(images, label, strict=True) if k in (0, 2)]
+    made = [stamps.bad_subtraction(one, rng) for one in stars]
+    for one, changed in zip(stars, made, strict=True):
+        assert changed is not None
+        np.testing.assert_array_equal(changed[1], one[1])
+        centre = changed[2, 26:37, 26:37]
+        assert abs(centre.sum()) < 0.3 * np.abs(centre).sum()
+        assert np.abs(centre).max() > 20.0
+    assert stamps.bad_subtraction(images[label == 1][0], rng) is None  # no star there
+
+
+@pytest.mark.real_data
+def test_the_report_holds_simulated_and_real_figures(trained: Trained, data_dir: Path, tmp_path: Path) -> None:
+    model = _loaded(trained, tmp_path)
+    images, columns, label = drawn(300, 12)
+    out = stamp_evaluation.report(model, images, columns, label, data_dir, tmp_path / "report.html")
+    found = json.loads(out.with_suffix(".json").read_text())
+    assert 0.5 < found["levels"]["class"]["scores"]["balanced_accuracy"]["value"] <= 1.0
+    labels = {(row["weak label"], row["half"]) for row in found["sheets"]["Real alerts"]}
+    assert ("asteroid", "test") in labels
+    assert {row["numbers"] for row in found["sheets"]["Real against simulated"]} == {"images", "columns"}
+    assert all(0.0 <= row["AUC"] <= 1.0 for row in found["sheets"]["Real against simulated"])
 
 
 def test_separation_of_the_same_is_chance_and_of_others_is_certain() -> None:
