@@ -92,7 +92,7 @@ def mended(
         for query in ("archive", "stamps", "lightcurves", "photometry"):
             _wait((folder / f"lake/_checkpoints/{query}/sources/0/0").exists)
         topics.send(kafka, TOPIC, packets[HIDDEN:])
-        return folder, check(spark, settings, NIGHT, wait_s=90)
+        return folder, check(spark, settings, NIGHT, wait_s=180)
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def test_what_is_hidden_is_found_and_comes_back(
     assert len(alone.rounds) == 1
 
     with running(spark, settings):
-        done = check(spark, settings, NIGHT, wait_s=90)
+        done = check(spark, settings, NIGHT, wait_s=180)
     assert done.ok, (done.broken, done.notes)
     assert done.rounds[0].resent > 0
     assert done.rounds[-1].resent == 0
@@ -274,7 +274,7 @@ def test_topics_without_a_date_are_cut_by_the_time_of_their_messages(
     assert night_packets.read(spark, alerts, "20200529").is_empty()
 
 
-def _wait(condition: Callable[[], bool], limit: float = 60) -> None:
+def _wait(condition: Callable[[], bool], limit: float = 240) -> None:
     end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, "waited in vain"
