@@ -121,19 +121,17 @@ def _tables(path: str) -> dict[str, pl.DataFrame]:
 
 
 def _results(path: str, oids: list[str]) -> dict[str, pl.DataFrame]:
-    """Features and classes at the latest alert of each object, and stamp classes at the first."""
+    """Features and classes at the latest alert of each object, stamp classes at the first; others depend on arrival."""
     opened = lake.open(path)
-    own = (
-        opened.table("detections", oid=oids)
-        .filter("has_stamp")
-        .select("oid", "candid", "mjd")
-        .sort("mjd", "candid")
-        .collect()
-    )
-    ends = pl.concat([own.unique("oid", keep="last"), own.group_by("oid").agg(pl.col("candid", "mjd").min())])
-    ends = ends.select("oid", "candid").unique()
-    found = {name: opened.table(name).collect() for name in ("features", "probabilities")}
-    return {name: rows.join(ends, ["oid", "candid"], "semi").sort(TABLES[name].key) for name, rows in found.items()}
+    own = opened.table("detections", oid=oids).filter("has_stamp").select("oid", "candid", "mjd").collect()
+    latest = own.sort("mjd", "candid").unique("oid", keep="last").select("oid", "candid")
+    first = own.group_by("oid").agg(pl.col("candid").min())
+    features, classes = (opened.table(name).collect() for name in ("features", "probabilities"))
+    of_stamps = classes["classifier"] == "stamp_classifier"
+    ends = [classes.filter(~of_stamps).join(latest, ["oid", "candid"], "semi")]
+    ends.append(classes.filter(of_stamps).join(first, ["oid", "candid"], "semi"))
+    found = {"features": features.join(latest, ["oid", "candid"], "semi"), "probabilities": pl.concat(ends)}
+    return {name: rows.sort(TABLES[name].key) for name, rows in found.items()}
 
 
 def test_packets_that_a_stream_never_saw(mended: tuple[Path, Integrity], packets: list[bytes]) -> None:
