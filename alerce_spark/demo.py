@@ -1,47 +1,69 @@
-"""The demo: a night of alerts through a real Kafka broker and Spark into Delta tables, on one machine."""
+"""The demo: a night of alerts through a real broker, every query, the integrity check and a report, on one machine."""
 
 from __future__ import annotations
 
+import base64
+import io
 import shutil
 import time
-from collections.abc import Iterator
-from itertools import islice
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from alerce_spark import lake
 from alerce_spark.alerts.files import find_files, packets_of
+from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, STAMP, STAMP_CLASSES
 from alerce_spark.config import Settings, load
 from alerce_spark.kafka import local, topics
 from alerce_spark.lightcurves.plot import figure
+from alerce_spark.nightly.integrity import Integrity, check
 from alerce_spark.session import spark_session
-from alerce_spark.simulation import night
+from alerce_spark.simulation.defects import corrupt
+from alerce_spark.simulation.first_alerts import stamp_class
+from alerce_spark.simulation.night import Traits, simulate
 from alerce_spark.streaming.photometry import Summary
+from alerce_spark.streaming.results import Stored
 from alerce_spark.streaming.run import Stream
+from alerce_spark.training import figures, metrics
 
-_TOPIC = "ztf_20200601_programid1"
-_SHOWN = ("detections", "non_detections", "forced_photometry", "objects", "magstats", "quarantine")
+_SHOWN = ("detections", "non_detections", "forced_photometry", "objects", "features", "probabilities", "quarantine")
+_QUERIES = ["archive", "stamps", "lightcurves", "photometry", "results"]
+_DEFECTS = ("html", "truncated", "nan_position")
+
+
+@dataclass
+class _Told:
+    """What the queries report of the run: seconds it took, waits of alerts by step."""
+
+    seconds: float = 0.0
+    waits: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
 
 def run(base: Settings, folder: Path, alerts: Path | None, number: int, console: Console) -> None:
-    """Make `folder` anew: broker, lake, archive, figure. `alerts` replaces the `number` simulated packets."""
+    """Make `folder` anew: broker, lake, archive, report. `alerts` replaces the `number` simulated packets."""
     folder = folder.resolve()
     shutil.rmtree(folder, ignore_errors=True)
+    night = f"{datetime.now(UTC):%Y%m%d}"
+    topic = f"ztf_{night}_programid1"
     settings = load(
         overrides={
             **base.model_dump(mode="json", exclude_unset=True),
             "lake": {"path": str(folder / "lake"), "healpix_order": 3},
             "kafka": {
                 "bootstrap_servers": f"127.0.0.1:{local.free_port()}",
-                "topics": [_TOPIC],
+                "topics": [topic],
                 "local_dir": str(folder / "kafka"),
             },
             "archive": {"url": f"file:{folder / 'archive'}"},
-            "stream": {"queries": ["photometry", "archive"], "photometry_min_alerts": 1, "photometry_max_alerts": 2000},
+            "stream": {"queries": _QUERIES, "photometry_min_alerts": 1, "photometry_max_alerts": 2000},
         }
     )
     servers = settings.kafka.bootstrap_servers
@@ -53,58 +75,171 @@ def run(base: Settings, folder: Path, alerts: Path | None, number: int, console:
         local.start(servers, settings.kafka.local_dir, settings.kafka.local_heap)
         bar.update(starting, completed=1)
         try:
-            topics.create(servers, [_TOPIC], settings.kafka.partitions)
-            producing = bar.add_task("alerts to Kafka", total=number if alerts is None else None)
-            sent = topics.send(servers, _TOPIC, _packets(alerts, number), lambda n: bar.update(producing, completed=n))
-            bar.update(producing, total=sent)
-            seconds = _stream(settings, sent, bar)
+            making = bar.add_task("alerts to Kafka", total=None)
+            packets, truth = _packets(alerts, number)
+            topics.create(servers, [topic], settings.kafka.partitions)
+            sent = topics.send(servers, topic, packets, lambda n: bar.update(making, completed=n, total=len(packets)))
+            told, proof = _stream(settings, night, sent, bar)
         finally:
             local.stop(settings.kafka.local_dir)
-    _summary(settings.lake.path, sent, seconds, console)
-    picture = folder / "light_curves.png"
-    _draw(settings.lake.path, picture)
-    console.print(f"Light curves: {picture}\nTables: {settings.lake.path}  (alerce-spark tables describe)")
+    opened = lake.open(settings.lake.path)
+    classes = opened.table("probabilities").collect()
+    _summary(opened, sent, told, classes, console)
+    console.print(f"integrity of the night: {'complete and right' if proof.ok else proof.broken}")
+    page = folder / "report.html"
+    page.write_text(_page(opened, sent, told, classes, truth, proof), encoding="utf-8")
+    console.print(f"Report: {page}\nTables: {settings.lake.path}  (alerce-spark tables describe)")
 
 
-def _packets(alerts: Path | None, number: int) -> Iterator[bytes]:
+def _packets(alerts: Path | None, number: int) -> tuple[list[bytes], dict[str, str]]:
+    """Packets in order of time, three broken ones among simulated ones; and the true class of each simulated object."""
     if alerts is not None:
-        return (packet for file in find_files([alerts]) for packet, _ in packets_of(str(file)))
-    objects = max(40, number // 12)
-    simulated = night.stream(1, objects=objects, version=("3.3", "4.02"), traits=night.Traits.like_ztf())
-    return (packet for _, _, packet in islice(simulated, number))
+        return [packet for file in find_files([alerts]) for packet, _ in packets_of(str(file))], {}
+    # Four weeks: each packet carries the whole history of its object, so a stream that catches up knows all of it.
+    night = simulate(
+        1,
+        objects=max(40, number // 8),
+        nights=29,
+        cadence=2,
+        history_days=0,
+        version=("3.3", "4.02"),
+        traits=Traits.like_ztf(),
+    )
+    packets = night.packets[:number]
+    rng = np.random.default_rng(1)
+    broken = [corrupt(packets[k], kind, rng) for k, kind in enumerate(_DEFECTS)]
+    return [*packets[: number // 2], *broken, *packets[number // 2 :]], dict(night.truth)
 
 
-def _stream(settings: Settings, sent: int, bar: Progress) -> float:
+def _stream(settings: Settings, night: str, sent: int, bar: Progress) -> tuple[_Told, Integrity]:
     starting = bar.add_task("starting Spark", total=1)
     spark = spark_session(settings, "alerce-spark demo")
     bar.update(starting, completed=1)
-    tasks = {str(name): bar.add_task(name, total=sent) for name in settings.stream.queries}
+    tasks = {str(name): bar.add_task(name, total=None if name == "results" else sent) for name in _QUERIES}
+    told = _Told()
 
     def report(query: str, epoch: int, result: object) -> None:
-        done = result.alerts + result.refused if isinstance(result, Summary) else int(str(result))
+        done = int(str(result)) if isinstance(result, int) else 0
+        if isinstance(result, Summary):
+            done = result.alerts + result.refused
+        if isinstance(result, Stored):
+            done = sum(result.rows.values())
+        if isinstance(result, Summary | Stored):
+            for step, waits in result.latency.items():
+                told.waits.setdefault(step, []).append(waits)
         bar.advance(tasks[query], done)
 
     began = time.monotonic()
     Stream(spark, settings, report, until_empty=True).run()
-    seconds = time.monotonic() - began
+    told.seconds = time.monotonic() - began
+    checking = bar.add_task("integrity", total=1)
+    proof = check(spark, settings, night, rounds=0)
+    bar.update(checking, completed=1)
     spark.stop()
-    return seconds
+    return told, proof
 
 
-def _summary(path: str, sent: int, seconds: float, console: Console) -> None:
-    opened = lake.open(path)
-    rows = Table(
-        "table", "rows", title=f"{sent} alerts in {seconds:.1f} s: {sent / seconds:.0f} alerts/s, first batch included"
-    )
+def _summary(opened: lake.Lake, sent: int, told: _Told, classes: pl.DataFrame, console: Console) -> None:
+    rate = f"{sent} alerts in {told.seconds:.1f} s: {sent / told.seconds:.0f} alerts/s, first batch included"
+    rows = Table("table", "rows", title=rate)
     for name in _SHOWN:
         rows.add_row(name, str(opened.table(name).select(pl.len()).collect().item()))
     console.print(rows)
+    counts = Table("classifier", "class", "objects")
+    for classifier, name, objects in _counts(classes).iter_rows():
+        counts.add_row(classifier, name, str(objects))
+    console.print(counts)
 
 
-def _draw(path: str, picture: Path) -> None:
-    opened = lake.open(path)
+def _latest(classes: pl.DataFrame, classifier: str) -> pl.DataFrame:
+    """One class an object: the first stamps decide, the latest light curve."""
+    chosen = classes.filter(classifier=classifier).sort("mjd", "candid")
+    return chosen.unique("oid", keep="first" if classifier == STAMP else "last", maintain_order=True)
+
+
+def _counts(classes: pl.DataFrame) -> pl.DataFrame:
+    both = pl.concat([_latest(classes, name) for name in (STAMP, LIGHTCURVE)])
+    return both.group_by("classifier", "class").len("objects").sort("classifier", "objects", descending=True)
+
+
+def _page(
+    opened: lake.Lake, sent: int, told: _Told, classes: pl.DataFrame, truth: dict[str, str], proof: Integrity
+) -> str:
+    parts = [
+        ("Classes of the objects", _bars(classes)),
+        ("Where they are", _sky(opened, classes)),
+        (f"From Kafka to result: {sent} alerts that all waited at the start", _waits(told)),
+        ("Light curves", _light_curves(opened)),
+    ]
+    if truth:
+        for classifier, names in ((STAMP, STAMP_CLASSES), (LIGHTCURVE, LIGHTCURVE_CLASSES)):
+            title = f"{classifier}: true and predicted classes of the simulated objects"
+            parts.append((title, _confusion(_latest(classes, classifier), truth, classifier, names)))
+    body = "".join(f"<h2>{escape(title)}</h2>{_image(drawn, title)}" for title, drawn in parts)
+    wrong = "nothing is missing and no invariant is broken" if proof.ok else f"broken: {proof.broken}"
+    head = f"{sent} alerts in {told.seconds:.0f} s through {', '.join(_QUERIES)}. Integrity of the night: {wrong}."
+    return (
+        "<!doctype html><html lang='en'><meta charset='utf-8'><title>alerce_spark: the demo</title>"
+        "<body style='font-family:sans-serif;max-width:60em;margin:2em auto'>"
+        f"<h1>alerce_spark: the demo</h1><p>{escape(head)}</p>{body}</body></html>"
+    )
+
+
+def _image(drawn: Figure, title: str) -> str:
+    content = io.BytesIO()
+    drawn.savefig(content, format="png", dpi=110, bbox_inches="tight")
+    data = base64.b64encode(content.getvalue()).decode()
+    return f"<img alt='{escape(title)}' style='max-width:100%' src='data:image/png;base64,{data}'>"
+
+
+def _bars(classes: pl.DataFrame) -> Figure:
+    drawn = Figure(figsize=(10, 4), layout="constrained")
+    counts = _counts(classes)
+    for axes, classifier in zip(drawn.subplots(1, 2), (STAMP, LIGHTCURVE), strict=True):
+        mine = counts.filter(classifier=classifier)
+        axes.barh(mine["class"].to_list()[::-1], mine["objects"].to_list()[::-1], color="#0072B2")
+        axes.set(title=classifier, xlabel="objects")
+    return drawn
+
+
+def _sky(opened: lake.Lake, classes: pl.DataFrame) -> Figure:
+    drawn = Figure(figsize=(10, 5), layout="constrained")
+    axes = drawn.add_subplot(projection="mollweide")
+    places = opened.table("objects").select("oid", "meanra", "meandec").collect()
+    placed = _latest(classes, STAMP).join(places, on="oid")
+    for name in STAMP_CLASSES:
+        mine = placed.filter(pl.col("class") == name)
+        ra = np.radians((mine["meanra"].to_numpy() + 180) % 360 - 180)
+        axes.plot(ra, np.radians(mine["meandec"].to_numpy()), ".", label=name)
+    axes.grid(alpha=0.3)
+    axes.legend(title="stamp class", loc="lower right")
+    return drawn
+
+
+def _waits(told: _Told) -> Figure:
+    drawn = Figure(figsize=(8, 4), layout="constrained")
+    axes = drawn.add_subplot()
+    for step, parts in told.waits.items():
+        waits = np.sort(np.concatenate(parts))
+        axes.step(waits, np.arange(1, waits.size + 1) / waits.size, where="post", label=step)
+    axes.set(xlabel="seconds since the alert came to Kafka", ylabel="share of alerts", ylim=(0, 1.02))
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return drawn
+
+
+def _light_curves(opened: lake.Lake) -> Figure:
     # The best-observed object without a source in the reference (a transient, if there is one), and two with.
     objects = opened.table("objects").sort("ndet", "oid", descending=[True, False]).collect()
     best = [oid for corrected, n in ((False, 1), (True, 2)) for oid in objects.filter(corrected=corrected)["oid"][:n]]
     detections, limits = (opened.table(name, oid=best).collect() for name in ("detections", "non_detections"))
-    figure(detections, limits, best).savefig(picture, dpi=120)
+    return figure(detections, limits, best)
+
+
+def _confusion(found: pl.DataFrame, truth: dict[str, str], classifier: str, names: tuple[str, ...]) -> Figure:
+    true = found["oid"].replace_strict(truth, default=None)
+    if classifier == STAMP:
+        true = true.map_elements(stamp_class, return_dtype=pl.String)
+    known = found.with_columns(true=true).filter(pl.col("true").is_in(names))
+    codes = (metrics.indices(known[column].to_list(), names) for column in ("true", "class"))
+    return figures.confusion(metrics.evaluate(classifier, names, *codes))

@@ -96,8 +96,9 @@ def import_(
         str | None,
         typer.Option(metavar="TOPIC", help="Send the packets to TOPIC_reprocess, for the stream that holds the lake."),
     ] = None,
+    classify: Annotated[bool, typer.Option(help="Classify stamps and light curves too.")] = True,
 ) -> None:
-    """Write alerts from files into the lake. Safe to repeat."""
+    """Write alerts from files into the lake and classify their objects. Safe to repeat."""
     settings = settings_of(lake={"path": lake})
     from alerce_spark.streaming import backfill
 
@@ -112,7 +113,7 @@ def import_(
         took = sum(batch.seconds.values())
         console.print(f"{done} of {files} files: {batch.alerts} alerts in {took:.1f} s ({batch.alerts / took:.0f}/s)")
 
-    total = backfill.import_alerts(spark_session(settings), settings, paths, progress)
+    total = backfill.import_alerts(spark_session(settings), settings, paths, progress, classify)
     console.print(f"{total.alerts} alerts; rows written: {total.rows or 'none'}")
 
 

@@ -12,8 +12,12 @@ from alerce_spark.config import Settings
 from alerce_spark.kafka import topics
 from alerce_spark.lake import write
 from alerce_spark.lease import Lease
+from alerce_spark.streaming.lightcurves import of_stored
 from alerce_spark.streaming.photometry import Photometry, Summary
+from alerce_spark.streaming.results import Results
+from alerce_spark.streaming.sink import as_packets
 from alerce_spark.streaming.source import from_files
+from alerce_spark.streaming.stamps import stamps
 
 #: A batch of files ends at so many bytes or files.
 _BATCH_BYTES = 512 << 20
@@ -25,8 +29,11 @@ def import_alerts(
     settings: Settings,
     paths: Sequence[Path],
     progress: Callable[[int, int, Summary], None] = lambda done, files, summary: None,
+    classify: bool = True,
 ) -> Summary:
     """Write the alerts of files, directories and tar archives to the lake; safe to repeat and to interrupt.
+
+    With `classify` first alerts get a stamp class, and in the end every object of the files its features and class.
 
     `progress` is called after each batch with files done, files in all, and what the batch did. Raises
     FileNotFoundError for a missing path and LeaseHeld while another application writes the lake.
@@ -37,13 +44,20 @@ def import_alerts(
         write.create(spark, lake.path, lake.healpix_order)
         slices = spark.sparkContext.defaultParallelism
         photometry = Photometry(spark, lake.path, settings.survey, slices, lease.check)
+        results = Results(spark, lake.path, lease.check)
         total = Summary(0, 0, {}, {})
         done = 0
         for batch in _batches(files):
-            summary = photometry.process(from_files(spark, batch, slices))
+            packets = from_files(spark, batch, slices)
+            summary = photometry.process(packets)
+            if classify:
+                results.process(as_packets(stamps(packets, lake.path, settings.survey, None)))
             total = total.plus(summary)
             done += len(batch)
             progress(done, len(files), summary)
+        if classify and len(total.objects):
+            objects = spark.createDataFrame(total.objects.to_arrow()).repartition(slices)
+            results.process(as_packets(of_stored(objects, lake.path, settings.survey)))
     return total
 
 

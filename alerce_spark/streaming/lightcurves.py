@@ -8,18 +8,20 @@ than six detections in g and in r have no features and give no message.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import ArrayLike
 from pyspark.sql import DataFrame
 
 from alerce_spark.alerts.avro import decode
-from alerce_spark.alerts.model import Decoded
 from alerce_spark.classifiers.lightcurve import LightcurveModel, load
 from alerce_spark.classifiers.taxonomy import BRANCHES, LIGHTCURVE, LIGHTCURVE_CLASSES
 from alerce_spark.config import KafkaSettings
@@ -33,6 +35,8 @@ from alerce_spark.lake.storage import healpix_order
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, LIMIT_COLUMNS, Stored, light_curves, statistics_of
 from alerce_spark.streaming.sink import MESSAGES, Message, Topics, error_message, messages
 
+log = logging.getLogger(__name__)
+
 STAGE = "lightcurves"
 _COLUMNS = (*DETECTION_COLUMNS, "sigmapsf_corr_ext", "rb")
 _NO_FORCED = pl.DataFrame(
@@ -45,9 +49,14 @@ _FIELDS = tuple(records.field_name(name) for name in FEATURES)
 _STATISTICS = ("ndet", "firstmjd", "lastmjd", "meanra", "meandec", "corrected", "stellar")
 
 
-def lightcurves(packets: DataFrame, lake: str, survey: str, kafka: KafkaSettings) -> DataFrame:
+def lightcurves(packets: DataFrame, lake: str, survey: str, kafka: KafkaSettings | None) -> DataFrame:
     """Messages for the Kafka sink (`streaming/sink.py`): one for each object of a batch that has features."""
     return packets.mapInArrow(_classifier(lake, survey, kafka), MESSAGES)
+
+
+def of_stored(objects: DataFrame, lake: str, survey: str) -> DataFrame:
+    """Messages about stored objects (columns oid, ra, dec), from what the lake holds of them; no packet is needed."""
+    return objects.select("oid", "ra", "dec").mapInArrow(_stored_classifier(lake, survey), MESSAGES)
 
 
 @dataclass(frozen=True)
@@ -60,16 +69,16 @@ class _Worker:
 
 
 @cache
-def _worker(lake: str, servers: str, partitions: int) -> _Worker:
-    kafka = KafkaSettings(bootstrap_servers=servers, partitions=partitions)
+def _worker(lake: str, broker: tuple[str, int] | None) -> _Worker:
+    kafka = None if broker is None else KafkaSettings(bootstrap_servers=broker[0], partitions=broker[1])
     return _Worker(lake, Served(lake, LIGHTCURVE, load, bootstrap(LIGHTCURVE)), Topics(kafka))
 
 
 def _classifier(
-    lake: str, survey: str, kafka: KafkaSettings
+    lake: str, survey: str, kafka: KafkaSettings | None
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def classify(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        worker = _worker(lake, kafka.bootstrap_servers, kafka.partitions)
+        worker = _worker(lake, kafka and (kafka.bootstrap_servers, kafka.partitions))
         for batch in batches:
             if batch.num_rows:
                 yield messages(_classified(batch, survey, worker))
@@ -77,36 +86,63 @@ def _classifier(
     return classify
 
 
+def _stored_classifier(lake: str, survey: str) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def classify(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        worker = _worker(lake, None)
+        for batch in batches:
+            if not batch.num_rows:
+                continue
+            where = (batch.column(name).to_numpy() for name in ("ra", "dec"))
+            stored = _stored(lake, pl.Series(batch.column("oid")), *where)
+            features, failures = _features(stored.detections, stored.limits)
+            for oid, reason in failures:
+                log.error("%s of %s: %s", STAGE, oid, reason)
+            yield messages(_published(features, stored.detections, stored.limits, survey, worker, {}))
+
+    return classify
+
+
 def _classified(batch: pa.RecordBatch, survey: str, worker: _Worker) -> Iterator[Message]:
     # Packets that cannot be decoded are the business of `photometry`, which quarantines them.
     decoded = decode(batch.column("packet"))
-    if not decoded.alerts.num_rows:
+    alerts = decoded.alerts
+    if not alerts.num_rows:
         return
-    detections, limits = _history(decoded, worker.lake)
+    places = (alerts[name].to_numpy() for name in ("ra", "dec"))
+    detections, limits = light_curves(decoded, _stored(worker.lake, pl.Series(alerts["objectId"]).unique(), *places))
     features, failures = _features(detections, limits)
     # The alert in this batch that an object's message is about: its time in Kafka, its packet where something fails.
-    rows = dict(zip(decoded.alerts["objectId"].to_pylist(), decoded.alerts["row"].to_pylist(), strict=True))
+    rows = dict(zip(alerts["objectId"].to_pylist(), alerts["row"].to_pylist(), strict=True))
     for oid, reason in failures:
         yield error_message(batch, rows[oid], STAGE, survey, oid, reason, worker.out)
+    received = batch.column("received").take(pa.array(rows.values(), pa.int64())).to_pylist()
+    yield from _published(features, detections, limits, survey, worker, dict(zip(rows, received, strict=True)))
+
+
+def _published(
+    features: pa.Table,
+    detections: pl.DataFrame,
+    limits: pl.DataFrame,
+    survey: str,
+    worker: _Worker,
+    received: Mapping[str, datetime | None],
+) -> Iterator[Message]:
     if not features.num_rows:
         return
     model, version = worker.model.get()
-    received = batch.column("received")
     for record in _records(features, detections, limits, model, version):
-        came = received[rows[record["oid"]]].as_py()
+        came = received.get(record["oid"])
         topic = worker.out.daily(records.LIGHTCURVE_TOPIC, came)
         message = records.LIGHTCURVE.encode(record | {"survey": survey, "received": came})
         yield Message(topic, record["oid"], message)
 
 
-def _history(decoded: Decoded, lake: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Detections and upper limits of the objects of these packets: what is stored of them, and what is carried."""
-    alerts = decoded.alerts
-    oids = pl.Series(alerts["objectId"]).unique()
-    pixels, ranges = lookup.near(alerts["ra"].to_numpy(), alerts["dec"].to_numpy(), healpix_order(lake))
+def _stored(lake: str, oids: pl.Series, ra: ArrayLike, dec: ArrayLike) -> Stored:
+    """What the lake holds of objects seen at these positions [deg]: detections and upper limits."""
+    pixels, ranges = lookup.near(ra, dec, healpix_order(lake))
     detections = lookup.read(lake, "detections", _COLUMNS, oids, pixels, None, ranges)
     limits = lookup.read(lake, "non_detections", LIMIT_COLUMNS, oids, pixels, None, ranges)
-    return light_curves(decoded, Stored(detections, limits, _NO_FORCED))
+    return Stored(detections, limits, _NO_FORCED)
 
 
 def _features(detections: pl.DataFrame, limits: pl.DataFrame) -> tuple[pa.Table, list[tuple[str, str]]]:

@@ -141,11 +141,13 @@ class Metrics:
             return
         file = _file(self.lake)
         temporary = file.with_suffix(f".{os.getpid()}")
-        try:
-            temporary.write_text(json.dumps(self.status()))
-            temporary.replace(file)
-        except OSError as error:  # a full disk must not end the stream
-            log.warning("cannot write %s: %s", file, error)
+        text = json.dumps(self.status())
+        with self._lock:
+            try:
+                temporary.write_text(text)
+                temporary.replace(file)
+            except OSError as error:  # a full disk must not end the stream
+                log.warning("cannot write %s: %s", file, error)
 
 
 def read(lake: str) -> dict[str, Any] | None:

@@ -58,11 +58,15 @@ _OPENED = pa.schema(
 )
 
 
+_NO_OBJECTS = pl.DataFrame(schema={"oid": pl.String, "ra": pl.Float64, "dec": pl.Float64})
+
+
 @dataclass(frozen=True)
 class Summary:
     """What a batch did: alerts taken, packets refused, rows written by kind, seconds of each part.
 
     latency: under "photometry" the seconds from each alert's Kafka timestamp to its rows; nothing for files.
+    objects: the objects of the alerts, columns oid, ra, dec [deg] of one of their alerts.
     """
 
     alerts: int
@@ -70,6 +74,7 @@ class Summary:
     rows: dict[str, int]
     seconds: dict[str, float]
     latency: dict[str, np.ndarray] = field(default_factory=dict)
+    objects: pl.DataFrame = field(default_factory=lambda: _NO_OBJECTS, repr=False)
 
     def plus(self, other: Summary) -> Summary:
         """Sum of two batches."""
@@ -78,6 +83,7 @@ class Summary:
             self.refused + other.refused,
             _sum(self.rows, other.rows),
             _sum(self.seconds, other.seconds),
+            objects=pl.concat([self.objects, other.objects]).unique("oid", keep="first", maintain_order=True),
         )
 
 
@@ -129,7 +135,8 @@ class Photometry:
             finally:
                 pieces.unpersist()
             waits = time.time() - alerts["received"].drop_nulls().dt.epoch("us").to_numpy() / 1e6
-            return Summary(len(alerts), refused, counts, clock.seconds, {_STAGE: waits} if waits.size else {})
+            objects = alerts.select("oid", "ra", "dec").unique("oid", keep="first", maintain_order=True)
+            return Summary(len(alerts), refused, counts, clock.seconds, {_STAGE: waits} if waits.size else {}, objects)
         finally:
             opened.unpersist()
 

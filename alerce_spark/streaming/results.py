@@ -150,13 +150,14 @@ def _pieces(made: dict[str, list[Row]], order: int) -> Iterator[pa.RecordBatch]:
         yield piece(kind, pa.Table.from_pylist(rows, _SCHEMAS[kind]))
 
 
-def _parsed(topic: str, record: records.Record, published: datetime) -> Iterator[tuple[str, Row]]:
+def _parsed(topic: str, record: records.Record, published: datetime | None) -> Iterator[tuple[str, Row]]:
     """Rows of one message, with ra and dec for those that have a pixel."""
     if topic == records.ERROR_TOPIC:
         yield "quarantine", record
     elif topic.startswith(records.STAMP_TOPIC):
         yield "probabilities", _stamp_row(record)
-        yield "latency", {"classifier": STAMP, "seconds": (published - record["received"]).total_seconds()}
+        if published is not None and record["received"] is not None:
+            yield "latency", {"classifier": STAMP, "seconds": (published - record["received"]).total_seconds()}
     elif topic == records.RECLASSIFIED_TOPIC:
         yield "probabilities", record | _classification(record["version"], record["class"], record["probabilities"])
     else:
@@ -166,7 +167,8 @@ def _parsed(topic: str, record: records.Record, published: datetime) -> Iterator
         yield "features", same | head | values
         found = record["lc_classification"]
         yield "probabilities", same | _classification(record["version"], found["class"], found["probabilities"])
-        yield "latency", {"classifier": LIGHTCURVE, "seconds": (published - record["received"]).total_seconds()}
+        if published is not None and record["received"] is not None:
+            yield "latency", {"classifier": LIGHTCURVE, "seconds": (published - record["received"]).total_seconds()}
 
 
 def _stamp_row(record: records.Record) -> Row:

@@ -110,15 +110,14 @@ class Stream:
     def _warm_up(self) -> None:
         """Let the workers load libraries, kernels and models before the first offsets: it takes them seconds."""
         settings = self.settings
-        native = [make for make in (stamps, lightcurves) if make.__name__ in settings.stream.queries]
-        if not native:
+        if not {"stamps", "lightcurves"} & set(settings.stream.queries):
             return
         tasks = self.spark.sparkContext.defaultParallelism
-        some = simulate(1, objects=3, nights=20, alerts_per_object=None).packets[-8:]
+        some = simulate(1, objects=3, nights=20).packets[-8:]
         rows = [(k, packet, "warm-up", 0, 0, datetime.now(UTC)) for k in range(tasks) for packet in some]
         packets = self.spark.createDataFrame(rows, f"task INT, {PACKETS}").repartitionById(tasks, "task").drop("task")
-        for make in native:
-            messages = make(packets, settings.lake.path, settings.survey, settings.kafka)
+        where = (settings.lake.path, settings.survey, settings.kafka)
+        for messages in (stamps(packets, *where, is_warm_up=True), lightcurves(packets, *where)):
             messages.write.format("noop").mode("overwrite").save()
 
     @contextmanager

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 import pyarrow as pa
+from pyspark.sql import DataFrame
 
 from alerce_spark.config import KafkaSettings
 from alerce_spark.kafka import records, topics
@@ -46,23 +47,31 @@ def sink_options(kafka: KafkaSettings) -> dict[str, str]:
 class Topics:
     """Topics that results go to, made by the admin client when first needed: a broker must not make them by itself.
 
-    In a worker; one call to the broker for each topic and process.
+    In a worker; one call to the broker for each topic and process. Without settings no broker is asked: an import takes
+    the messages itself.
     """
 
-    def __init__(self, kafka: KafkaSettings) -> None:
+    def __init__(self, kafka: KafkaSettings | None) -> None:
         self._kafka = kafka
         self._there: set[str] = set()
 
-    def daily(self, name: str, received: datetime) -> str:
+    def daily(self, name: str, received: datetime | None) -> str:
         """`name` with the UTC date of an alert's Kafka timestamp, so that a replay goes to the same topic."""
-        return self.named(f"{name}_{received.astimezone(UTC):%Y%m%d}")
+        return self.named(name if received is None else f"{name}_{received.astimezone(UTC):%Y%m%d}")
 
     def named(self, topic: str) -> str:
         """`topic`, which is there now. Raises KafkaException where the broker does not answer or refuses."""
-        if topic not in self._there:
+        if self._kafka is not None and topic not in self._there:
             topics.create(self._kafka.bootstrap_servers, [topic], self._kafka.partitions)
             self._there.add(topic)
         return topic
+
+
+def as_packets(out: DataFrame) -> DataFrame:
+    """Messages in the columns of PACKETS (`streaming/source.py`), as `results` would read them from Kafka."""
+    return out.selectExpr(
+        "value AS packet", "topic AS source", "NULL AS `partition`", "NULL AS `offset`", "NULL AS received"
+    )
 
 
 def error_message(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -39,9 +39,14 @@ _REMEMBERED = 200_000
 _MJD_ZERO = 2400000.5
 
 
-def stamps(packets: DataFrame, lake: str, survey: str, kafka: KafkaSettings) -> DataFrame:
-    """Messages for the Kafka sink (`streaming/sink.py`): one for each first alert, a class or an error."""
-    return packets.mapInArrow(_classifier(lake, survey, kafka), MESSAGES)
+def stamps(
+    packets: DataFrame, lake: str, survey: str, kafka: KafkaSettings | None, is_warm_up: bool = False
+) -> DataFrame:
+    """Messages for the Kafka sink (`streaming/sink.py`): one for each first alert, a class or an error.
+
+    is_warm_up: the packets are not of the sky, workers must not remember their objects.
+    """
+    return packets.mapInArrow(_classifier(lake, survey, kafka, is_warm_up), MESSAGES)
 
 
 @dataclass
@@ -72,16 +77,18 @@ class _Worker:
 
 
 @cache
-def _worker(lake: str, servers: str, partitions: int) -> _Worker:
-    kafka = KafkaSettings(bootstrap_servers=servers, partitions=partitions)
+def _worker(lake: str, broker: tuple[str, int] | None) -> _Worker:
+    kafka = None if broker is None else KafkaSettings(bootstrap_servers=broker[0], partitions=broker[1])
     return _Worker(lake, Served(lake, STAMP, StampModel.load, bootstrap(STAMP)), Seen(_REMEMBERED), Topics(kafka))
 
 
 def _classifier(
-    lake: str, survey: str, kafka: KafkaSettings
+    lake: str, survey: str, kafka: KafkaSettings | None, is_warm_up: bool
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def classify(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        worker = _worker(lake, kafka.bootstrap_servers, kafka.partitions)
+        worker = _worker(lake, kafka and (kafka.bootstrap_servers, kafka.partitions))
+        if is_warm_up:
+            worker = replace(worker, seen=Seen(_REMEMBERED))
         for batch in batches:
             if batch.num_rows:
                 yield messages(_classified(batch, survey, worker))

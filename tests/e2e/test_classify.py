@@ -26,6 +26,7 @@ from alerce_spark.kafka import records, topics
 from alerce_spark.lake.models import bootstrap
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.night import simulate
+from alerce_spark.streaming.backfill import import_alerts
 from alerce_spark.streaming.run import Stream
 
 pytestmark = [pytest.mark.spark, pytest.mark.kafka]
@@ -158,6 +159,31 @@ def test_features_and_classes_equal_those_of_the_stored_light_curves(run: tuple[
     actual = np.array([_values(cell, LIGHTCURVE_CLASSES) for cell in classes["probabilities"].to_list()])
     np.testing.assert_allclose(actual, model.classify(expected.select(FEATURES).to_numpy()).probabilities, atol=1e-6)
     assert classes["ndet_used"].to_list() == expected["ndet_used"].to_list()
+
+
+def test_import_gives_the_same_results(
+    spark: SparkSession, run: tuple[Settings, Callable[[], None]], packets: list[bytes], tmp_path: Path
+) -> None:
+    streamed, _ = run
+    (tmp_path / "alerts").mkdir()
+    for k, packet in enumerate(packets):
+        (tmp_path / "alerts" / f"{k:05d}.avro").write_bytes(packet)
+    settings = streamed.model_copy(update={"lake": streamed.lake.model_copy(update={"path": str(tmp_path / "lake")})})
+    import_alerts(spark, settings, [tmp_path / "alerts"])
+    imported = lake.open(settings.lake.path).table("features").sort("oid").collect()
+    assert len(imported) >= 5
+    found = lake.open(streamed.lake.path).table("features").collect()
+    found = found.join(imported.select("oid", "candid"), on=["oid", "candid"]).sort("oid")
+    assert found.drop("mjd", *FEATURES).equals(imported.drop("mjd", *FEATURES))
+    values = (frame.select(FEATURES).to_numpy() for frame in (found, imported))
+    np.testing.assert_allclose(*values, rtol=1e-9, atol=1e-12, equal_nan=True)
+    for classifier in (STAMP, LIGHTCURVE):
+        mine = _probabilities(settings, classifier)
+        theirs = _probabilities(streamed, classifier).join(mine.select("oid", "candid"), on=["oid", "candid"])
+        theirs = theirs.sort("oid", "candid")
+        assert mine["class"].to_list() == theirs["class"].to_list()
+        assert mine["version"].to_list() == theirs["version"].to_list()
+        np.testing.assert_allclose(mine["probability"], theirs["probability"], atol=1e-6)
 
 
 def test_messages_say_what_the_tables_say(run: tuple[Settings, Callable[[], None]]) -> None:
