@@ -52,7 +52,9 @@ class Options:
     filters: of the first and of the second pair of convolutions of the fine branch; the coarse one has single ones.
     entropy: β of the loss. settling: epochs with all four rotations, after `epochs` with one. patience: epochs without
     a better validation loss after which each of the two parts ends. minutes: after which no epoch begins. on_stars:
-    share of the bogus alerts that `bad_subtraction` makes of stars.
+    share of the bogus alerts that `bad_subtraction` makes of stars. odds: frequencies of the classes to answer for,
+    after a training in which they are equal. Asteroids are by far the most of the sky's first alerts; twice as many
+    took their agreement on the development half from 0.78 to 0.97 at no cost on simulated alerts (0.835).
     """
 
     columns: tuple[str, ...] = COLUMNS
@@ -68,6 +70,7 @@ class Options:
     patience: int = 5
     minutes: float = 15.0
     on_stars: float = 0.35
+    odds: tuple[float, ...] = (1.0, 1.0, 1.0, 2.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -308,6 +311,7 @@ def train(
         schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * len(batches), alpha=0.02)
         model.compile(keras.optimizers.Adam(schedule), _loss(options.entropy), metrics=["accuracy"])
         _fit(model, batches, (check, label[checking]), epochs, options, begin, history)
+    _answer_for(full, options.odds)
     answer = np.asarray(full.predict(check, batch_size=256, verbose=0))
     recall = [float((answer[label[checking] == k].argmax(1) == k).mean()) for k in range(len(STAMP_CLASSES))]
     metrics = {
@@ -340,6 +344,13 @@ def _taken(options: Options, images: Floats, table: Floats) -> list[Floats]:
         fine, coarse, _ = stamp.views(images)
         parts += [np.moveaxis(fine, 1, -1), np.moveaxis(coarse, 1, -1)]
     return [*parts, table] if options.columns else parts
+
+
+def _answer_for(network: Any, odds: Sequence[float]) -> None:
+    """Change the last layer's bias so that classes of equal frequency in the training have these odds."""
+    last = network.get_layer("head").get_layer("head_out")
+    kernel, bias = last.get_weights()
+    last.set_weights([kernel, bias + np.log(np.asarray(odds, bias.dtype))])
 
 
 def _batches(

@@ -82,6 +82,17 @@ def test_metrics_and_history_are_kept(trained: Trained) -> None:
     assert 0.5 < trained.metrics["balanced_accuracy"] <= 1.0
 
 
+def test_odds_multiply_the_probabilities() -> None:
+    _, full = stamps.networks(SMALL)
+    rng = np.random.default_rng(3)
+    taken = [rng.normal(size=(5, 21, 21, 4)), rng.normal(size=(5, 21, 21, 4)), rng.normal(size=(5, 3))]
+    before = full.predict(taken, verbose=0)
+    odds = np.array([1.0, 2.0, 1.0, 0.5, 1.0])
+    stamps._answer_for(full, odds)
+    expected = before * odds / (before * odds).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(full.predict(taken, verbose=0), expected, atol=1e-6)
+
+
 def test_normalisation_is_that_of_the_training_set() -> None:
     table = np.array([[0.2, 40.0], [0.4, np.nan], [np.nan, 10.0]])
     score, distance = stamps.fit_inputs(table, ["sgscore1", "distpsnr1"])
