@@ -58,11 +58,13 @@ class Draws:
 
     def uniform(self, name: str, low: Any = 0.0, high: Any = 1.0) -> Floats:
         """Uniform in (low, high), one for each object; the limits may be arrays."""
-        return low + (high - low) * uniform(self.seed, f"{self.kind} {name}", self.index)
+        deviates = self.once(f"uniform {name}", lambda: uniform(self.seed, f"{self.kind} {name}", self.index))
+        return low + (high - low) * deviates
 
     def normal(self, name: str, mean: Any = 0.0, sigma: Any = 1.0) -> Floats:
         """Normal with `mean` and `sigma`, one for each object; both may be arrays."""
-        return mean + sigma * normal(self.seed, f"{self.kind} {name}", self.index)
+        deviates = self.once(f"normal {name}", lambda: normal(self.seed, f"{self.kind} {name}", self.index))
+        return mean + sigma * deviates
 
     def clipped(self, name: str, mean: Any, sigma: Any, low: Any, high: Any) -> Floats:
         """Normal with `mean` and `sigma`, moved to the nearer of `low` and `high` where it lies outside."""
@@ -82,16 +84,20 @@ class Draws:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try of `first_accepted`, for the objects `rows` of `draws`, with random numbers of its own."""
+    """Tries of `first_accepted`: row k is try `numbers[k]` for object `rows[k]` of `draws`, with its own numbers."""
 
     draws: Draws
     rows: Ints
-    number: int
+    numbers: Ints
 
     def uniform(self, name: str, low: Any = 0.0, high: Any = 1.0) -> Floats:
         """Uniform in (low, high), one for each row."""
         d = self.draws
-        return low + (high - low) * uniform(d.seed, f"{d.kind} {name}", d.index[self.rows], np.int64(self.number))
+        return low + (high - low) * uniform(d.seed, f"{d.kind} {name}", d.index[self.rows], self.numbers)
+
+
+#: Rows that `first_accepted` tries at once: fewer cost numpy's calls, more cost tries that nobody needs.
+_TRIED_AT_ONCE = 768
 
 
 def first_accepted(
@@ -99,17 +105,21 @@ def first_accepted(
 ) -> Floats:
     """Rejection sampling, each object by itself: for each one the (width,) values of its first accepted try.
 
-    attempt: gives (width, rows) values and which of the rows are accepted. Where none of `tries` is, the last stands.
-    Returns (width, objects).
+    attempt: gives (width, rows) values and which of the rows are accepted, each row by itself. Where none of `tries`
+    is, the last stands. Several tries are made at once where few objects are left. Returns (width, objects).
     """
     out = np.zeros((width, len(draws)))
     pending = np.arange(len(draws))
-    for number in range(tries):
-        values, is_accepted = attempt(Attempt(draws, pending, number))
-        out[:, pending] = values
-        pending = pending[~is_accepted]
-        if not pending.size:
-            break
+    number = 0
+    while pending.size and number < tries:
+        some = min(tries - number, max(1, _TRIED_AT_ONCE // pending.size))
+        numbers = np.repeat(np.arange(number, number + some), pending.size)
+        values, is_accepted = attempt(Attempt(draws, np.tile(pending, some), numbers))
+        by_try = np.reshape(is_accepted, (some, -1))
+        is_found = by_try.any(axis=0)
+        first = np.where(is_found, by_try.argmax(axis=0), some - 1)
+        out[:, pending] = values[:, first * pending.size + np.arange(pending.size)]
+        pending, number = pending[~is_found], number + some
     return out
 
 

@@ -8,6 +8,7 @@ process it is made; a generator with a state cannot give that. The mixing functi
 from __future__ import annotations
 
 import zlib
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,7 @@ def _normals(key: Any, a: Any, b: Any) -> Any:
     return out
 
 
+@lru_cache(4096)
 def key_of(seed: int, name: str) -> np.uint64:
     """Key of the random quantity `name` in the sky of `seed`."""
     x = (seed * 0x9E3779B97F4A7C15 + (zlib.crc32(name.encode()) << 31) + 0x632BE59BD9B4E019) & _MASK
@@ -88,5 +90,12 @@ def normal(seed: int, name: str, a: Any, b: Any = 0) -> Floats:
 
 
 def _pair(a: Any, b: Any) -> tuple[Ints, Ints]:
-    first, second = np.broadcast_arrays(np.asarray(a, np.int64), np.asarray(b, np.int64))
+    # np.broadcast_arrays would cost more than the numbers of a few objects
+    first, second = np.asarray(a, np.int64), np.asarray(b, np.int64)
+    if second.ndim == 0:
+        second = np.full(first.shape or 1, second)
+    if first.ndim == 0:
+        first = np.full(second.shape, first)
+    if first.size != second.size:
+        raise ValueError(f"{first.size} and {second.size} integers cannot be paired")
     return np.ascontiguousarray(first), np.ascontiguousarray(second)
