@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import Progress
 from rich.table import Table
 
 from alerce_spark.cli.common import Lake, app, console, settings_of
+
+if TYPE_CHECKING:
+    from alerce_spark.nightly.retrain import Outcome
+
+train_app = typer.Typer(no_args_is_help=True, help="Train a classifier from simulation; retrain is the nightly form.")
+app.add_typer(train_app, name="train")
 
 Night = Annotated[str | None, typer.Option(help="Night, YYYYMMDD; default: that of yesterday (UTC).")]
 
@@ -77,13 +83,42 @@ def retrain(
             workers=workers,
             progress=lambda made, total: bar.update(simulating, completed=made, total=total),
         )
+    if done.promoted:
+        console.print("objects without alerts get the new version with: alerce-spark reclassify")
+    _say(done)
+
+
+@train_app.command("stamp")
+def train_stamp(
+    lake: Lake = None,
+    out: Annotated[Path, typer.Option(help="Folder of report and model file.")] = Path("reports"),
+    seed: Annotated[int, typer.Option(help="The same seed and machine give the same model.")] = 1,
+    per_class: Annotated[int, typer.Option(help="Simulated first alerts of each class, 48 kB of memory each.")] = 2500,
+    minutes: Annotated[float | None, typer.Option(help="No epoch begins after so many minutes.")] = None,
+    date: Annotated[str | None, typer.Option(help="YYYYMMDD of the version; default: today (UTC).")] = None,
+    real_data: Annotated[Path | None, typer.Option(help="Folder of real alerts for the report.")] = None,
+) -> None:
+    """Train the stamp classifier; promote it if it is not worse. Exit status 0 promoted, 3 kept the old."""
+    from alerce_spark.nightly.train_stamps import train_stamps
+
+    done = train_stamps(
+        settings_of(lake={"path": lake}),
+        date=date or f"{datetime.now(UTC):%Y%m%d}",
+        out=out,
+        seed=seed,
+        per_class=per_class,
+        minutes=minutes,
+        real_data=real_data,
+    )
+    _say(done)
+
+
+def _say(done: Outcome) -> None:
     for name, value in done.metrics.items():
         console.print(f"{name}: {value:.3f}")
     for reason in done.reasons:
         console.print(reason)
     console.print(f"{done.version} {'promoted' if done.promoted else 'not promoted'}; report {done.report}")
-    if done.promoted:
-        console.print("objects without alerts get the new version with: alerce-spark reclassify")
     raise typer.Exit(done.exit_code)
 
 

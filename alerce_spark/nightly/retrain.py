@@ -87,7 +87,7 @@ def retrain(
     if seed == HELD_OUT_SEED:
         raise ValueError(f"seed {seed} is that of the held-out objects")
     lake = settings.lake.path
-    version = _next_version(lake, date)
+    version = next_version(lake, LIGHTCURVE, date)
     real = _labelled(lake, labels) if labels is not None else None
     named = training_sets.write(lake, TRAINING_SET, _training_set(real, seed, per_class, workers, progress))
     training = training_sets.read(lake, named)
@@ -111,11 +111,11 @@ def retrain(
     return Outcome(version, verdict.promote, verdict.reasons, named, page, figures)
 
 
-def _next_version(lake: str, date: str) -> str:
+def next_version(lake: str, classifier: str, date: str) -> str:
     """YYYYMMDD.N with the first N that the registry does not have."""
     known: list[str] = []
     if is_made(lake, "models"):
-        known = models.listing(lake, LIGHTCURVE)["version"].to_pylist()
+        known = models.listing(lake, classifier)["version"].to_pylist()
     used = [int(v.removeprefix(f"{date}.")) for v in known if re.fullmatch(rf"{date}\.\d+", v)]
     return f"{date}.{max(used, default=0) + 1}"
 
