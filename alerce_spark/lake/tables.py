@@ -304,7 +304,7 @@ MAGSTATS = Table(
 
 FEATURES = Table(
     "features",
-    "Light-curve features, one row for an object at an alert; the row with the larger ndet_used wins.",
+    "Light-curve features, one row for an object at an alert; the larger ndet_used wins, then the larger nown.",
     (
         *_SKY,
         _OID,
@@ -312,6 +312,7 @@ FEATURES = Table(
         _MJD,
         _VERSION,
         Column("ndet_used", "int", "Detections that entered", required=True),
+        Column("nown", "int", "Detections known by their own alerts then, not by copies in later ones", required=True),
         Column("period_false_alarm", "double", "Probability that noise alone gives so high a peak in the periodogram"),
         *(Column(name, "double", "Feature of the light curve (paper, Appendix B)") for name in FEATURE_NAMES),
     ),
@@ -329,6 +330,7 @@ PROBABILITIES = Table(
         _CANDID,
         _MJD,
         Column("ndet_used", "int", "Detections that entered", required=True),
+        Column("nown", "int", "Detections known by their own alerts then, not by copies in later ones", required=True),
         Column("class", "string", "Most probable class", required=True),
         Column("probability", "double", "Its probability", required=True),
         Column("probabilities", "values", "Class to probability"),

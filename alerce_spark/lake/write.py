@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import polars as pl
+from delta.exceptions import DeltaConcurrentModificationException
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random
 
 from alerce_spark.classifiers import taxonomy
 from alerce_spark.lake.storage import ORDER_PROPERTY, LakeError, delta_table, healpix_order, is_made, table_path
@@ -91,8 +93,17 @@ def update(rows: DataFrame, lake: str, table: str, pixels: Iterable[int], column
 
 
 def insert(rows: DataFrame, lake: str, table: str) -> None:
-    """Insert rows whose key is not there yet, one commit. For small tables without positions."""
-    _merge_into(rows, lake, table, ()).whenNotMatchedInsertAll().execute()
+    """Insert rows whose key is not there yet, one commit. For small tables without positions, which two queries share:
+    where the other one was faster, the insert is made again.
+    """
+    for attempt in Retrying(
+        retry=retry_if_exception_type(DeltaConcurrentModificationException),
+        wait=wait_random(0.1, 1.0),
+        stop=stop_after_attempt(10),
+        reraise=True,
+    ):
+        with attempt:
+            _merge_into(rows, lake, table, ()).whenNotMatchedInsertAll().execute()
 
 
 def _merge_into(rows: DataFrame, lake: str, table: str, pixels: Iterable[int]):  # type: ignore[no-untyped-def]

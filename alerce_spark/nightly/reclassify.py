@@ -26,7 +26,7 @@ from alerce_spark.lake.tables import TABLES
 from alerce_spark.lease import Lease, LeaseHeld
 from alerce_spark.streaming.sink import MESSAGES, Message, messages, sink_options
 
-_SAME = ("pixel", "healpix29", "survey", "oid", "candid", "mjd", "ndet_used")
+_SAME = ("pixel", "healpix29", "survey", "oid", "candid", "mjd", "ndet_used", "nown")
 
 
 def reclassify(spark: SparkSession, settings: Settings) -> tuple[int, str, bool]:

@@ -180,8 +180,9 @@ def _records(
     matrix = np.column_stack([features[name].to_numpy() for name in FEATURES])
     found = model.classify(matrix)
     probabilities, top, children = (records.published(a) for a in (found.probabilities, found.top, found.children))
-    latest = detections.filter("has_stamp").sort("mjd", "candid").unique("oid", keep="last")
-    about = pl.DataFrame(oids).join(latest.select("oid", "candid", "mjd", "ra", "dec"), on="oid", maintain_order="left")
+    own = detections.filter("has_stamp").with_columns(nown=pl.len().over("oid").cast(pl.Int32))
+    latest = own.sort("mjd", "candid").unique("oid", keep="last").select("oid", "candid", "mjd", "ra", "dec", "nown")
+    about = pl.DataFrame(oids).join(latest, on="oid", maintain_order="left")
     statistics = pl.DataFrame(
         statistics_of(detections.filter(pl.col("oid").is_in(about["oid"].implode())), limits, about)[1]
     )

@@ -1,7 +1,8 @@
 """Query `results`: what the other queries published → probabilities, features; what they could not do → quarantine.
 
 Messages are at least once, in any order. A row is stored once for each key; of one key the larger `ndet_used` wins,
-since it saw more of the object's history (design.md section 4).
+since it saw more of the object's history (design.md section 4), then the larger `nown`: detections that were known by
+their own alerts, not by the rounded copies that later alerts carry.
 """
 
 from __future__ import annotations
@@ -103,16 +104,19 @@ class Results:
         return len(new) + len(better)
 
     def _changes(self, rows: pa.Table, name: str) -> tuple[pa.Table, pa.Table]:
-        """Rows whose key the table lacks, and rows that saw more detections than the stored one of their key."""
+        """Rows whose key the table lacks, and rows that saw more than the stored one of their key."""
         key = list(TABLES[name].key)
-        keys = pl.DataFrame(rows.select([*key, "ndet_used", "healpix29", "pixel"])).with_row_index("row")
-        keys = keys.sort("ndet_used", "row", descending=[True, False]).unique(key, keep="first", maintain_order=True)
+        keys = pl.DataFrame(rows.select([*key, "ndet_used", "nown", "healpix29", "pixel"])).with_row_index("row")
+        keys = keys.sort("ndet_used", "nown", "row", descending=[True, True, False])
+        keys = keys.unique(key, keep="first", maintain_order=True)
         _, ranges = lookup.near(*sky.position(keys["healpix29"]), healpix_order(self.lake))
         pixels = keys["pixel"].unique()
-        stored = lookup.read(self.lake, name, [*key, "ndet_used"], keys["oid"].unique(), pixels, None, ranges)
-        known = keys.join(stored.rename({"ndet_used": "stored"}), on=key, how="left")
-        new = known.filter(pl.col("stored").is_null())["row"]
-        better = known.filter(pl.col("ndet_used") > pl.col("stored"))["row"]
+        columns = [*key, "ndet_used", "nown"]
+        stored = lookup.read(self.lake, name, columns, keys["oid"].unique(), pixels, None, ranges)
+        known = keys.join(stored.rename({"ndet_used": "had", "nown": "had_own"}), on=key, how="left")
+        new = known.filter(pl.col("had").is_null())["row"]
+        saw_more = (pl.col("ndet_used") == pl.col("had")) & (pl.col("nown") > pl.col("had_own"))
+        better = known.filter((pl.col("ndet_used") > pl.col("had")) | saw_more)["row"]
         return rows.take(new.to_arrow()), rows.take(better.to_arrow())
 
 
@@ -161,7 +165,7 @@ def _parsed(topic: str, record: records.Record, published: datetime | None) -> I
     elif topic == records.RECLASSIFIED_TOPIC:
         yield "probabilities", record | _classification(record["version"], record["class"], record["probabilities"])
     else:
-        same = {name: record[name] for name in ("oid", "candid", "mjd", "ndet_used", "survey", "ra", "dec")}
+        same = {name: record[name] for name in ("oid", "candid", "mjd", "ndet_used", "nown", "survey", "ra", "dec")}
         values = {name: record["features"][records.field_name(name)] for name in FEATURES}
         head = {"version": record["features_version"], "period_false_alarm": record["period_false_alarm"]}
         yield "features", same | head | values
@@ -180,6 +184,7 @@ def _stamp_row(record: records.Record) -> Row:
         "probability": probabilities[record["class"]],
         "probabilities": list(probabilities.items()),
         "ndet_used": 1,
+        "nown": 1,
         **{name: record[name] for name in ("survey", "version", "candid", "mjd", "flags", "ra", "dec")},
     }
 

@@ -72,6 +72,7 @@ def _light_curve_record() -> records.Record:
         "version": "7",
         "features_version": "1.0.0",
         "ndet_used": 12,
+        "nown": 3,
         "period_false_alarm": None,
         "survey": "ztf",
         "received": CAME,

@@ -154,7 +154,7 @@ def test_the_unlabelled_sky_is_looked_at(run: Callable[..., Outcome], tmp_path: 
         values = dict.fromkeys(FEATURES, float(LIGHTCURVE_CLASSES.index(name)))
         for i in range(60):
             row = {"oid": f"{name}{i}", "candid": i, "mjd": 59000.0}
-            features.append({**row, **values, "version": FEATURES_VERSION, "ndet_used": 20})
+            features.append({**row, **values, "version": FEATURES_VERSION, "ndet_used": 20, "nown": 20})
             objects.append({"oid": row["oid"], "meanra": ra, "meandec": dec})
             stamps.append({**row, "classifier": "stamp_classifier", "version": "1", "class": stamp})
     later = [{**row, "candid": 99, "class": "SN"} for row in stamps]  # not the first alert: does not count

@@ -118,7 +118,7 @@ def lake(tmp_path: Path) -> str:
 
     def row(oid: str, mjd: float, std: float | None, ndet: int, **more: Any) -> dict[str, Any]:
         return {
-            **{"oid": oid, "mjd": mjd, "candid": int(mjd), "ndet_used": ndet},
+            **{"oid": oid, "mjd": mjd, "candid": int(mjd), "ndet_used": ndet, "nown": ndet},
             **{"version": FEATURES_VERSION, "Std_1": std, **more},
         }
 
