@@ -17,7 +17,15 @@ from alerce_spark.training import stamp_evaluation, stamps
 from alerce_spark.training.stamps import Options, Trained
 
 SMALL = Options(
-    columns=("sgscore1", "distpsnr1", "magpsf"), filters=(8, 8), dense=16, dropout=0.1, epochs=4, settling=1, batch=32
+    columns=("sgscore1", "distpsnr1", "magpsf"),
+    filters=(8, 8),
+    dense=16,
+    dropout=0.1,
+    epochs=5,
+    settling=1,
+    batch=32,
+    on_stars=0.0,
+    odds=(1.0,) * 5,
 )
 Drawn = tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]
 
