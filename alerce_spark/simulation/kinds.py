@@ -183,10 +183,34 @@ def neighbour_separation(draws: Draws) -> Floats:
     return 2.0 + 9.0 * np.sqrt(-np.log(draws.uniform("neighbour away")))
 
 
-def star_scores(draws: Draws) -> Floats:
-    """PS1 scores of stars: near 1 for nine in ten, in between for blends (Tachibana & Miller 2018, fig. 6)."""
-    clean = 1.0 - 0.06 * draws.uniform("score") ** 2.5
-    return np.where(draws.uniform("blend") < 0.06, draws.uniform("blended score", 0.3, 0.95), clean)
+def star_scores(draws: Draws, r_mag: Any = 0.0) -> Floats:
+    """PS1 scores of stars of magnitude `r_mag`: near 1 for nine in ten bright ones, in between for blends.
+
+    Less sure from r = 19.5 on, undecided at 22.5 (Tachibana & Miller 2018, figs. 6 and 8). Where PS1 has no good
+    measurement, for blends as for saturated stars, their catalogue says 0.5 (one in a hundred).
+    """
+    doubt = np.interp(r_mag, [19.0, 20.5, 22.5], [0.06, 0.25, 0.9])
+    clean = 1.0 - doubt * draws.uniform("score") ** np.interp(r_mag, [19.0, 22.0], [2.5, 1.2])
+    blend = draws.uniform("blend")
+    return np.where(blend < 0.01, 0.5, np.where(blend < 0.06, draws.uniform("blended score", 0.3, 0.95), clean))
+
+
+def galaxy_scores(draws: Draws, r_mag: Any, compact: Any = 0.03) -> Floats:
+    """PS1 scores of galaxies of magnitude `r_mag`: the fainter the less sure (Tachibana & Miller 2018, fig. 8).
+
+    compact: share of those that PS1 hardly resolves, whose score may be anything.
+    """
+    doubt = np.interp(r_mag, [16.0, 19.0, 20.5, 22.5], [0.06, 0.2, 0.5, 0.95])
+    spread = doubt * draws.uniform("galaxy score") ** np.interp(r_mag, [17.0, 20.0, 22.0], [2.5, 1.7, 1.2])
+    return np.where(draws.uniform("compact") < compact, draws.uniform("compact score", 0.1, 1.0), spread)
+
+
+def field_scores(draws: Draws) -> Floats:
+    """PS1 scores of the sources nearest to empty places away from the plane: most are faint, half are galaxies."""
+    r_mag = 23.0 - np.minimum(-np.log(draws.uniform("field source")) / 0.8, 6.0)
+    share = np.interp(r_mag, [18.0, 20.0, 22.0], [0.15, 0.4, 0.65])
+    is_galaxy = draws.uniform("field galaxy") < share
+    return np.where(is_galaxy, galaxy_scores(draws, r_mag), star_scores(draws, r_mag))
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from alerce_spark.simulation.kinds import (
     Draws,
     Kind,
     colours,
+    field_scores,
     first_accepted,
     flux_of,
     neighbour_separation,
-    star_scores,
 )
 from alerce_spark.simulation.periodic import Cepheid, DeltaScuti, Eclipsing, LongPeriod, OtherPeriodic, RRLyrae
 from alerce_spark.simulation.randoms import Floats, Ints, uniform
@@ -66,7 +66,7 @@ class _Single(ABC):
         return neighbour_separation(draws)
 
     def star_score(self, draws: Draws) -> Floats:
-        return np.where(draws.uniform("galaxy") < 0.3, draws.uniform("galaxy score") ** 2, star_scores(draws))
+        return field_scores(draws)
 
     def wise(self, draws: Draws) -> Floats:
         return np.full((4, len(draws)), np.nan)

@@ -35,6 +35,7 @@ from alerce_spark.simulation.kinds import (
     damped_walk,
     first_accepted,
     flux_of,
+    galaxy_scores,
     star_scores,
 )
 from alerce_spark.simulation.randoms import Floats, Ints, uniform
@@ -95,14 +96,15 @@ class Quasar(Nucleus):
     M_i from magnitude and redshift (K-correction of a power law α = −0.5), M_BH 10^(8.9 ± 0.4) M☉ growing with
     luminosity (MacLeod et al. 2010, section 2); intrinsic scatter of σ 0.15 dex and of τ 0.3 dex (their section 5.3).
     g − r 0.0–0.4 (Richards et al. 2001), W1 − W2 around 1.15 (Stern et al. 2012: > 0.8), W2 − W3 3.0 ± 0.35 (Wright et
-    al. 2010, fig. 12), r − W2 around 5.0. Those nearer than z = 0.4 may be extended.
+    al. 2010, fig. 12), r − W2 around 5.0. The hosts of those nearer than z = 0.7 may show.
     """
 
     name: str = "QSO"
 
     def redshift(self, draws: Draws) -> Floats:
         """Redshift."""
-        return draws.clipped("z", 1.3, 0.65, 0.15, 3.5) + draws.uniform("z smooth", -0.05, 0.05)
+        far = draws.clipped("z", 1.3, 0.65, 0.2, 3.5) + draws.uniform("z smooth", -0.05, 0.05)
+        return np.where(draws.uniform("near") < 0.1, draws.uniform("z near", 0.1, 0.5), far)
 
     def walk(self, draws: Draws) -> tuple[Floats, Floats]:
         z = self.redshift(draws)
@@ -129,24 +131,30 @@ class Quasar(Nucleus):
         return allwise(draws, np.stack([w2 + w1_w2, w2, w3, w3 - draws.normal("W3-W4", 2.4, 0.3)]))
 
     def star_score(self, draws: Draws) -> Floats:
-        is_extended = draws.uniform("extended") < np.interp(self.redshift(draws), [0.2, 0.6, 1.0], [0.8, 0.2, 0.03])
-        return np.where(is_extended, draws.uniform("galaxy score") ** 2, star_scores(draws))
+        # the host shows up to z of about 0.6, of more quasars the fainter they are
+        luminous = self._r_mag(draws) - modulus_of(self.redshift(draws)) < -24.0
+        share = np.interp(self.redshift(draws), [0.2, 0.4, 0.7, 1.2], [0.9, 0.6, 0.2, 0.03]) * np.where(
+            luminous, 0.5, 1.0
+        )
+        galaxy = galaxy_scores(draws, self._r_mag(draws), 0.4)
+        return np.where(draws.uniform("extended") < share, galaxy, star_scores(draws, self._r_mag(draws)))
 
 
 @dataclass(frozen=True)
 class Seyfert(Nucleus):
-    """Seyfert nuclei of nearby galaxies, z 0.02–0.35: the host is most of the light in the reference image.
+    """Seyfert nuclei of galaxies of z 0.02–0.5: the host is most of the light in the reference image.
 
     Cores of r 14.5–19.3 with 5–60 % from the nucleus; g − r 0.75 − 0.55 × that share. M_i −20 … −23.5, M_BH 10^(7.6 ±
     0.5) M☉: σ and τ of `walk_of_nuclei`. W1 − W2 rises with the share from galaxies' 0.2 to 1.0, W2 − W3 2.5–4 (Wright
-    et al. 2010, fig. 12; Assef et al. 2010). Extended: PS1 scores near 0 but for compact ones.
+    et al. 2010, fig. 12; Assef et al. 2010). Extended, but the farther and the stronger the nucleus, the more of them
+    look like points to PS1. Catalogues call nuclei AGN or QSO by luminosity or by looks, so both have z 0.15–0.5.
     """
 
     name: str = "AGN"
 
     def redshift(self, draws: Draws) -> Floats:
         """Redshift."""
-        return np.clip(0.05 * np.exp(draws.normal("z", 0.35, 0.6)), 0.015, 0.4)
+        return np.clip(0.09 * np.exp(draws.normal("z", 0.0, 0.7)), 0.015, 0.5)
 
     def share(self, draws: Draws) -> Floats:
         """Share of the nucleus in the core's r light."""
@@ -154,7 +162,8 @@ class Seyfert(Nucleus):
 
     def _core(self, draws: Draws) -> Floats:
         z = self.redshift(draws)
-        return np.clip(modulus_of(z) + draws.normal("core", -20.9, 0.7), 13.8, 19.2)
+        # of the far ones the luminous are seen
+        return np.clip(modulus_of(z) + draws.normal("core", -20.9, 0.7) - 2.5 * np.log10(z / 0.09), 13.8, 19.3)
 
     def walk(self, draws: Draws) -> tuple[Floats, Floats]:
         z = self.redshift(draws)
@@ -180,8 +189,9 @@ class Seyfert(Nucleus):
         return allwise(draws, np.stack([w2 + w1_w2, w2, w3, w3 - draws.normal("W3-W4", 2.4, 0.35)]), matched=0.97)
 
     def star_score(self, draws: Draws) -> Floats:
-        is_compact = draws.uniform("compact") < 0.5 * np.maximum(self.share(draws) - 0.3, 0.0) + 0.02
-        return np.where(is_compact, draws.uniform("compact score", 0.3, 1.0), 0.08 * draws.uniform("galaxy score") ** 3)
+        # a strong nucleus in a host of a few arcsec hides it (z above 0.1), a weak one never does
+        far = np.interp(self.redshift(draws), [0.03, 0.1, 0.2, 0.35], [0.0, 0.15, 0.5, 0.9])
+        return galaxy_scores(draws, self._core(draws), 0.05 + 1.3 * far * self.share(draws))
 
 
 @dataclass(frozen=True)
@@ -191,7 +201,8 @@ class Blazar(Nucleus):
     Mean r 14.5–19.8; σ log-normal around 0.33 mag (0.2 dex) and τ around 45 d (0.4 dex), faster and stronger than
     quasars (Ruan et al. 2012, section 5); a second walk of 3–8 d makes flares. BL Lacs are bluer when brighter, FSRQ
     redder when brighter (Bonning et al. 2012). WISE strip: BL Lacs W1 − W2 0.75, W2 − W3 2.1, FSRQ 1.05, 2.8 (Massaro
-    et al. 2011; D'Abrusco et al. 2012). One in six lies on a visible elliptical (sgscore low).
+    et al. 2011; D'Abrusco et al. 2012). One in four lies on a visible elliptical, which it may outshine (Nilsson et al.
+    2003: z < 0.5).
     """
 
     name: str = "Blazar"
@@ -227,7 +238,8 @@ class Blazar(Nucleus):
         return allwise(draws, np.stack([w2 + w1_w2, w2, w3, w3 - draws.normal("W3-W4", 2.1, 0.3)]))
 
     def star_score(self, draws: Draws) -> Floats:
-        return np.where(draws.uniform("extended") < 0.17, draws.uniform("galaxy score") ** 2, star_scores(draws))
+        stellar = star_scores(draws, self._r_mag(draws))
+        return np.where(draws.uniform("extended") < 0.25, galaxy_scores(draws, self._r_mag(draws), 0.4), stellar)
 
 
 #: Regions of young stars: longitude, latitude, radius [deg], distance [kpc], weight by known members (Porras et al.
@@ -325,6 +337,11 @@ class YoungStar(Variable):
         w3 -= np.where(draws.uniform("nebula") < 0.15, draws.uniform("nebula excess", 0.0, 1.5), 0.0)
         w4 = w3 - 0.8 * w2_w3
         return allwise(draws, place.redden_wise(np.stack([w2 + w1_w2, w2, w3, w4])), matched=0.82)
+
+    def star_score(self, draws: Draws) -> Floats:
+        # nebulae and companions widen the images: labelled ones of the development half have 0.88 to 0.99
+        wide = 0.12 * draws.uniform("nebulous score") ** 1.3
+        return np.maximum(star_scores(draws, self.mean_mag(draws)[1]) - wide, 0.0)
 
     def deviation(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
         mode = self.modes(draws)
@@ -430,8 +447,7 @@ class Cataclysmic(Variable):
         return allwise(draws, place.redden_wise(np.stack([w2 + w1_w2, w2, w3, w3 - 0.3])), matched=0.9)
 
     def star_score(self, draws: Draws) -> Floats:
-        faint = self.mean_mag(draws)[1] > 21.0
-        return np.where(faint, draws.uniform("faint score", 0.2, 1.0), star_scores(draws))
+        return star_scores(draws, self.mean_mag(draws)[1])
 
     def deviation(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
         kind = self.kinds(draws)[row]

@@ -22,7 +22,15 @@ from alerce_spark.simulation.galaxy import (
     modulus_of,
     redshift_of,
 )
-from alerce_spark.simulation.kinds import REFERENCE_DEPTH, Draws, colours, flux_of, neighbour_separation, star_scores
+from alerce_spark.simulation.kinds import (
+    REFERENCE_DEPTH,
+    Draws,
+    colours,
+    field_scores,
+    flux_of,
+    galaxy_scores,
+    neighbour_separation,
+)
 from alerce_spark.simulation.randoms import Floats, Ints
 
 #: Effective wavelengths of g, r, i [Å].
@@ -137,10 +145,7 @@ class Supernova:
         return np.where(self._is_seen(draws), self._offset(draws), neighbour_separation(draws))
 
     def star_score(self, draws: Draws) -> Floats:
-        host = self._host(draws)[1]
-        # the fainter a galaxy the less sure the score (Tachibana & Miller 2018, fig. 8)
-        doubt = np.interp(host, [17.0, 19.5, 22.0], [0.05, 0.25, 0.9])
-        return np.where(self._is_seen(draws), doubt * draws.uniform("galaxy score") ** 1.5, star_scores(draws))
+        return np.where(self._is_seen(draws), galaxy_scores(draws, self._host(draws)[1]), field_scores(draws))
 
     def wise(self, draws: Draws) -> Floats:
         r_mag = self._host(draws)[1]
@@ -192,8 +197,9 @@ class TypeIa(Supernova):
     """Type Ia: template in time and wavelength with stretch and colour (SALT2-like; Guy et al. 2007).
 
     M_B = −19.36 − 0.14 x1 + 3.1 c + 0.1 (Tripp 1998; Scolnic & Kessler 2016: x1 ~ N(0.2, 1), c ~ N(−0.09, 0.04) with a
-    red tail of 0.1), stretch 0.98 + 0.091 x1 (Guy et al. 2007, eq. 6). 91T-like 4 %, 91bg-like and Iax 3 % (fainter by
-    1.3 mag, faster, redder), which gives BTS's −19.2 (median; 10–90 %: −19.6 … −18.6). Rise 18 d (Miller et al. 2020).
+    red tail of 0.12), stretch 0.98 + 0.091 x1 (Guy et al. 2007, eq. 6). 91T-like 4 %, 91bg-like and Iax 3 % (fainter by
+    1.3 mag, faster, redder), which gives BTS's −19.2 (median; 10–90 %: −19.6 … −18.6). Rise 18 d (Miller et al. 2020);
+    it does not follow the decline (Hayden et al. 2010: 8 %), and the second maximum varies by itself in r and i.
     """
 
     name: str = "SNIa"
@@ -203,8 +209,8 @@ class TypeIa(Supernova):
         return np.choose(self._type(draws), [normal, 1.2, -2.6])
 
     def _colour(self, draws: Draws) -> Floats:
-        tail = -0.1 * np.log(draws.uniform("red"))
-        return draws.normal("c", -0.09, 0.04) + tail + np.choose(self._type(draws), [0.0, 0.0, 0.25])
+        tail = -0.12 * np.log(draws.uniform("red"))
+        return draws.normal("c", -0.09, 0.05) + tail + np.choose(self._type(draws), [0.0, 0.0, 0.25])
 
     def _type(self, draws: Draws) -> Ints:
         """0 normal, 1 91T-like, 2 91bg-like."""
@@ -216,13 +222,19 @@ class TypeIa(Supernova):
         return -19.21 - 0.14 * self._x1(draws) + 2.3 * self._colour(draws) + other + draws.normal("M", 0.0, 0.2)
 
     def rise(self, draws: Draws) -> Floats:
-        return 18.0 * self._stretch(draws)
+        return 18.0 * self._stretch(draws) * self._haste(draws)
+
+    def _haste(self, draws: Draws) -> Floats:
+        """Time of the rise over that of the stretch."""
+        return draws.clipped("haste", 1.0, 0.08, 0.8, 1.2)
 
     def _stretch(self, draws: Draws) -> Floats:
         return 0.98 + 0.091 * self._x1(draws)
 
     def light(self, draws: Draws, row: Ints, days: Floats, wavelength: Floats) -> Floats:
-        t = np.clip(days / self._stretch(draws)[row] + 18.0, 0.0, _IA_GRID_DAYS.size - 1.001)
+        phase = days / self._stretch(draws)[row]
+        phase = np.where(phase < 0.0, phase / self._haste(draws)[row], phase)
+        t = np.clip(phase + 18.0, 0.0, _IA_GRID_DAYS.size - 1.001)
         j = t.astype(np.int64)
         x = t - j
         k = np.clip(np.searchsorted(_IA_WAVELENGTH, wavelength) - 1, 0, _IA_WAVELENGTH.size - 2)
@@ -231,7 +243,9 @@ class TypeIa(Supernova):
         high = _IA_GRID[k + 1, j] * (1.0 - x) + _IA_GRID[k + 1, j + 1] * x
         # colour law of dust, zero at r
         tint = self._colour(draws)[row] * 4.1 * (5800.0 / wavelength - 5800.0 / 6230.0)
-        return low + y * (high - low) + np.clip(tint, -1.5, 1.5)
+        shoulder = draws.normal("shoulder", 0.03, 0.08)[row] * np.exp(-0.5 * ((phase - 22.0) / 8.0) ** 2)
+        red_only = np.clip((wavelength - 4800.0) / 1200.0, 0.0, 1.0)
+        return low + y * (high - low) + np.clip(tint, -1.5, 1.5) + shoulder * red_only
 
 
 @dataclass(frozen=True)
@@ -272,56 +286,70 @@ def _bump(days: Floats, rise: Floats, fall: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class TypeIbc(Cooling):
-    """Types Ib (38 %), Ic (43 %), Ic-BL (19 %), as in BTS: M −17.4 ± 0.9, −17.6 ± 0.8, −18.4 ± 0.9.
+    """Types Ib (31 %), Ic (43 %), Ic-BL (17 %) and Ibn (9 %), as in BTS: M −17.4, −17.6, −18.4 and −19.1, ± 0.6 to 0.9.
 
-    Rise 12–22 d, Δm15(r) around 0.75 ± 0.25 (Drout et al. 2011: 0.8 ± 0.2 in R; Taddia et al. 2018), then a tail of
-    0.018 mag/d. g − r at peak 0.3–0.9 and redder after: colour temperature 8000 K before, 5000 K 20 d after the peak.
-    Host extinction A_V 0.4 on average.
+    Rise 12–25 d, fall by half in 8–20 d, of which each varies by itself (BTS: rise 11 d, 10–90 % 8–20, fade 12 d, 6–20;
+    less what SNe Ia, nearly alike, show as its errors), then a tail of 0.018 mag/d. Colour temperature 8000 K before,
+    5000 K 20 d after the peak, warmer for Ic-BL, so g − r is 0.3–0.9 at peak and redder after. Host extinction A_V 0.5
+    on average (Stritzinger et al. 2018, fig. 16): one in twenty is brighter in g than in r (BTS). Ibn rise and fall
+    within days and stay hot (Hosseinzadeh et al. 2017; BTS: rise 4 d, fade 9 d, 94 % brighter in g).
     """
 
     name: str = "SNIbc"
     host_mag: float = -20.2
     host_scatter: float = 1.3
 
+    def kinds(self, draws: Draws) -> Ints:
+        """0 Ib, 1 Ic, 2 Ic-BL, 3 Ibn."""
+        return draws.choice("type", (0.31, 0.43, 0.17, 0.09))
+
     def absolute_peak(self, draws: Draws) -> Floats:
-        mean, sigma = (
-            np.array(v)[draws.choice("type", (0.38, 0.43, 0.19))] for v in ((-17.4, -17.6, -18.4), (0.8, 0.75, 0.8))
-        )
+        kind = self.kinds(draws)
+        mean, sigma = np.array([-17.4, -17.6, -18.4, -19.1])[kind], np.array([0.9, 0.75, 0.8, 0.6])[kind]
         return np.clip(draws.normal("M", 0.0, 1.0) * sigma + mean, -20.2, -15.3)
 
     def host_dust(self, draws: Draws) -> Floats:
-        return -0.4 * np.log(draws.uniform("host A_V"))
+        return -np.array([0.5, 0.5, 0.35, 0.15])[self.kinds(draws)] * np.log(draws.uniform("host A_V"))
 
     def rise(self, draws: Draws) -> Floats:
-        return 16.0 * self._width(draws) + 3.0
+        return np.where(self.kinds(draws) == 3, 7.0, 18.0) * self._width(draws) + 3.0
 
     def _width(self, draws: Draws) -> Floats:
-        return np.exp(draws.clipped("width", 0.02, 0.22, -0.5, 0.8))
+        """Time of the rise, 1 on average."""
+        return np.exp(draws.clipped("width", 0.0, 0.25, -0.6, 0.9))
+
+    def _fall(self, draws: Draws) -> Floats:
+        """Time of the decline, 1 on average; half of its scatter goes with that of the rise."""
+        return np.exp(draws.clipped("fall", 0.0, 0.27, -0.7, 0.8)) * np.sqrt(self._width(draws))
 
     def in_r(self, draws: Draws, row: Ints, days: Floats) -> Floats:
-        t = days / self._width(draws)[row]
-        peak = _bump(t, np.full(1, 4.6), np.full(1, 14.5))
-        tail = draws.uniform("tail", 1.6, 2.5)[row] + 0.018 * np.maximum(days, 0.0)
+        is_fast = (self.kinds(draws) == 3)[row]
+        time = np.where(days < 0.0, self._width(draws)[row], self._fall(draws)[row])
+        peak = _bump(days / time, np.where(is_fast, 1.7, 4.6), np.where(is_fast, 9.5, 11.5))
+        tail = draws.uniform("tail", 1.6, 2.6)[row] + np.where(is_fast, 1.0, 0.0) + 0.018 * np.maximum(days, 0.0)
         return -2.5 * np.log10(
             10.0 ** (-0.4 * peak) + 10.0 ** (-0.4 * tail) / (1.0 + np.exp((12.0 - days) / 4.0)) + 1e-12
         )
 
     def temperature(self, draws: Draws, row: Ints, days: Floats) -> Floats:
-        warm = draws.normal("warm", 1.0, 0.08)[row]
-        t = days / self._width(draws)[row]
-        return warm * np.interp(
-            t, [-15.0, -5.0, 0.0, 10.0, 20.0, 40.0, 80.0], [9500, 7800, 7000, 5600, 5000, 5200, 5600]
-        )
+        kind = self.kinds(draws)[row]
+        warm = draws.clipped("warm", 1.0, 0.12, 0.75, 1.35)[row] * np.where(kind == 2, 1.08, 1.0)
+        t = days / self._fall(draws)[row]
+        stripped = np.interp(t, [-15.0, -5.0, 0.0, 10.0, 20.0, 40.0, 80.0], [9500, 7800, 7000, 5600, 5000, 5200, 5600])
+        return warm * np.where(kind == 3, np.interp(t, [-8.0, 0.0, 30.0, 80.0], [17e3, 12e3, 8000, 7000]), stripped)
 
 
 @dataclass(frozen=True)
 class TypeII(Cooling):
     """Types IIP/L (72 %), IIn (16 %) and IIb (12 %), shares of BTS.
 
-    IIP/L: M −17.3 ± 0.9 (BTS −17.7 with its bright end), rise 5–14 d in r (Gall et al. 2015), plateau slopes 0–3 mag
-    per 100 d, faster for brighter ones (Anderson et al. 2014, fig. 7), plateaus of 100 ± 18 d, a drop of 2 mag, a tail
-    of 0.0098 mag/d (⁵⁶Co); cooling from 18 000 K to 6000 K in 35 d. IIn: M −18.9 ± 1.0, rise 20 d (6–39), fade 31 d
-    (13–55) to half flux, 10 000 to 7000 K (Nyholm et al. 2020). IIb: as Ib/c, some with a shock-cooling peak.
+    IIP/L: M −17.3 ± 0.9 (BTS −17.7 with its bright end), rise 5–30 d in r (Gall et al. 2015; González-Gaitán et al.
+    2015; BTS: 11 d to half flux, 10–90 % 4–30), plateau slopes 0–5 mag per 100 d after a steeper first month, faster
+    for brighter ones (Anderson et al. 2014, fig. 7; BTS: half flux after 24 d, 12–49), plateaus of 100 ± 18 d, a drop
+    of 2 mag, a tail of 0.0098 mag/d (⁵⁶Co); cooling from 18 000 K to 6000 K in 35 d, one in five 20 % cooler or warmer;
+    host A_V 0.45 on average, so that one in two or three is brighter in g (BTS 32 %). IIn: M −18.9 ± 1.0, rise 20 d
+    (6–39), fade 31 d (13–55) to half flux, 10 000 to 7000 K (Nyholm et al. 2020). IIb: as Ib/c, some with a
+    shock-cooling peak.
     """
 
     name: str = "SNII"
@@ -338,8 +366,11 @@ class TypeII(Cooling):
         mean, sigma = np.array([-17.5, -18.9, -17.5])[kind], np.array([0.8, 0.95, 0.75])[kind]
         return np.clip(draws.normal("M", 0.0, 1.0) * sigma + mean, -20.9, -14.8)
 
+    def host_dust(self, draws: Draws) -> Floats:
+        return -0.45 * np.log(draws.uniform("host A_V"))
+
     def rise(self, draws: Draws) -> Floats:
-        swift = draws.clipped("rise", 10.0, 4.0, 4.0, 25.0)
+        swift = 11.0 * np.exp(draws.clipped("rise", 0.0, 0.5, -1.1, 1.3))
         slow = 24.0 * np.exp(draws.normal("rise", 0.0, 0.5))
         return np.choose(self.kinds(draws), [swift, np.clip(slow, 7.0, 80.0), 19.0])
 
@@ -353,21 +384,24 @@ class TypeII(Cooling):
 
     def _plateau(self, draws: Draws, row: Ints, days: Floats) -> Floats:
         bright = -0.5 * (self.absolute_peak(draws) + 17.3)
-        slope = np.clip(draws.normal("slope", 0.9, 0.6) + bright, 0.0, 4.0)[row] / 100.0
+        slope = np.clip(draws.normal("slope", 0.95, 0.9) + bright, -0.2, 5.0)[row] / 100.0
+        steep = np.clip(draws.normal("steep", 0.15, 0.22) + 0.3 * bright, 0.0, 1.2)[row]
         length = np.clip(draws.normal("length", 100.0, 15.0) - 8.0 * bright, 55.0, 140.0)[row]
         rise = self.rise(draws)[row]
         since = np.maximum(days + rise, 1e-3)
         early = -2.5 * np.log10(-np.expm1(-((since / rise) ** 1.5) * 4.0))
         drop = draws.uniform("drop", 1.3, 2.4)[row] / (1.0 + np.exp(-(since - length) / 5.0))
         late = np.maximum(since - length, 0.0)
-        return early + slope * np.clip(days, 0.0, length - rise) + drop + 0.0098 * late
+        first_month = -steep * np.expm1(-np.maximum(days, 0.0) / 15.0)
+        return early + first_month + slope * np.clip(days, 0.0, length - rise) + drop + 0.0098 * late
 
     def _narrow(self, draws: Draws, row: Ints, days: Floats) -> Floats:
-        fall = (45.0 * np.exp(draws.normal("fall", 0.0, 0.45)))[row]
+        fall = (36.0 * np.exp(draws.normal("fall", 0.0, 0.5)))[row]
         return _bump(days, np.minimum(0.28 * self.rise(draws)[row], 0.45 * fall), fall)
 
     def _stripped(self, draws: Draws, row: Ints, days: Floats) -> Floats:
-        peak = _bump(days / np.exp(draws.normal("width", 0.0, 0.15))[row], np.full(1, 4.6), np.full(1, 13.5))
+        time = np.exp(np.where(days < 0.0, draws.normal("width", 0.0, 0.25)[row], draws.normal("fall", 0.0, 0.33)[row]))
+        peak = _bump(days / time, np.full(1, 4.6), np.full(1, 11.0))
         tail = 2.0 + 0.018 * np.maximum(days, 0.0)
         shock = np.where(draws.uniform("shock") < 0.4, draws.uniform("shock size", 0.2, 1.2), 0.0)[row]
         since = np.maximum(days + 19.0, 0.0)
@@ -378,7 +412,7 @@ class TypeII(Cooling):
 
     def temperature(self, draws: Draws, row: Ints, days: Floats) -> Floats:
         since = days + self.rise(draws)[row]
-        warm = draws.normal("warm", 1.0, 0.08)[row]
+        warm = draws.clipped("warm", 1.0, 0.13, 0.75, 1.35)[row]
         plateau = np.interp(
             since, [0, 3, 8, 15, 25, 40, 60, 110, 200], [22e3, 18e3, 13e3, 10200, 8000, 6500, 5700, 5000, 4800]
         )
@@ -391,9 +425,9 @@ class TypeII(Cooling):
 class Superluminous(Cooling):
     """Superluminous supernovae, type I (66 %) and II: M −21.1 ± 0.65 and −20.8 ± 0.7 (BTS), z 0.09–0.3.
 
-    Rise 15–60 d (half flux to peak 12–50 d in BTS), fall about 1.7 times the rise (Nicholl et al. 2015, fig. 5: rise
-    and fall correlate); 15 000 K before, 10 000 K at, 6500 K 60 d after the peak. Hosts are dwarfs: M −17.5 ± 1.6
-    (Lunnan et al. 2014), so a third is unseen.
+    Rise 15–90 d (half flux to peak 14–60 d in BTS), fall 1.3 times the rise with scatter (Nicholl et al. 2015, fig. 5:
+    rise and fall correlate; BTS: to half flux in 17–62 d), type II slower by a quarter; 15 000 K before, 10 000 K at,
+    6500 K 60 d after the peak. Hosts are dwarfs: M −17.5 ± 1.6 (Lunnan et al. 2014), so a third is unseen.
     """
 
     name: str = "SLSN"
@@ -402,21 +436,24 @@ class Superluminous(Cooling):
     host_scatter: float = 1.6
 
     def absolute_peak(self, draws: Draws) -> Floats:
-        is_one = draws.uniform("type") < 0.66
-        return np.clip(draws.normal("M", 0.0, 0.65) - np.where(is_one, 21.1, 20.8), -22.9, -19.7)
+        return np.clip(draws.normal("M", 0.0, 0.65) - np.where(self._is_one(draws), 21.1, 20.8), -22.9, -19.7)
+
+    def _is_one(self, draws: Draws) -> Any:
+        """Type I rather than II."""
+        return draws.uniform("type") < 0.66
 
     def host_dust(self, draws: Draws) -> Floats:
-        return -0.1 * np.log(draws.uniform("host A_V"))
+        return -0.15 * np.log(draws.uniform("host A_V"))
 
     def _time(self, draws: Draws) -> Floats:
-        return np.exp(draws.clipped("time", 3.3, 0.35, 2.5, 4.2))
+        return np.exp(draws.clipped("time", 3.15, 0.45, 2.2, 4.3)) * np.where(self._is_one(draws), 1.0, 1.25)
 
     def rise(self, draws: Draws) -> Floats:
         return 2.2 * self._time(draws)
 
     def in_r(self, draws: Draws, row: Ints, days: Floats) -> Floats:
         time = self._time(draws)
-        fall = 1.7 * time * np.exp(draws.normal("fall", 0.0, 0.2))
+        fall = 1.5 * time * np.exp(draws.normal("fall", 0.0, 0.33))
         wave = draws.uniform("bumps", 0.0, 0.25)[row] * np.sin(days / 12.0 + 6.28 * draws.uniform("bump phase")[row])
         return _bump(days, 0.45 * time[row], fall[row]) + wave * np.clip(days / 30.0, 0.0, 1.0)
 
