@@ -499,7 +499,7 @@ class OtherPeriodic(Star):
     """Spotted RS CVn and BY Dra stars (78 %), ellipsoidal binaries (14 %) and α² CVn stars (8 %).
 
     RS CVn are what CRTS labels most often (Drake et al. 2014). Rotation periods log-normal: RS CVn 4 d (0.5), BY Dra
-    1.5 d (0.55); ellipsoidal 0.3–30 d; α² CVn 0.7–10 d. Peak-to-peak in r 0.08–0.6 mag, exponential with 0.16. Two
+    1.5 d (0.55); ellipsoidal 0.3–30 d; α² CVn 0.7–10 d. Peak-to-peak in r 0.05–0.5 mag, exponential with 0.11. Two
     spots that change their size over some hundred days (Strassmeier 2009, sections 4 and 5) and a slow cycle of years
     (Baliunas et al. 1995). Amplitudes g : r : i as 1.08 : 1 : 0.88, as of spots 1000 K cooler than a K star.
     """
@@ -524,7 +524,7 @@ class OtherPeriodic(Star):
         return np.asarray(10.0**log_p)
 
     def amplitude(self, draws: Draws) -> Floats:
-        return np.clip(0.08 - 0.16 * np.log(draws.uniform("A")), 0.08, 0.8) * _mixed(
+        return np.clip(0.05 - 0.11 * np.log(draws.uniform("A")), 0.05, 0.8) * _mixed(
             self.kinds(draws), (1.0, 0.8, 1.0, 0.6)
         )
 
@@ -534,13 +534,13 @@ class OtherPeriodic(Star):
             kind,
             (
                 draws.clipped("M", 3.6, 1.3, 0.3, 6.0),
-                draws.clipped("M", 6.6, 1.0, 4.5, 9.0),
+                draws.clipped("M", 7.2, 1.0, 4.5, 9.0),
                 draws.clipped("M", 3.0, 1.5, -0.5, 6.0),
                 draws.clipped("M", 0.8, 0.5, -0.5, 2.0),
             ),
         )
         dwarf = np.interp(r_abs, [4.5, 6.0, 7.5, 9.0], [0.45, 0.75, 1.2, 1.42])
-        g_r = _mixed(kind, (0.68, dwarf, 0.5, -0.1)) + draws.normal("colour", 0.0, 0.13)
+        g_r = _mixed(kind, (0.82, dwarf, 0.6, -0.1)) + draws.normal("colour", 0.0, 0.13)
         return r_abs, g_r
 
     def height(self, draws: Draws) -> tuple[Any, Any]:

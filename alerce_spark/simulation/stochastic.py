@@ -288,7 +288,7 @@ class YoungStar(Variable):
     def amplitude(self, draws: Draws) -> Floats:
         """Peak-to-peak range in r [mag]."""
         size = 10.0 ** draws.clipped("A", 0.0, 0.25, -0.6, 0.6)
-        return size * np.array([0.75, 0.7, 0.45, 0.65, 0.2, 0.35])[self.modes(draws)]
+        return size * np.array([0.6, 0.55, 0.3, 0.45, 0.16, 0.3])[self.modes(draws)]
 
     def absolute(self, draws: Draws) -> tuple[Floats, Floats]:
         """Absolute r and g − r, with the extinction of the star's own cloud in both."""
