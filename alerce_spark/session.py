@@ -23,6 +23,10 @@ def profile_file(profile: str) -> Path:
     return path
 
 
+def _scheduler_file() -> Path:
+    return (conf_dir() / "spark" / "fairscheduler.xml").resolve()
+
+
 def read_profile(path: Path) -> dict[str, str]:
     """Spark properties file → dictionary: a key, white space, a value; # begins a comment line."""
     pairs = {}
@@ -45,7 +49,10 @@ def spark_session(settings: Settings, app: str = "alerce_spark", **extra: str) -
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
     if not submitted:
         for key, value in read_profile(profile_file(settings.spark.profile)).items():
-            builder = builder.config(key, value)
+            # Two tasks a core: those of a long batch must not keep the others waiting.
+            twice = f"local[{2 * (os.cpu_count() or 1)}]"
+            builder = builder.config(key, twice if (key, value) == ("spark.master", "local[*]") else value)
+        builder = builder.config("spark.scheduler.allocation.file", f"file:{_scheduler_file()}")
         log = (conf_dir() / "log4j2.properties").resolve()
         builder = builder.config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile=file:{log}")
     for key, value in extra.items():

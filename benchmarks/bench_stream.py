@@ -93,6 +93,17 @@ class Running:
         while self.taken(query) < count and time.monotonic() < end:
             time.sleep(0.2)
 
+    def parts(self) -> dict[str, dict[str, float]]:
+        """Median milliseconds of the parts of a batch of each query, and its messages, by Spark's own account."""
+        found = {}
+        for name, query in self.stream._running.items():
+            batches = [json.loads(p.json) for p in query.recentProgress if p.numInputRows]
+            names = sorted({part for batch in batches for part in batch["durationMs"]})
+            found[name] = {part: float(np.median([b["durationMs"].get(part, 0) for b in batches])) for part in names}
+            if batches:
+                found[name]["messages"] = float(np.median([b["numInputRows"] for b in batches]))
+        return found
+
     def latency(self) -> dict[str, dict[str, float]]:
         """Percentiles of every step in seconds."""
         found = {}
@@ -132,8 +143,9 @@ def at_rate(
         running.wait_for("lightcurves", sent)
         running.wait_for("photometry", sent)
         time.sleep(35.0)  # until `results` has read the last messages
+        parts = running.parts()
     say(f"{rate:g}/s: {running.latency()}")
-    return {"alerts": sent, "latency_s": running.latency()}
+    return {"alerts": sent, "latency_s": running.latency(), "median_batch_ms": parts}
 
 
 def result_topics() -> list[str]:
