@@ -22,6 +22,8 @@ DUST = np.array([3.172, 2.271, 1.682]) / 2.742
 DUST_WISE = np.array([0.065, 0.045, 0.03, 0.01])
 #: Dust: exponential disc of scale length and height [kpc] (Drimmel & Spergel 2001, table 2), A_V per kpc at the Sun.
 DUST_LENGTH, DUST_HEIGHT, DUST_LOCAL = 2.26, 0.134, 0.7
+#: A_V through which objects behind the plane are still seen [mag].
+THINNEST = 2.5
 #: Scale length of the stellar disc, kpc (Bland-Hawthorn & Gerhard 2016, thin disc 2.6 ± 0.5).
 DISC_LENGTH = 2.6
 #: Rows: galactic axes in equatorial coordinates (ESA 1997, Hipparcos catalogue vol. 1, eq. 1.5.11).
@@ -69,6 +71,13 @@ def equatorial(lon: Any, lat: Any) -> tuple[Floats, Floats]:
     return np.mod(np.degrees(np.arctan2(y, x)), 360.0), np.degrees(np.arcsin(np.clip(z, -1.0, 1.0)))
 
 
+def galactic(ra: Any, dec: Any) -> tuple[Floats, Floats]:
+    """Galactic longitude and latitude in degrees of ra, dec (J2000) in degrees."""
+    a, d = np.radians(ra), np.radians(dec)
+    x, y, z = _AXES @ np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)])
+    return np.mod(np.degrees(np.arctan2(y, x)), 360.0), np.degrees(np.arcsin(np.clip(z, -1.0, 1.0)))
+
+
 def extinction(lon: Floats, lat: Floats, distance: Floats) -> Floats:
     """A_V [mag] of a smooth exponential dust disc up to `distance` [kpc] (Drimmel & Spergel 2001).
 
@@ -101,11 +110,17 @@ def galactic_place(
 
     Disc: exponential of DISC_LENGTH and scale `height` [kpc] (arrays or numbers). Halo (`is_halo`): density r^-3.3,
     flattened by 0.7, from 1 to 80 kpc (Sesar et al. 2011; Hernitschek et al. 2018). What catalogues label thins out
-    with distance: as its power -2/3 in the disc.
+    with distance: as its power -2/3 in the disc. Stars whose directions `draws` tells have the distance at which they
+    have a magnitude drawn from that range.
     """
     n = len(draws)
     height, is_halo, bright = (np.broadcast_to(v, n) for v in (height, is_halo, bright))
     patch = patchiness(draws)
+    if draws.toward is not None:
+        slope = 0.1  # of the logarithm of numbers with magnitude, as the populations have where they are at home
+        low = 10.0 ** (slope * (bright - faint))
+        r_mag = faint + np.log10(draws.uniform("r", low, 1.0)) / slope
+        return _place_toward(*draws.toward, patch, r_abs, r_mag)
 
     def attempt(a: Attempt) -> tuple[Floats, Any]:
         rows = a.rows
@@ -128,6 +143,18 @@ def galactic_place(
     return Place(np.where(is_south, 120.0, lon), lat, distance, a_v)
 
 
+def _place_toward(lon: Floats, lat: Floats, patch: Floats, r_abs: Floats, r_mag: Floats) -> Place:
+    """Places in given directions where stars of absolute magnitude `r_abs` have the mean magnitude `r_mag`."""
+    near, far = np.full(lon.size, -4.0), np.maximum(r_mag - r_abs, -3.0)  # distance moduli; by bisection
+    for _ in range(16):
+        modulus = 0.5 * (near + far)
+        a_v = patch * extinction(lon, lat, 10.0 ** (0.2 * modulus - 2.0))
+        is_too_far = r_abs + modulus + DUST[1] * a_v > r_mag
+        near, far = np.where(is_too_far, near, modulus), np.where(is_too_far, modulus, far)
+    distance = 10.0 ** (0.2 * near - 2.0)
+    return Place(lon, lat, distance, patch * extinction(lon, lat, distance))
+
+
 def _disc_point(a: Attempt, reach: Floats, height: Floats) -> tuple[Floats, Floats, Floats, Floats]:
     """Point around the Sun [kpc], x to the centre, and the probability to keep it."""
     across, turn = reach * a.uniform("across") ** 0.75, 2 * np.pi * a.uniform("turn")
@@ -148,8 +175,15 @@ def _halo_point(a: Attempt) -> Floats:
 
 
 def extragalactic_place(draws: Draws) -> Place:
-    """Isotropic places behind the Galaxy, kept with the share that dust leaves of counts ∝ 10^(0.6 m)."""
+    """Isotropic places behind the Galaxy, kept with the share that dust leaves of counts ∝ 10^(0.6 m).
+
+    Objects whose directions `draws` tells are seen through gaps of the dust where it is thick: A_V up to THINNEST.
+    """
     patch = patchiness(draws)
+    if draws.toward is not None:
+        lon, lat = draws.toward
+        a_v = np.minimum(patch * extinction(lon, lat, np.full(lon.size, np.inf)), THINNEST)
+        return Place(lon, lat, np.full(lon.size, np.inf), a_v)
 
     def attempt(a: Attempt) -> tuple[Floats, Any]:
         lon, up = a.uniform("lon", 0.0, 360.0), a.uniform("up", -1.0, 1.0)

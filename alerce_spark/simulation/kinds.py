@@ -42,7 +42,8 @@ class Draws:
     """The random properties of some objects of one kind, each a pure function of seed, its name and the object.
 
     begin, end: mjd of the nights between which the objects may send alerts. `visit_in_life` gives the mjd of one visit
-    between them for a number in (0, 1), NaN where there is none.
+    between them for a number in (0, 1), NaN where there is none. `toward`: galactic longitude and latitude [deg] of
+    objects that lie elsewhere than their population would put them; what is seen of them follows from there.
     """
 
     seed: int
@@ -51,6 +52,7 @@ class Draws:
     begin: Floats
     end: Floats
     visit_in_life: Callable[[Floats], Floats]
+    toward: tuple[Floats, Floats] | None = None
     _memo: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:

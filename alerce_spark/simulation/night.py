@@ -134,7 +134,7 @@ def simulate(
     nearest to `centre` (ra, dec in degrees; default opposite the Sun). mix: weight of each kind (`sources.KIND_NAMES`).
     cadence: days between visits of a field; the first and the last night always have some. scatter: astrometric error
     per axis in arcsec. alerts_per_object: at most so many packets of each object, its first ones. With `nights=400` an
-    object that varies strongly has fifty detections or so, a hundred with `cadence=2`.
+    object that varies strongly has forty detections or so, sixty with `cadence=2`.
     Everything is held in memory (about 62 kB a packet); `stream` is for more. Raises ValueError for bad arguments,
     RuntimeError where the arguments leave nothing to see.
     """

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from alerce_spark.simulation.galaxy import galactic
 from alerce_spark.simulation.randoms import Floats, Ints, key_of, normal, normal_one, normal_two, uniform, uniform_one
 from alerce_spark.simulation.sources import KINDS, ZERO_FLUX, Draws, Kind, Objects, flux_of
 from alerce_spark.simulation.survey import Visits
@@ -56,13 +57,16 @@ class Part:
     draws: Draws
 
 
-def parts_of(seed: int, objects: Objects, fields: Ints, visits: Visits) -> list[Part]:
-    """`objects` by kind, with their properties; `fields` (sorted) have `visits`."""
+def parts_of(seed: int, objects: Objects, fields: Ints, visits: Visits, *, are_moved: bool = False) -> list[Part]:
+    """`objects` by kind, with their properties; `fields` (sorted) have `visits`.
+
+    are_moved: they do not lie where their populations put them, so their dust and distances follow from where they lie.
+    """
     slot = np.searchsorted(fields, objects.field)
     out = []
     for code in np.unique(objects.kind):
         rows = np.flatnonzero(objects.kind == code)
-        out.append(Part(KINDS[code], rows, _draws_of(seed, objects, rows, slot, visits)))
+        out.append(Part(KINDS[code], rows, _draws_of(seed, objects, rows, slot, visits, are_moved)))
     return out
 
 
@@ -166,7 +170,7 @@ def _true_flux(parts: Sequence[Part], starts: Ints, row: Ints, mjd: Floats, fid:
     return true_flux, under
 
 
-def _draws_of(seed: int, objects: Objects, mine: Ints, slot: Ints, visits: Visits) -> Draws:
+def _draws_of(seed: int, objects: Objects, mine: Ints, slot: Ints, visits: Visits, are_moved: bool) -> Draws:
     """Random properties of the objects at rows `mine`, all of one kind; `slot` is their field's place in `visits`."""
 
     def visit_in_life(part: Floats) -> Floats:
@@ -179,7 +183,8 @@ def _draws_of(seed: int, objects: Objects, mine: Ints, slot: Ints, visits: Visit
         return out
 
     kind = KINDS[objects.kind[mine[0]]]
-    return Draws(seed, kind.name, objects.index[mine], objects.begin[mine], objects.end[mine], visit_in_life)
+    toward = galactic(objects.ra[mine], objects.dec[mine]) if are_moved else None
+    return Draws(seed, kind.name, objects.index[mine], objects.begin[mine], objects.end[mine], visit_in_life, toward)
 
 
 def _with_twins(seed: int, points: Points, index: Ints, share: float) -> Points:

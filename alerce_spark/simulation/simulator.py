@@ -111,7 +111,7 @@ class Simulator:
 
     def parts(self, objects: Objects, visits: Visits) -> list[Part]:
         """`objects` by kind, with their properties."""
-        return parts_of(self.seed, objects, self.sky.fields, visits)
+        return parts_of(self.seed, objects, self.sky.fields, visits, are_moved=True)
 
     def observe(self, objects: Objects, visits: Visits, parts: list[Part]) -> Points:
         """Points of `objects`, which consist of `parts`, at `visits`."""

@@ -306,6 +306,8 @@ class YoungStar(Variable):
             faint = np.maximum(faintest(0.5 * self.amplitude(draws)), BRIGHT + 1.0)
             height = np.where(self.kinds(draws) == 3, 0.2, 0.06)
             field = galactic_place(draws, np.minimum(r_abs, faint - 6.0), faint, height)
+            if draws.toward is not None:
+                return field
             region = _in_region(draws)
             r_mag = r_abs + region.modulus + DUST[1] * region.a_v
             is_member = (draws.uniform("member") < 0.7) & (self.kinds(draws) < 3) & (r_mag > BRIGHT) & (r_mag < faint)

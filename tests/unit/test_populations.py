@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,28 @@ def test_galactic_coordinates_are_those_of_astropy() -> None:
     ra, dec = galaxy.equatorial(lon, lat)
     want = SkyCoord(lon * units.deg, lat * units.deg, frame="galactic").icrs
     assert want.separation(SkyCoord(ra * units.deg, dec * units.deg)).arcsec.max() < 0.1
+
+
+def test_equatorial_and_galactic_are_inverse() -> None:
+    lon, lat = np.array([0.5, 33.0, 123.0, 300.0]), np.array([0.0, -71.0, 27.4, 89.0])
+    np.testing.assert_allclose(galaxy.galactic(*galaxy.equatorial(lon, lat)), [lon, lat], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda k: k.name)
+def test_objects_that_were_moved_have_the_dust_of_their_place(kind: Any) -> None:
+    lon, lat = np.tile([80.0, 80.0, 200.0], 50), np.tile([0.5, 25.0, 80.0], 50)
+    moved = replace(many(kind, 150), toward=(lon, lat))
+    np.testing.assert_allclose(kind.place(moved), galaxy.equatorial(lon, lat))
+    a_v = kind.sky(moved).a_v.reshape(-1, 3)
+    patch = galaxy.patchiness(moved).reshape(-1, 3)
+    if kind.branch != "Transient" and kind.name not in {"QSO", "AGN", "Blazar"}:  # a star brought nearer has less dust
+        assert np.median(a_v[:, 0]) > 1.5 * np.median(a_v[:, 2])
+    else:
+        cap = 0.09 / np.sin(np.radians(80.0))  # polar caps (Schlafly & Finkbeiner 2011)
+        np.testing.assert_allclose(a_v[:, 2] / patch[:, 2], cap, rtol=0.3)
+        assert np.median(a_v[:, 0]) == a_v.max() == galaxy.THINNEST
+    reference = kind.reference(moved)[1]
+    assert np.all((reference > 8.0) & (reference < 30.0))
 
 
 def test_cosmology_is_that_of_astropy() -> None:
