@@ -150,7 +150,7 @@ def _measure(
         spread = np.sqrt(background[i] ** 2 + 0.5 * own**2 + star**2)
         flux[i] = true_flux[i] + gain[i] * (true_flux[i] + reference_flux[i]) + scatter * spread * noise
         # the score counts a star's own noise and its misplacement between images too (Masci et al. 2019, section 6):
-        # no real packet has a star of 13.5-18.5 mag change by less than 3 to 8 % of its flux
+        # hardly a real packet has a star of 13.5-17.5 mag change by less than 3 to 8 % of its flux
         blur = STAR_BLUR * np.exp(0.3 * normal_one(keys[4], index[i], 0)) * reference_flux[i]
         threshold = THRESHOLD * np.sqrt(background[i] ** 2 + blur**2) * np.exp(0.1 * local)
         is_detection[i] = abs(flux[i]) >= threshold
