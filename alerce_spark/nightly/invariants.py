@@ -67,9 +67,9 @@ def violations(alerts: pl.DataFrame, read: Read, queries: Collection[str]) -> pl
     found += [_missing(alerts, detections), *_counts(detections, read)]
     found.append(_statistics(detections, alerts.filter("sampled")["oid"].unique(), read))
     if "results" in queries:
-        classes = read("probabilities", ["oid", "classifier", "candid", "ndet_used"])
+        classes = read("probabilities", ["oid", "classifier", "candid", "ndet_used", "nown"])
         if "lightcurves" in queries:
-            features = read("features", ["oid", "candid", "ndet_used"])
+            features = read("features", ["oid", "candid", "ndet_used", "nown"])
             found += _light_curves(detections, features, classes.filter(classifier=LIGHTCURVE))
         if "stamps" in queries:
             found.append(_stamps(alerts, detections, classes.filter(classifier=STAMP)))
@@ -148,12 +148,13 @@ def _light_curves(detections: pl.DataFrame, features: pl.DataFrame, classes: pl.
     counted = pl.DataFrame({"oid": objects.oid.tolist(), "used": np.diff(objects.both.offsets)}).filter(
         pl.col("used") > 0
     )
-    latest = detections.filter("has_stamp").sort("mjd", "candid").unique("oid", keep="last").select("oid", "candid")
-    due = counted.join(latest, "oid")
+    own = detections.filter("has_stamp").with_columns(own=pl.len().over("oid"))
+    due = counted.join(own.sort("mjd", "candid").unique("oid", keep="last").select("oid", "candid", "own"), "oid")
     found = []
     for invariant, stored in ((FEATURES, features), (LIGHTCURVE_CLASS, classes)):
-        best = stored.group_by("oid", "candid").agg(pl.col("ndet_used").max())
-        short = due.join(best, ["oid", "candid"], "left").filter(pl.col("ndet_used").fill_null(0) < pl.col("used"))
+        best = stored.sort("ndet_used", "nown").unique(["oid", "candid"], keep="last")
+        met = due.join(best.select("oid", "candid", "ndet_used", "nown"), ["oid", "candid"], "left")
+        short = met.filter((pl.col("ndet_used").fill_null(0) < pl.col("used")) | (pl.col("nown") < pl.col("own")))
         found.append(_findings(invariant, short.select("oid", "candid")))
     return found
 

@@ -39,9 +39,10 @@ def right(alerts: tuple[list[bytes], pl.DataFrame]) -> Tables:
     lake.write(alerts[0])
     tables = dict(lake.tables)
     own = tables["detections"].filter("has_stamp")
-    latest = own.sort("mjd", "candid").unique("oid", keep="last").select("oid", "candid")
+    counted = own.with_columns(nown=pl.len().over("oid").cast(pl.Int32))
+    latest = counted.sort("mjd", "candid").unique("oid", keep="last").select("oid", "candid", "nown")
     made = _usable(tables["detections"]).join(latest, "oid").with_columns(version=pl.lit("v1"))
-    first = own.group_by("oid").agg(pl.col("candid").min()).with_columns(version=pl.lit("v1"), ndet_used=1)
+    first = own.group_by("oid").agg(pl.col("candid").min()).with_columns(version=pl.lit("v1"), ndet_used=1, nown=1)
     tables["features"] = made
     tables["probabilities"] = pl.concat(
         [
@@ -127,6 +128,7 @@ def _with(table: str, **changed: pl.Expr) -> Callable[[Tables], Tables]:
         (_with("magstats", stellar=~pl.col("stellar")), {"statistics"}),
         (_with("detections", dubious=~pl.col("dubious")), {"statistics"}),
         (_with("features", ndet_used=pl.col("ndet_used") - 1), {"features"}),
+        (_with("features", nown=pl.col("nown") - 1), {"features"}),
         (_with("features", candid=pl.col("candid") - 1), {"features"}),
         (_with("features", version=pl.lit("v2"), ndet_used=pl.col("ndet_used") + 1), set()),
         (_without("xmatch", "oid"), {"crossmatch"}),
