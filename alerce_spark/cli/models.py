@@ -151,6 +151,18 @@ def labels(
     console.print(f"{found.num_rows} labelled objects in {out}")
 
 
+@app.command()
+def realism(
+    data: Annotated[Path, typer.Option(help="Folder of real light curves, packets and feature rows.")],
+    out: Annotated[Path, typer.Option(help="HTML page.")] = Path("reports/simulation.html"),
+    seed: Annotated[int, typer.Option(help="Seed of the simulated side.")] = 1,
+) -> None:
+    """How far the simulation is from reality, and what a classifier that tells them apart looks at."""
+    from alerce_spark.training.realism import realism_page
+
+    console.print(str(realism_page(out, data, seed)))
+
+
 def _source_and_file(text: str) -> tuple[str, Path]:
     name, sign, file = text.partition("=")
     if not sign:
