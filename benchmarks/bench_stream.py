@@ -74,7 +74,7 @@ class Running:
 
     def __enter__(self) -> Running:
         self._thread.start()
-        while len(self.stream._running) < len(QUERIES):
+        while not self.stream.has_started:
             time.sleep(0.2)
         time.sleep(10.0)  # the first, empty look at the topics
         return self

@@ -79,6 +79,11 @@ class Stream:
         self._fatal: list[str] = []
         self.metrics = Metrics(self.settings.stream.queries, self.settings.lake.path, self.settings.stream.metrics_port)
 
+    @property
+    def has_started(self) -> bool:
+        """Whether every query runs: workers are warm, and alerts that come now are met at once."""
+        return all(name in self._running for name in self.settings.stream.queries)
+
     def run(self) -> None:
         """Run the queries of `stream.queries`. Raises LeaseHeld where another application writes the lake."""
         lake = self.settings.lake
