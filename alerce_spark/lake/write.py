@@ -56,7 +56,8 @@ def _write_taxonomy(spark: SparkSession, lake: str) -> None:
         if (name, taxonomy.VERSION) not in known
     ]
     if rows:
-        insert(spark.createDataFrame(rows, TABLES["taxonomy"].ddl), lake, "taxonomy")
+        frame = spark.createDataFrame(rows, TABLES["taxonomy"].ddl)
+        _merge_into(frame, lake, "taxonomy", ()).whenNotMatchedInsertAll().execute()
 
 
 def _create(spark: SparkSession, lake: str, table: Table, order: int) -> None:
