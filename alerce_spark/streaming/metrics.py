@@ -136,8 +136,8 @@ class Metrics:
         }
 
     def write(self) -> None:
-        """Renew the status file."""
-        if self.lake is None:
+        """Renew the status file, where the lake is a folder."""
+        if self.lake is None or "://" in self.lake.removeprefix("file://"):
             return
         file = _file(self.lake)
         temporary = file.with_suffix(f".{os.getpid()}")
