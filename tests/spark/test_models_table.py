@@ -23,7 +23,7 @@ def lake(request: pytest.FixtureRequest, spark: SparkSession, tmp_path: Path, mo
     """A lake whose table of models was made by Spark or will be made by the registry."""
     path = str(tmp_path / "lake")
     if request.param == "by Spark":
-        monkeypatch.setattr(write, "TABLES", {"models": TABLES["models"]})
+        monkeypatch.setattr(write, "TABLES", {name: TABLES[name] for name in ("models", "taxonomy")})
         write.create(spark, path, 4)
     return path
 

@@ -808,7 +808,7 @@ def test_sign_of_what_has_none() -> None:
 
 def test_a_thousand_simulated_packets_of_every_version() -> None:
     traits = replace(Traits.like_ztf(), codecs=("null", "deflate", "snappy"))
-    night = simulate(3, objects=160, nights=30, version=ztf.VERSIONS, traits=traits)
+    night = simulate(3, objects=200, nights=30, version=ztf.VERSIONS, traits=traits)
     packets = night.packets[:1200]
     assert len(packets) == 1200
     assert_same_as(decode(packets, stamps=True), dict(enumerate(read(packet) for packet in packets)))
