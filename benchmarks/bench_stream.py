@@ -1,6 +1,6 @@
 """The whole stream on this machine: latency at fixed rates, and the rate it sustains, with every query running.
 
-`python -m benchmarks.bench_stream [--stored 24000] [--rates 5 25 75] [--seconds 120] [--sustained 12000] [--quick]`
+`python -m benchmarks.bench_stream [--stored 6000] [--rates 5 25 75] [--seconds 120] [--sustained 0] [--quick]`
 prints JSON. Simulated alerts of a steady sky (with stamps and 30 days of history) come night after night: the first
 `--stored` of them are imported, so that objects have histories in the lake; the following ones are produced to a real
 Kafka broker while archive (a directory), stamps, lightcurves, photometry and results run in one application, producer
@@ -202,11 +202,11 @@ def mix(path: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--stored", type=int, default=24000)
-    parser.add_argument("--objects", type=int, default=500)
+    parser.add_argument("--stored", type=int, default=6000)
+    parser.add_argument("--objects", type=int, default=300)
     parser.add_argument("--rates", type=float, nargs="*", default=[5.0, 25.0, 75.0])
     parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--sustained", type=int, default=12000)
+    parser.add_argument("--sustained", type=int, default=0)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     if args.quick:

@@ -31,6 +31,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "features": ["--objects", "20", "--repeats", "1"],
     "features_spark": ["--objects", "200", "--repeats", "1"],
     "forest": ["--objects", "100", "--trees", "30", "--repeats", "2"],
+    "stream": ["--quick"],
     "simulation": ["--objects", "20", "--repeats", "1"],
 }
 
