@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import shutil
 import threading
 import time
@@ -199,21 +197,15 @@ def _page(
         for classifier, names in ((STAMP, STAMP_CLASSES), (LIGHTCURVE, LIGHTCURVE_CLASSES)):
             title = f"{classifier}: true and predicted classes of the simulated objects"
             parts.append((title, _confusion(_latest(classes, classifier), truth, classifier, names)))
-    body = "".join(f"<h2>{escape(title)}</h2>{_image(drawn, title)}" for title, drawn in parts)
+    body = "".join(f"<h2>{escape(title)}</h2>{figures.as_html(drawn, title)}" for title, drawn in parts)
     wrong = "nothing is missing and no invariant is broken" if proof.ok else f"broken: {proof.broken}"
     head = f"{sent} alerts in {told.seconds:.0f} s through {', '.join(_QUERIES)}. Integrity of the night: {wrong}."
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>alerce_spark: the demo</title>"
+        "<style>img{max-width:100%}</style>"
         "<body style='font-family:sans-serif;max-width:60em;margin:2em auto'>"
         f"<h1>alerce_spark: the demo</h1><p>{escape(head)}</p>{body}</body></html>"
     )
-
-
-def _image(drawn: Figure, title: str) -> str:
-    content = io.BytesIO()
-    drawn.savefig(content, format="png", dpi=110, bbox_inches="tight")
-    data = base64.b64encode(content.getvalue()).decode()
-    return f"<img alt='{escape(title)}' style='max-width:100%' src='data:image/png;base64,{data}'>"
 
 
 def _bars(classes: pl.DataFrame) -> Figure:

@@ -14,7 +14,6 @@ object of the batch are computed anew, so that a crash between two commits heals
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +35,7 @@ from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.lake.write import Transaction
 from alerce_spark.lightcurves.assemble import Rows, assemble, unusable_entries
 from alerce_spark.streaming.pieces import PIECES, pack, piece, unpacked
+from alerce_spark.streaming.source import refusal
 
 #: Tables whose history a batch reads, at fixed versions.
 _HISTORY = ("objects", "detections", "non_detections", "forced_photometry")
@@ -251,21 +251,7 @@ def _opener(survey: str) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.Rec
 
 
 def _quarantine_rows(batch: pa.RecordBatch, refused: list[tuple[int, str]], survey: str) -> pa.Table:
-    rows = []
-    for i, reason in refused:
-        packet = batch.column("packet")[i].as_py() or b""
-        rows.append(
-            {
-                "sha256": hashlib.sha256(packet).hexdigest(),
-                "stage": _STAGE,
-                "survey": survey,
-                "source": batch.column("source")[i].as_py(),
-                "partition": batch.column("partition")[i].as_py(),
-                "offset": batch.column("offset")[i].as_py(),
-                "reason": reason,
-                "packet": packet,
-            }
-        )
+    rows = [refusal(batch, row, _STAGE, survey, reason) for row, reason in refused]
     return pa.Table.from_pylist(rows, TABLES["quarantine"].arrow)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
@@ -115,14 +116,19 @@ class Stream:
     def _warm_up(self) -> None:
         """Let the workers load libraries, kernels and models before the first offsets: it takes them seconds."""
         settings = self.settings
-        if not {"stamps", "lightcurves"} & set(settings.stream.queries):
+        native: dict[str, Callable[..., DataFrame]] = {
+            "stamps": partial(stamps, is_warm_up=True),
+            "lightcurves": lightcurves,
+        }
+        chosen = [make for name, make in native.items() if name in settings.stream.queries]
+        if not chosen:
             return
         tasks = self.spark.sparkContext.defaultParallelism
         some = simulate(1, objects=3, nights=20).packets[-8:]
         rows = [(k, packet, "warm-up", 0, 0, datetime.now(UTC)) for k in range(tasks) for packet in some]
         packets = self.spark.createDataFrame(rows, f"task INT, {PACKETS}").repartitionById(tasks, "task").drop("task")
-        where = (settings.lake.path, settings.survey, settings.kafka)
-        for messages in (stamps(packets, *where, is_warm_up=True), lightcurves(packets, *where)):
+        for make in chosen:
+            messages = make(packets, settings.lake.path, settings.survey, settings.kafka)
             messages.write.format("noop").mode("overwrite").save()
 
     @contextmanager

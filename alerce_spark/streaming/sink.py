@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from pyspark.sql import DataFrame
 
 from alerce_spark.config import KafkaSettings
 from alerce_spark.kafka import records, topics
+from alerce_spark.streaming.source import refusal
 
 #: Columns of the Kafka sink; `key` is the object, so that a consumer sees an object's results in order.
 MESSAGES = "topic STRING, key BINARY, value BINARY"
@@ -78,15 +78,5 @@ def error_message(
     batch: pa.RecordBatch, row: int, stage: str, survey: str, oid: str, reason: str, out: Topics
 ) -> Message:
     """What a step could not do with the packet at `row` of a batch of PACKETS, for the topic of errors."""
-    packet = batch.column("packet")[row].as_py() or b""
-    record = {
-        "sha256": hashlib.sha256(packet).hexdigest(),
-        "stage": stage,
-        "survey": survey,
-        "source": batch.column("source")[row].as_py(),
-        "partition": batch.column("partition")[row].as_py(),
-        "offset": batch.column("offset")[row].as_py(),
-        "reason": reason,
-        "packet": packet,
-    }
+    record = refusal(batch, row, stage, survey, reason)
     return Message(out.named(records.ERROR_TOPIC), oid, records.ERROR.encode(record))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -78,6 +80,14 @@ def _read_files(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
                     rows, size = [], 0
     if rows:
         yield _batch(rows)
+
+
+def refusal(batch: pa.RecordBatch, row: int, stage: str, survey: str, reason: str) -> dict[str, Any]:
+    """Row of the table quarantine about the packet at `row` of a batch of PACKETS; a null packet is an empty one."""
+    packet = batch.column("packet")[row].as_py() or b""
+    where = {name: batch.column(name)[row].as_py() for name in ("source", "partition", "offset")}
+    digest = hashlib.sha256(packet).hexdigest()
+    return where | {"sha256": digest, "stage": stage, "survey": survey, "reason": reason, "packet": packet}
 
 
 def _batch(rows: list[tuple[bytes, str]]) -> pa.RecordBatch:

@@ -31,12 +31,12 @@ from alerce_spark.kafka import records
 from alerce_spark.lake import lookup
 from alerce_spark.lake.models import Served, bootstrap
 from alerce_spark.lake.storage import healpix_order
+from alerce_spark.lightcurves.statistics import MJD_ZERO
 from alerce_spark.streaming.sink import MESSAGES, Message, Topics, error_message, messages
 
 STAGE = "stamps"
 #: Objects that a worker remembers: enough for the minutes until the lake has them.
 _REMEMBERED = 200_000
-_MJD_ZERO = 2400000.5
 
 
 def stamps(
@@ -105,10 +105,9 @@ def _classified(batch: pa.RecordBatch, survey: str, worker: _Worker) -> Iterator
     alerts = decoded.alerts.take(pa.array(firsts))
     x, y = (alerts[name].to_numpy() for name in ("xpos", "ypos"))
     images = cutouts.decode(*(alerts[name] for name in CUTOUTS), xpos=x, ypos=y)
-    columns = {name: alerts[name] for name in alerts.schema.names}
-    is_mover = is_known_mover(columns)
+    is_mover = is_known_mover(alerts)
     model, version = worker.model.get()
-    probabilities, reasons = model.classify(images.images, columns)
+    probabilities, reasons = model.classify(images.images, alerts)
     probabilities[is_mover] = np.eye(len(STAMP_CLASSES))[STAMP_CLASSES.index("asteroid")]
     probabilities = records.published(probabilities)
     flags = _flags(alerts, is_mover)
@@ -137,7 +136,7 @@ def _classified(batch: pa.RecordBatch, survey: str, worker: _Worker) -> Iterator
             "flags": flags[k],
             "survey": survey,
             "received": received[row].as_py(),
-            "mjd": jd - _MJD_ZERO,
+            "mjd": jd - MJD_ZERO,
             "ra": ra,
             "dec": dec,
         }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,6 +30,14 @@ class Agreement:
     column_title: str
     columns: tuple[str, ...]
     counts: Int
+
+
+def as_html(figure: Figure, title: str, dpi: int = 110) -> str:
+    """An <img> element that holds the figure as PNG."""
+    png = io.BytesIO()
+    # Without the version of matplotlib in the file the same numbers give the same bytes.
+    figure.savefig(png, format="png", dpi=dpi, metadata={"Software": None})
+    return f'<img alt="{escape(title)}" src="data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}">'
 
 
 def confusion(level: Level) -> Figure:

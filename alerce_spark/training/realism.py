@@ -7,8 +7,6 @@ D14), so they are marked and left out where a figure says how real the rest is.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -30,6 +28,7 @@ from alerce_spark.simulation import survey
 from alerce_spark.simulation.curves import light_curves
 from alerce_spark.simulation.night import simulate
 from alerce_spark.simulation.traits import Traits
+from alerce_spark.training.figures import as_html
 
 Float = NDArray[np.float64]
 Samples = Mapping[str, Float]
@@ -328,14 +327,14 @@ def realism_page(out: Path, data_dir: Path, seed: int) -> Path:
     parts = [
         "<h2>Survey: exposures of the data release (all programmes) and ours (public part)</h2>",
         _table(compare(release, visits, "survey")),
-        _image(distributions(release, visits, "Survey")),
+        _drawn(release, visits, "Survey"),
         "<h2>Packets</h2>",
         _table(compare(packets, simulated, "packets")),
-        _image(distributions(packets, simulated, "Packets")),
+        _drawn(packets, simulated, "Packets"),
         f"<h2>Features</h2><p>{len(real.label)} real rows. A forest tells them from ours with an AUC of {told.auc:.3f} "
         f"± {told.auc_spread:.3f}, the SPM features (another algorithm) left out. It looks at:</p>",
         _table(pa.Table.from_pylist([{"feature": f, "importance": w} for f, w in told.importance[:25]])),
-        _image(distributions(_columns(real.matrix, told), _columns(made.matrix, told), "Features that tell most")),
+        _drawn(_columns(real.matrix, told), _columns(made.matrix, told), "Features that tell most"),
         "<h3>Least likely pairs of distributions, by class</h3>",
         _table(worst.to_arrow()),
     ]
@@ -343,6 +342,10 @@ def realism_page(out: Path, data_dir: Path, seed: int) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(head + f"<p>Seed {seed}. Shifts of medians are in units of the real spread.</p>" + "\n".join(parts))
     return out
+
+
+def _drawn(real: Samples, made: Samples, title: str) -> str:
+    return f"<p>{as_html(distributions(real, made, title), title, dpi=80)}</p>"
 
 
 def _table(table: pa.Table) -> str:
@@ -355,9 +358,3 @@ def _table(table: pa.Table) -> str:
 
 def _cell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else escape(str(value))
-
-
-def _image(figure: Figure) -> str:
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=80)
-    return f'<p><img src="data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"></p>'

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -238,24 +236,17 @@ def _level(level: Level, published: Sequence[Published]) -> list[str]:
     )
     sources = "; ".join(sorted({p.source for p in published}))
     note = _note(f"* measured on other data, and not a target for these: {sources}. Macro scores.") if published else ""
-    matrix = _image(figures.confusion(level), f"confusion matrix, {level.name}")
+    matrix = figures.as_html(figures.confusion(level), f"confusion matrix, {level.name}")
     caption = _note("Percent of the true class, with the distance to the bounds of the 95 % bootstrap interval.")
     return [f"<h2>Level: {escape(level.name)}</h2>", scores, classes, note, matrix, caption]
 
 
 def _section(title: str, figure: Figure) -> list[str]:
-    return [f"<h2>{escape(title)}</h2>", _image(figure, title)]
+    return [f"<h2>{escape(title)}</h2>", figures.as_html(figure, title)]
 
 
 def _note(text: str) -> str:
     return f"<p class=note>{escape(text)}</p>" if text else ""
-
-
-def _image(figure: Figure, title: str) -> str:
-    png = io.BytesIO()
-    # Without the version of matplotlib in the file the same numbers give the same bytes.
-    figure.savefig(png, format="png", dpi=110, metadata={"Software": None})
-    return f'<img alt="{escape(title)}" src="data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}">'
 
 
 def _table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -50,7 +50,7 @@ def noise(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
     monkeypatch.setattr(nightly, "simulated_set", simulated)
     monkeypatch.setattr(models, "bootstrap", lambda classifier: None)
-    monkeypatch.setattr(report, "_image", lambda figure, title: "")  # a second each; test_report.py draws them
+    monkeypatch.setattr(figures, "as_html", lambda figure, title: "")  # a second each; test_report.py draws them
     for name in ("confusion", "recall", "calibration", "importances", "sky", "agreement"):
         monkeypatch.setattr(figures, name, lambda *_: None)
     return level
