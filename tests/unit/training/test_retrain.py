@@ -21,7 +21,7 @@ from alerce_spark.features.names import FEATURES, FEATURES_VERSION
 from alerce_spark.lake import models, training_sets
 from alerce_spark.nightly import retrain as nightly
 from alerce_spark.nightly.retrain import Outcome, retrain
-from alerce_spark.training import figures, report
+from alerce_spark.training import figures
 from alerce_spark.training.light_curves import simulated_provenance
 from alerce_spark.training.sets import FeatureSet
 
