@@ -1,67 +1,104 @@
-"""The lease: one application at a time may write a lake. A file with a heartbeat names it.
+"""The lease: each writer's tables are written by one application at a time. A file with a heartbeat names it.
 
 Blind appends never conflict in Delta, so two writers would duplicate rows without an error (design.md section 7).
-The file carries a token of its holder, and its modification time is the heartbeat. A holder that showed no life for
-`timeout` seconds is dead and may be replaced; takers go one at a time, by an advisory lock on a file beside it.
+There is one lease for each name of WRITERS, so that queries may run as applications of their own. A holder that showed
+no life for `timeout` seconds is dead and may be replaced. How takers of a lease exclude each other depends on where the
+lake is:
+
+* on a shared file system the modification time of the file is the heartbeat, and takers go one at a time by an advisory
+  lock on a file beside it;
+* on S3 every change is a conditional write: a new object only where none is, a successor only in place of the very
+  object that was read. Ages are differences of the server's own times, so clocks need not agree.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import socket
 import threading
 import time
 import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Protocol
 
-_FILE = "_lease.json"
-_LOCK = "_lease.lock"
+from boto3.session import Session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from alerce_spark.lake.storage import LakeError
+
+log = logging.getLogger(__name__)
+
+#: Writers of a lake: queries whose tables nobody else writes, `quarantine` excepted. Who takes all may write any table.
+WRITERS = ("photometry", "results")
+
+_FOLDER = "_leases"
+_CHANGED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+_ABSENT = ("NoSuchKey", "404")
+_TRIES = 5
+_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S = 5.0, 10.0
+
+Record = dict[str, Any]
 
 
 class LeaseHeld(Exception):
-    """Another application holds the lake; the message names it and says what to do."""
+    """Another application writes these tables; the message names it and says what to do."""
 
 
 class LeaseLost(Exception):
-    """The lake was taken by another application while this one was silent: it must stop writing."""
+    """The tables were taken by another application while this one was silent: it must stop writing."""
+
+
+class _Claim(Protocol):
+    """One lease, as seen by one that holds it or wants to."""
+
+    def take(self) -> Record | None:
+        """None when it was taken, else the record of its living holder."""
+
+    def renew(self) -> bool:
+        """Show life; False when somebody else holds it now."""
+
+    def give_back(self) -> None:
+        """Let others take it at once; nothing where somebody else holds it."""
 
 
 class Lease:
-    """Context manager that holds the lake at `lake` (a path) for `holder`, renewed by a thread until it ends.
+    """Context manager that holds the leases of `scope` on the lake at `lake` for `holder`, renewed by a thread.
 
-    Raises LeaseHeld on entry while another holder is alive, LeaseLost from `check` when it was taken away.
+    `lake` is a path that all writers share, or s3a://bucket/…. Raises LeaseHeld on entry while another holder of any of
+    them is alive, LeaseLost from `check` when one was taken away, LakeError where no lease can be had or renewed.
     """
 
-    def __init__(self, lake: str, holder: str, timeout: float = 60.0) -> None:
-        if "://" in lake and not lake.startswith("file:"):
-            raise LeaseHeld(
-                f"no lease on {lake}: a lease is a file, and this is not a path that all writers share; "
-                "put the lake on a shared file system"
-            )
-        self._file = Path(lake.removeprefix("file:")) / _FILE
-        self._timeout = timeout
-        self._token = uuid.uuid4().hex
-        self._record = {
+    def __init__(self, lake: str, holder: str, timeout: float = 60.0, scope: Iterable[str] = WRITERS) -> None:
+        self._lake, self._timeout = lake, timeout
+        record = {
             "holder": holder,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "token": self._token,
+            "token": uuid.uuid4().hex,
         }
+        self._claims = _claims(lake, sorted(set(scope)), record, timeout)
         self._stop = threading.Event()
         self._lost = False
+        self._held = ExitStack()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.with_name(_LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if self._held_by_a_living():
-                raise LeaseHeld(self._who())
-            self._file.write_text(json.dumps(self._record))
+        with ExitStack() as taken, _said(self._lake):
+            for name, claim in self._claims.items():
+                living = claim.take()
+                if living is not None:
+                    raise LeaseHeld(self._who(name, living))
+                taken.callback(claim.give_back)
+            self._held = taken.pop_all()
         self._thread.start()
         return self
 
@@ -70,45 +107,198 @@ class Lease:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        if self._mine():
-            self._file.unlink(missing_ok=True)
+        try:
+            with _said(self._lake):
+                self._held.close()
+        except LakeError as left:
+            log.warning("%s; it expires by itself", left)
 
     def check(self) -> None:
-        """Raise LeaseLost when the lease is no longer this holder's. To be called before each write."""
-        if self._lost or not self._mine():
-            raise LeaseLost(
-                f"the lease on {self._file.parent} was taken by another application; this one stops writing"
-            )
+        """Raise LeaseLost when a lease is no longer this holder's. To be called before each write."""
+        with _said(self._lake):
+            if self._lost or not all(claim.renew() for claim in self._claims.values()):
+                raise LeaseLost(
+                    f"the lease on {', '.join(self._claims)} of {self._lake} was taken by another application; "
+                    "this one stops writing"
+                )
 
     def _beat(self) -> None:
         while not self._stop.wait(self._timeout / 6):
-            if not self._mine():
-                self._lost = True
+            try:
+                with _said(self._lake):
+                    self._lost = not all(claim.renew() for claim in self._claims.values())
+            except LakeError as error:  # the next beat may get through
+                log.warning("%s", error)
+            if self._lost:
                 return
-            os.utime(self._file)
 
-    def _mine(self) -> bool:
-        return _read(self._file).get("token") == self._token
-
-    def _held_by_a_living(self) -> bool:
-        try:
-            return time.time() - self._file.stat().st_mtime < self._timeout
-        except FileNotFoundError:
-            return False
-
-    def _who(self) -> str:
-        record = _read(self._file)
+    def _who(self, name: str, record: Record) -> str:
         return (
-            f"{self._file.parent} is being written by {record.get('holder', 'another application')} "
+            f"{name} of {self._lake} is being written by {record.get('holder', 'another application')} "
             f"(process {record.get('pid', '?')} on {record.get('host', '?')}, since {record.get('since', '?')}). "
             "Stop it first, or send packets through it: alerce-spark import --through-stream. "
             f"A dead holder's lease expires {self._timeout:.0f} s after its last sign of life."
         )
 
 
-def _read(file: Path) -> dict[str, str]:
+@contextmanager
+def _said(lake: str) -> Iterator[None]:
+    """Errors of the file system and of S3 as LakeError, which says what they are about."""
     try:
-        record = json.loads(file.read_text())
-    except (FileNotFoundError, ValueError):
+        yield
+    except (OSError, BotoCoreError, ClientError) as error:
+        raise LakeError(f"the lease on {lake} cannot be read or written: {' '.join(str(error).split())}") from error
+
+
+def _claims(lake: str, scope: list[str], record: Record, timeout: float) -> dict[str, _Claim]:
+    if lake.startswith(("s3a://", "s3://")):
+        bucket, _, prefix = lake.partition("://")[2].strip("/").partition("/")
+        keys = {name: f"{prefix}/{_FOLDER}/{name}.json".lstrip("/") for name in scope}
+        client = _s3_client()
+        return {name: _ObjectClaim(client, bucket, key, record, timeout) for name, key in keys.items()}
+    if "://" in lake and not lake.startswith("file:"):
+        raise LakeError(f"no lease can be had on {lake}: put the lake on a shared file system or on S3 (s3a://…)")
+    folder = Path(lake.removeprefix("file:")) / _FOLDER
+    return {name: _FileClaim(folder / f"{name}.json", record, timeout) for name in scope}
+
+
+class _FileClaim:
+    """A lease that is a file: its modification time is the heartbeat."""
+
+    def __init__(self, file: Path, record: Record, timeout: float) -> None:
+        self._file, self._record, self._timeout = file, record, timeout
+
+    def take(self) -> Record | None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._alone():
+            if self._is_held_by_a_living():
+                return _parsed(self._file.read_bytes())
+            self._file.write_text(json.dumps(self._record))
+        return None
+
+    def renew(self) -> bool:
+        try:
+            mine = self._is_mine()
+            if mine:
+                os.utime(self._file)
+        except FileNotFoundError:
+            return False
+        return mine
+
+    def give_back(self) -> None:
+        with self._alone(), suppress(FileNotFoundError):
+            if self._is_mine():
+                self._file.unlink()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._file.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _is_mine(self) -> bool:
+        return bool(_parsed(self._file.read_bytes()).get("token") == self._record["token"])
+
+    def _is_held_by_a_living(self) -> bool:
+        try:
+            return time.time() - self._file.stat().st_mtime < self._timeout
+        except FileNotFoundError:
+            return False
+
+
+class _ObjectClaim:
+    """A lease that is an object of S3. Every write names what it replaces, so of two at once one is refused."""
+
+    def __init__(self, client: Any, bucket: str, key: str, record: Record, timeout: float) -> None:
+        self._client, self._place, self._timeout = client, {"Bucket": bucket, "Key": key}, timeout
+        self._record = record
+        self._etag = ""
+        self._beats = 0
+        self._guard = threading.Lock()  # the heartbeat and `check` renew from two threads
+
+    def take(self) -> Record | None:
+        for _ in range(_TRIES):
+            if self._put(IfNoneMatch="*"):
+                self._require_conditional_writes()
+                return None
+            found, etag, age = self._get()
+            if found.get("token") == self._record["token"]:  # the answer to our own write was lost
+                self._etag = etag
+                return None
+            if etag and age < self._timeout and not found.get("given_back"):
+                return found
+            if etag and self._put(IfMatch=etag):
+                return None
+        return {"holder": "one of several applications that start at the same time"}
+
+    def renew(self) -> bool:
+        with self._guard:
+            if self._put(IfMatch=self._etag):
+                return True
+            found, etag, _ = self._get()
+            if found.get("token") != self._record["token"]:
+                return False
+            self._etag = etag
+            return True
+
+    def give_back(self) -> None:
+        with self._guard:
+            self._record["given_back"] = True
+            self._put(IfMatch=self._etag)
+
+    def _require_conditional_writes(self) -> None:
+        if self._put(IfNoneMatch="*"):
+            raise LakeError(
+                f"no lease can be had on bucket {self._place['Bucket']}: this S3 server ignores If-None-Match, so "
+                "nothing would keep a second writer away; use a server with conditional writes"
+            )
+
+    def _put(self, **condition: str) -> bool:
+        """Write our record; False where what the condition names is not there."""
+        self._beats += 1
+        # The count makes every beat another object with another ETag.
+        body = json.dumps(self._record | {"beat": self._beats}).encode()
+        try:
+            self._etag = self._client.put_object(**self._place, Body=body, **condition)["ETag"]
+        except ClientError as error:
+            if _code(error) in (*_CHANGED, *_ABSENT):
+                return False
+            raise
+        return True
+
+    def _get(self) -> tuple[Record, str, float]:
+        """Record, ETag (empty where there is no object) and age [s]."""
+        try:
+            answer = self._client.get_object(**self._place)
+        except ClientError as error:
+            if _code(error) in _ABSENT:
+                return {}, "", 0.0
+            raise
+        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return _parsed(answer["Body"].read()), answer["ETag"], (now - answer["LastModified"]).total_seconds()
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code"))
+
+
+def _s3_client() -> Any:
+    """S3 as the AWS_… environment describes it, which s3a and delta-rs read too."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    config = Config(
+        connect_timeout=_CONNECT_TIMEOUT_S,
+        read_timeout=_READ_TIMEOUT_S,
+        s3={"addressing_style": "path" if endpoint else "auto"},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    return Session().client("s3", endpoint_url=endpoint, region_name=region, config=config)
+
+
+def _parsed(content: bytes) -> Record:
+    try:
+        record = json.loads(content)
+    except ValueError:
         return {}
     return record if isinstance(record, dict) else {}

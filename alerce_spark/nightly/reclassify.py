@@ -42,7 +42,7 @@ def reclassify(spark: SparkSession, settings: Settings) -> tuple[int, str, bool]
     try:
         count = classified.count()
         try:
-            with Lease(lake.path, "alerce-spark reclassify", lake.lease_timeout_s):
+            with Lease(lake.path, "alerce-spark reclassify", lake.lease_timeout_s, ["results"]):
                 write.append(classified, lake.path, "probabilities", None)
             return count, version, False
         except LeaseHeld:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from alerce_spark.config import Settings
 from alerce_spark.lake import write
 from alerce_spark.lake.write import Transaction
-from alerce_spark.lease import Lease, LeaseLost
+from alerce_spark.lease import WRITERS, Lease, LeaseLost
 from alerce_spark.simulation.night import simulate
 from alerce_spark.streaming.archive import archive
 from alerce_spark.streaming.lightcurves import lightcurves
@@ -42,8 +42,6 @@ class StreamFailed(Exception):
 
 #: Seconds between looks at a native query.
 _WATCH_S = 1
-#: Queries that write tables of the lake, and so need its lease.
-WRITERS = ("photometry", "results")
 
 
 @dataclass(frozen=True)
@@ -86,10 +84,10 @@ class Stream:
         return all(name in self._running for name in self.settings.stream.queries)
 
     def run(self) -> None:
-        """Run the queries of `stream.queries`. Raises LeaseHeld where another application writes the lake."""
+        """Run the queries of `stream.queries`. Raises LeaseHeld where another application writes one's tables."""
         lake = self.settings.lake
         names = self.settings.stream.queries
-        with self._lease(any(name in WRITERS for name in names)) as check_lease:
+        with self._lease([name for name in names if name in WRITERS]) as check_lease:
             write.create(self.spark, lake.path, lake.healpix_order)
             self._warm_up()
             # `results` reads what the others publish: where all end when they are done, it ends last.
@@ -132,14 +130,14 @@ class Stream:
             messages.write.format("noop").mode("overwrite").save()
 
     @contextmanager
-    def _lease(self, is_needed: bool) -> Iterator[Callable[[], None]]:
-        """The check of the lake's lease, which is held meanwhile; nothing to check where no table is written."""
-        if not is_needed:
+    def _lease(self, writers: Sequence[str]) -> Iterator[Callable[[], None]]:
+        """The check of the writers' leases, which are held meanwhile; nothing to check where no table is written."""
+        if not writers:
             yield lambda: None
             return
         lake = self.settings.lake
         holder = f"alerce-spark stream ({self.spark.sparkContext.appName})"
-        with Lease(lake.path, holder, lake.lease_timeout_s) as lease:
+        with Lease(lake.path, holder, lake.lease_timeout_s, writers) as lease:
             yield lease.check
 
     def _query(self, name: str, check_lease: Callable[[], None]) -> _Query:

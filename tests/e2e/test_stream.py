@@ -168,7 +168,7 @@ def _command(settings: Settings) -> subprocess.Popen[bytes]:
 
 
 def _leased(path: str) -> bool:
-    file = Path(path) / "_lease.json"
+    file = Path(path) / "_leases" / "photometry.json"
     return file.exists() and time.time() - file.stat().st_mtime < 3
 
 
@@ -199,7 +199,7 @@ def running(spark: SparkSession, kafka: str, tmp_path: Path) -> Iterator[Setting
     stream.stop()
     thread.join(timeout=120)
     assert not thread.is_alive()
-    assert not (Path(settings.lake.path) / "_lease.json").exists()
+    assert not (Path(settings.lake.path) / "_leases" / "photometry.json").exists()
 
 
 def test_topics_made_while_the_stream_runs_and_packets_sent_through_it(
