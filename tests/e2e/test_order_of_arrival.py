@@ -1,0 +1,107 @@
+"""Whatever the order in which alerts come, the final tables are those of the order in which they were sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from pyspark.sql import SparkSession
+
+from alerce_spark.config import Settings
+from alerce_spark.lake import write
+from alerce_spark.nightly import invariants
+from alerce_spark.sky import position
+from alerce_spark.streaming.backfill import import_alerts
+from alerce_spark.streaming.lightcurves import lightcurves
+from alerce_spark.streaming.photometry import Photometry
+from alerce_spark.streaming.results import Results
+from alerce_spark.streaming.sink import as_packets
+from alerce_spark.streaming.source import PACKETS
+from alerce_spark.streaming.stamps import stamps
+from tests.e2e.undisturbed import Sent, assert_everything_once, assert_same_tables, survey, tables
+
+pytestmark = pytest.mark.spark
+SettingsFor = Callable[..., Settings]
+
+WEEK = 7
+
+
+@pytest.fixture(scope="module")
+def sent() -> Sent:
+    """Two weeks of thirty objects, whose packets carry detections of the weeks before."""
+    return survey(31, 300, objects=30, nights=16, cadence=1)
+
+
+@pytest.fixture
+def in_order(spark: SparkSession, settings_for: SettingsFor, sent: Sent, tmp_path: Path) -> Settings:
+    """The lake of an import of all packets in order, in one batch."""
+    settings = settings_for(
+        lake={"path": str(tmp_path / "in_order")},
+        stream={"queries": ["photometry", "stamps", "lightcurves", "results"]},
+    )
+    folder = tmp_path / "alerts"
+    folder.mkdir()
+    for k, packet in enumerate([*sent.packets, *sent.bad]):
+        (folder / f"{k:05d}.avro").write_bytes(packet)
+    import_alerts(spark, settings, [folder])
+    assert_everything_once(settings, sent)
+    return settings
+
+
+def _arrivals(sent: Sent, rng: np.random.Generator) -> list[list[bytes]]:
+    """Three batches: many objects lack their first packets, some nights come a week late; all shuffled, some often."""
+    numbered = sent.alerts.with_row_index("row")
+    oids = numbered["oid"].unique(maintain_order=True)
+    headless = set(numbered.filter(pl.col("oid").is_in(oids.gather_every(3).implode())).group_by("oid").head(2)["row"])
+    third = len(sent.packets) // 3
+    late = set(range(third // 2, third)) - headless
+    on_time = [k for k in range(len(sent.packets)) if k not in headless | late]
+    parts = (
+        Sent([sent.packets[k] for k in on_time[: len(on_time) // 2]], sent.alerts, sent.bad),
+        Sent([sent.packets[k] for k in on_time[len(on_time) // 2 :]], sent.alerts, sent.bad),
+        Sent([sent.packets[k] for k in sorted(headless | late)], sent.alerts, []),
+    )
+    return [part.messages(rng) for part in parts]
+
+
+def test_out_of_order_repeated_late_and_without_the_first_packets(
+    spark: SparkSession, in_order: Settings, sent: Sent, tmp_path: Path
+) -> None:
+    expected = tables(in_order.lake.path)
+    settings = in_order.model_copy(update={"lake": in_order.lake.model_copy(update={"path": str(tmp_path / "lake")})})
+    path = settings.lake.path
+    write.create(spark, path, settings.lake.healpix_order)
+    photometry = Photometry(spark, path, settings.survey, 2, lambda: None)
+    results = Results(spark, path, lambda: None)
+
+    def arrive(packets: Sequence[bytes]) -> None:
+        rows = [(packet, "here", 0, offset, None) for offset, packet in enumerate(packets)]
+        frame = spark.createDataFrame(rows, PACKETS).coalesce(2)
+        # What classifies looks at tables that lack the batch, as in a stream that is fast.
+        published = (make(frame, path, settings.survey, None) for make in (stamps, lightcurves))
+        for messages in published:
+            results.process(as_packets(messages))
+        photometry.process(frame)
+
+    for batch in _arrivals(sent, np.random.default_rng(1)):
+        arrive(batch)
+    short = _short(settings, expected)
+    latest = sent.alerts.with_row_index("row").filter(pl.col("oid").is_in(short.implode()))
+    arrive([sent.packets[k] for k in latest.group_by("oid").agg(pl.col("row").max())["row"].sort()])
+    assert _short(settings, expected).is_empty()
+    assert_everything_once(settings, sent)
+    assert_same_tables(tables(path), expected)
+
+
+def _short(settings: Settings, expected: dict[str, pl.DataFrame]) -> pl.Series:
+    """Objects whose results integrity would find short."""
+    own = expected["detections"].filter("has_stamp")
+    ra, dec = position(own["healpix29"])
+    alerts = own.select("oid", "candid", ra=pl.Series(ra), dec=pl.Series(dec), sampled=True)
+    found = invariants.violations(
+        alerts, invariants.reader(alerts, settings.lake.path), frozenset(settings.stream.queries)
+    )
+    return found["oid"].unique()
