@@ -1,4 +1,4 @@
-"""The SparkSession: settings and JARs come from conf/spark/<profile>.conf, the one place that names them."""
+"""The SparkSession: settings and JARs come from the files of conf/spark/, the one place that names them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,26 @@ from alerce_spark.config import ConfigError, Settings, conf_dir
 _NEEDED_CLASSES = ("io.delta.sql.DeltaSparkSessionExtension", "org.apache.spark.sql.kafka010.KafkaSourceProvider")
 
 
-def profile_file(profile: str) -> Path:
-    """Path of conf/spark/<profile>.conf. Raises ConfigError with the profiles there are."""
-    path = conf_dir() / "spark" / f"{profile}.conf"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.conf")))
-        raise ConfigError(f"spark.profile = {profile!r}: no {path}; known: {known}")
-    return path
+def spark_dir() -> Path:
+    """Folder of Spark's own configuration: SPARK_CONF_DIR for spark-submit."""
+    return (conf_dir() / "spark").resolve()
 
 
-def _scheduler_file() -> Path:
-    return (conf_dir() / "spark" / "fairscheduler.xml").resolve()
+def profile(name: str) -> dict[str, str]:
+    """Spark settings of spark-defaults.conf and of the profiles that `name` lists (standalone,s3), later ones over
+    earlier ones. Raises ConfigError with the profiles there are.
+    """
+    settings = _properties(spark_dir() / "spark-defaults.conf")
+    for part in name.split(","):
+        path = spark_dir() / f"{part}.conf"
+        if not path.is_file() or part == "spark-defaults":
+            known = ", ".join(sorted(p.stem for p in path.parent.glob("*.conf") if p.stem != "spark-defaults"))
+            raise ConfigError(f"spark.profile = {name!r}: no {path}; known: {known}")
+        settings |= _properties(path)
+    return settings
 
 
-def read_profile(path: Path) -> dict[str, str]:
+def _properties(path: Path) -> dict[str, str]:
     """Spark properties file → dictionary: a key, white space, a value; # begins a comment line."""
     pairs = {}
     for line in path.read_text().splitlines():
@@ -48,12 +54,12 @@ def spark_session(settings: Settings, app: str = "alerce_spark", **extra: str) -
     builder = SparkSession.Builder().appName(app)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
     if not submitted:
-        for key, value in read_profile(profile_file(settings.spark.profile)).items():
+        for key, value in profile(settings.spark.profile).items():
             # Two tasks a core: those of a long batch must not keep the others waiting.
             twice = f"local[{2 * (os.cpu_count() or 1)}]"
             builder = builder.config(key, twice if (key, value) == ("spark.master", "local[*]") else value)
-        builder = builder.config("spark.scheduler.allocation.file", f"file:{_scheduler_file()}")
-        log = (conf_dir() / "log4j2.properties").resolve()
+        builder = builder.config("spark.scheduler.allocation.file", f"file:{spark_dir() / 'fairscheduler.xml'}")
+        log = spark_dir() / "log4j2.properties"
         builder = builder.config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile=file:{log}")
     for key, value in extra.items():
         builder = builder.config(key.replace("__", "."), value)
@@ -70,5 +76,6 @@ def _require_jars(spark: SparkSession) -> None:
         except Py4JJavaError:
             raise ConfigError(
                 f"the JAR with {name} is not on Spark's class path. spark-submit ignores spark.jars.packages of a "
-                "running session: give it `spark-submit --properties-file conf/spark/local.conf …`"
+                f"running session: SPARK_CONF_DIR={spark_dir()} spark-submit --load-spark-defaults --properties-file "
+                f"{spark_dir() / 'local.conf'} …"
             ) from None

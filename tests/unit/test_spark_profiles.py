@@ -1,0 +1,60 @@
+"""The files of conf/spark: layers, JARs that belong together, and no line twice."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+import pyspark
+import pytest
+
+from alerce_spark.config import ConfigError
+from alerce_spark.session import profile, spark_dir
+
+PROFILES = sorted(p.stem for p in spark_dir().glob("*.conf") if p.stem != "spark-defaults")
+PACKAGES = "spark.jars.packages"
+
+
+def _lines(name: str) -> list[str]:
+    text = (spark_dir() / f"{name}.conf").read_text()
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def test_the_profiles_of_the_operations_guide_are_there() -> None:
+    assert PROFILES == ["kubernetes", "local", "s3", "standalone", "yarn"]
+
+
+@pytest.mark.parametrize("name", ["spark-defaults", *PROFILES])
+def test_a_file_holds_settings_of_spark_once_each(name: str) -> None:
+    # Java's properties know no comment behind a value, and a blank or : or = would end a key early.
+    lines = [line.split() for line in _lines(name)]
+    assert {len(parts) for parts in lines} == {2}
+    keys = [parts[0] for parts in lines]
+    assert all(key.startswith("spark.") for key in keys)
+    assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_says_only_what_differs_from_the_defaults(name: str) -> None:
+    assert not set(_lines(name)) & set(_lines("spark-defaults"))
+    assert any(line.startswith(PACKAGES) for line in _lines(name)) == (name == "s3")
+
+
+def test_the_jars_are_those_of_the_python_packages() -> None:
+    spark, delta = version("pyspark"), version("delta-spark")
+    minor = spark.rpartition(".")[0]
+    jars = profile("local")[PACKAGES]
+    assert jars == f"io.delta:delta-spark_{minor}_2.13:{delta},org.apache.spark:spark-sql-kafka-0-10_2.13:{spark}"
+    (hadoop,) = (Path(pyspark.__file__).parent / "jars").glob("hadoop-client-api-*.jar")
+    release = hadoop.stem.removeprefix("hadoop-client-api-")
+    assert profile("local,s3")[PACKAGES] == f"{jars},org.apache.hadoop:hadoop-aws:{release}"
+
+
+def test_later_profiles_stand_over_earlier_ones_and_unknown_ones_are_named() -> None:
+    both = profile("standalone,s3")
+    assert both["spark.master"].startswith("spark://")
+    assert "hadoop-aws" in both[PACKAGES]
+    assert both["spark.sql.extensions"] == profile("local")["spark.sql.extensions"]
+    for name in ("mesos", "local,mesos", "spark-defaults"):
+        with pytest.raises(ConfigError, match=r"known: kubernetes, local, s3, standalone, yarn"):
+            profile(name)
