@@ -38,6 +38,7 @@ _NEAR_ORDER = 12
 #: Footers kept by a process, as bytes in their files; in memory they take ten times that.
 _FOOTER_BYTES = 16 << 20
 _EVERYWHERE = np.array([[0, np.iinfo(np.int64).max]])
+_LOCATION = pa.schema([("path", pa.string()), ("position", pa.int64())])
 
 
 def versions(lake: str, tables: Sequence[str]) -> dict[str, int]:
@@ -53,16 +54,20 @@ def read(
     pixels: ArrayLike,
     version: int | None = None,
     ranges: Ints | None = None,
+    located: bool = False,
 ) -> pl.DataFrame:
     """Rows of `oids` in the partitions `pixels` at `version` (None: the newest), columns as asked, in no fixed order.
 
     ranges: (n, 2) disjoint, ascending half-open ranges of `healpix29`; every row inside them is found, one outside may
-    be or not. Default: the whole partitions. A handle whose files are gone is renewed once. Raises FileNotFoundError
-    where files of `version` were vacuumed, LakeError where the lake has not been made.
+    be or not. Default: the whole partitions. `located` adds where each row lies: `path` of its file in the table,
+    `position` in the file, as `log.Change` takes rows to delete. A handle whose files are gone is renewed once. Raises
+    FileNotFoundError where files of `version` were vacuumed, LakeError where the lake has not been made.
     """
     wanted = pa.array(pl.Series(oids, dtype=pl.String).to_arrow(), pa.string())
     within = _EVERYWHERE if ranges is None else ranges
     schema = pa.schema([TABLES[table].arrow.field(name).with_nullable(True) for name in columns])
+    if located:
+        schema = pa.unify_schemas([schema, _LOCATION])
 
     def scan(opened: _Open) -> pl.DataFrame:
         parts = [_matching(opened, file, schema, wanted, within) for file in opened.files(pixels, within)]
@@ -256,6 +261,10 @@ def _matching(opened: _Open, file: _File, schema: pa.Schema, oids: pa.Array, ran
     table = table.filter(pa.array(found[np.repeat(hit, rows)]))
     values = {name: table[name].cast(schema.field(name).type) for name in present}
     values.setdefault("pixel", pa.repeat(pa.scalar(file.pixel, pa.int32()), len(table)))
+    if "position" in schema.names:
+        begin = np.cumsum(footer.rows) - footer.rows
+        values["position"] = pa.array((np.repeat(begin[groups] - starts, rows) + np.arange(found.size))[found])
+        values["path"] = pa.repeat(pa.scalar(file.path, pa.string()), len(table))
     return pa.table([values.get(f.name, pa.nulls(len(table), f.type)) for f in schema], schema=schema)
 
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+from urllib.parse import unquote
 
 from deltalake import DeltaTable
+from obstore.store import LocalStore, S3Store
 
 from alerce_spark.lake.tables import TABLES
 
+if TYPE_CHECKING:
+    from obstore.store import S3Config
+
+Store = LocalStore | S3Store
 #: Table property with the HEALPix order of `pixel`, fixed when the lake is made.
 ORDER_PROPERTY = "alerce.healpix_order"
 
@@ -44,6 +52,17 @@ def delta_table(lake: str, table: str) -> DeltaTable:
     if not is_made(lake, table):
         raise LakeError(f"no table {table} in {lake}; make the lake with: alerce-spark tables create --lake {lake}")
     return DeltaTable(_path(lake, table), storage_options=storage_options(lake))
+
+
+@cache
+def store(lake: str, table: str) -> Store:
+    """The files of a table, paths relative to it; a file appears whole or not at all."""
+    path = _path(lake, table)
+    options = storage_options(lake)
+    if options is None:
+        return LocalStore(Path(unquote(path.removeprefix("file://").removeprefix("file:"))).resolve(), mkdir=True)
+    plain = options.pop("AWS_ALLOW_HTTP", "false") == "true"
+    return S3Store.from_url(path, config=cast("S3Config", options), client_options={"allow_http": plain})
 
 
 def _path(lake: str, table: str) -> str:

@@ -58,14 +58,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A Delta table: `key` names its rows, `checks` are SQL conditions by name, `merged` gives deletion vectors."""
+    """A Delta table: `key` names its rows and `checks` are SQL conditions by name."""
 
     name: str
     comment: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
     checks: tuple[tuple[str, str], ...] = ()
-    merged: bool = False
 
     @property
     def on_sky(self) -> bool:
@@ -169,7 +168,6 @@ DETECTIONS = Table(
     ),
     ("oid", "candid"),
     _POSITION_CHECKS,
-    merged=True,
 )
 
 NON_DETECTIONS = Table(
@@ -186,7 +184,6 @@ NON_DETECTIONS = Table(
         Column("magzpsci", "float", "Magnitude zero point of the science image", "mag"),
     ),
     ("oid", "fid", "mjd"),
-    merged=True,
 )
 
 FORCED_PHOTOMETRY = Table(
@@ -214,7 +211,6 @@ FORCED_PHOTOMETRY = Table(
     ),
     ("oid", "pid"),
     _POSITION_CHECKS,
-    merged=True,
 )
 
 _COUNTS = (
@@ -269,7 +265,6 @@ OBJECTS = Table(
         Column("g_r_mean_corr", "double", "g - r of the means, magpsf_corr", "mag"),
     ),
     ("oid",),
-    merged=True,
 )
 
 MAGSTATS = Table(
@@ -299,7 +294,6 @@ MAGSTATS = Table(
         Column("close_nondet", "boolean", "An upper limit lies within 0.5 d before the first detection", required=True),
     ),
     ("oid", "fid"),
-    merged=True,
 )
 
 FEATURES = Table(
@@ -394,7 +388,6 @@ QUARANTINE = Table(
         Column("packet", "binary", "The bytes as they came", required=True),
     ),
     ("sha256", "stage"),
-    merged=True,
 )
 
 NIGHTLY_REPORTS = Table(

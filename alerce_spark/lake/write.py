@@ -1,29 +1,32 @@
-"""Writes to the lake: tables made from their definition, idempotent appends and merges."""
+"""Writes to the lake: tables made from their definition, and changes of rows, each one commit from a known version.
+
+Who holds the rows writes their files, a worker or the driver (`append`, `replace`, `insert`); the driver alone commits.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import TypeVar
 
 import polars as pl
-from delta.exceptions import DeltaConcurrentModificationException
-from delta.tables import DeltaTable
-from pyspark.sql import DataFrame, SparkSession
+import pyarrow as pa
+from pyspark.sql import SparkSession
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random
 
+from alerce_spark import sky
 from alerce_spark.classifiers import taxonomy
+from alerce_spark.lake import files, log, lookup
+from alerce_spark.lake.log import Change, Conflict
 from alerce_spark.lake.storage import ORDER_PROPERTY, LakeError, delta_table, healpix_order, is_made, table_path
 from alerce_spark.lake.tables import TABLES, Table, sql_literal
 from alerce_spark.lightcurves.assemble import LIMIT_MJD_STEP
 
+T = TypeVar("T")
 
-@dataclass(frozen=True)
-class Transaction:
-    """Identifies an append, so that Delta skips its repetition: an id without end and the epoch of a stream."""
-
-    app: str
-    version: int
+#: Times that a change is made anew because another writer was faster.
+_ATTEMPTS = 10
 
 
 def create(spark: SparkSession, lake: str, order: int) -> list[str]:
@@ -39,29 +42,19 @@ def create(spark: SparkSession, lake: str, order: int) -> list[str]:
         )
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda t: _create(spark, lake, t, order), missing))
-    _write_taxonomy(spark, lake)
-    return [t.name for t in missing]
-
-
-def _write_taxonomy(spark: SparkSession, lake: str) -> None:
-    """Classes of both classifiers in the version of this code, if the table lacks them."""
-    handle = delta_table(lake, "taxonomy")
-    known = set(pl.scan_delta(handle).select("classifier", "version").collect().iter_rows())
     rows = [
-        (name, taxonomy.VERSION, list(classes))
+        {"classifier": name, "version": taxonomy.VERSION, "classes": list(classes)}
         for name, classes in (
             (taxonomy.LIGHTCURVE, taxonomy.LIGHTCURVE_CLASSES),
             (taxonomy.STAMP, taxonomy.STAMP_CLASSES),
         )
-        if (name, taxonomy.VERSION) not in known
     ]
-    if rows:
-        frame = spark.createDataFrame(rows, TABLES["taxonomy"].ddl)
-        _merge_into(frame, lake, "taxonomy", ()).whenNotMatchedInsertAll().execute()
+    insert(lake, "taxonomy", pa.Table.from_pylist(rows, TABLES["taxonomy"].arrow))
+    return [t.name for t in missing]
 
 
 def _create(spark: SparkSession, lake: str, table: Table, order: int) -> None:
-    properties = {ORDER_PROPERTY: str(order), "delta.enableDeletionVectors": str(table.merged).lower()}
+    properties = {ORDER_PROPERTY: str(order), "delta.enableDeletionVectors": str(table.on_sky).lower()}
     properties["delta.deletedFileRetentionDuration"] = "interval 1 days"
     properties |= {f"delta.constraints.{name}": condition for name, condition in table.checks}
     listed = ", ".join(f"{sql_literal(k)} = {sql_literal(v)}" for k, v in properties.items())
@@ -72,52 +65,74 @@ def _create(spark: SparkSession, lake: str, table: Table, order: int) -> None:
     )
 
 
-def append(rows: DataFrame, lake: str, table: str, transaction: Transaction | None) -> None:
-    """Append rows sorted for look-ups, one commit. With a transaction its repetition is skipped."""
-    if TABLES[table].on_sky:
-        rows = rows.sortWithinPartitions("pixel", "healpix29")
-    writer = rows.write.format("delta").mode("append")
-    if transaction is not None:
-        # As options of this write, never as session settings: those swallow every later write of the session.
-        writer = writer.option("txnAppId", f"{transaction.app}/{table}").option("txnVersion", transaction.version)
-    writer.save(table_path(lake, table))
+def append(lake: str, table: str, rows: pa.Table) -> Change:
+    """Files of new rows."""
+    return Change(files.write(lake, table, rows))
 
 
-def merge(rows: DataFrame, lake: str, table: str, pixels: Iterable[int]) -> None:
-    """Insert rows, or replace those of the same key, one commit. `pixels`: where stored rows of these keys can lie."""
-    (_merge_into(rows, lake, table, pixels).whenMatchedUpdateAll().whenNotMatchedInsertAll().execute())
+def replace(lake: str, table: str, rows: pa.Table, version: int) -> Change:
+    """Files of rows that take the place of those with the same key at `version`, where there are any; one row a key.
 
-
-def update(rows: DataFrame, lake: str, table: str, pixels: Iterable[int], columns: Sequence[str]) -> None:
-    """Rewrite `columns` of stored rows with the same key, one commit; rows without one are left out."""
-    _merge_into(rows, lake, table, pixels).whenMatchedUpdate(set={c: f"s.{c}" for c in columns}).execute()
-
-
-def insert(rows: DataFrame, lake: str, table: str) -> None:
-    """Insert rows whose key is not there yet, one commit. For small tables without positions, which two queries share:
-    where the other one was faster, the insert is made again.
+    An object's stored rows lie within 10 arcsec of its new ones, or they are not found (`lookup.near`).
     """
+    keys = pl.DataFrame(rows.select([*TABLES[table].key, "healpix29"]))
+    pixels, ranges = lookup.near(*sky.position(keys["healpix29"]), healpix_order(lake))
+    wanted = [*TABLES[table].key]
+    stored = lookup.read(lake, table, wanted, keys["oid"].unique(), pixels, version, ranges, located=True)
+    old = _keyed(stored, table).join(_keyed(keys, table), on=wanted, how="semi").select("path", "position")
+    return Change(files.write(lake, table, rows), old, operation="MERGE")
+
+
+def joined(changes: Sequence[Change]) -> Change:
+    """One change of a table that does what several do."""
+    deleted = [c.deleted for c in changes if c.deleted is not None]
+    operation = "MERGE" if any(c.operation == "MERGE" for c in changes) else "WRITE"
+    return Change([a for c in changes for a in c.added], pl.concat(deleted) if deleted else None, operation=operation)
+
+
+def packed(change: Change) -> bytes:
+    """A change that a worker made, for the driver: added files and deleted rows."""
+    deleted = {} if change.deleted is None else change.deleted.to_dict(as_series=False)
+    return json.dumps({"added": change.added, "deleted": deleted, "operation": change.operation}).encode()
+
+
+def unpacked(data: bytes) -> Change:
+    """The change that `packed` wrote."""
+    fields = json.loads(data)
+    deleted = pl.DataFrame(fields["deleted"], schema={"path": pl.String, "position": pl.Int64})
+    return Change(fields["added"], deleted, operation=fields["operation"])
+
+
+def insert(lake: str, table: str, rows: pa.Table) -> int:
+    """Commit the rows whose key a small table without positions lacks; returns their number. Repeated on conflict."""
+    key = list(TABLES[table].key)
+
+    def change() -> int:
+        handle = delta_table(lake, table)
+        known = pl.scan_delta(handle).select(key).collect()
+        numbered = pl.DataFrame(rows.select(key)).with_row_index("row").unique(key, keep="first", maintain_order=True)
+        new = numbered.join(known, on=key, how="anti", maintain_order="left")["row"]
+        log.commit(lake, table, handle.version(), append(lake, table, rows.take(new.to_arrow())))
+        return len(new)
+
+    return unhindered(change)
+
+
+def unhindered(change: Callable[[], T]) -> T:
+    """Result of `change`, which reads and commits; made again where another writer's commit came between."""
     for attempt in Retrying(
-        retry=retry_if_exception_type(DeltaConcurrentModificationException),
-        wait=wait_random(0.1, 1.0),
-        stop=stop_after_attempt(10),
+        retry=retry_if_exception_type(Conflict),
+        wait=wait_random(0.05, 0.5),
+        stop=stop_after_attempt(_ATTEMPTS),
         reraise=True,
     ):
         with attempt:
-            _merge_into(rows, lake, table, ()).whenNotMatchedInsertAll().execute()
+            result = change()
+    return result
 
 
-def _merge_into(rows: DataFrame, lake: str, table: str, pixels: Iterable[int]):  # type: ignore[no-untyped-def]
-    definition = TABLES[table]
-    equal = " AND ".join(_equal(table, column) for column in definition.key)
-    if definition.on_sky:
-        # Only partitions named as literals are pruned: a join condition on `pixel` would read the whole table.
-        equal = f"t.pixel IN ({', '.join(str(int(p)) for p in sorted(set(pixels)))}) AND {equal}"
-    target = DeltaTable.forPath(rows.sparkSession, table_path(lake, table))
-    return target.alias("t").merge(rows.alias("s"), equal)
-
-
-def _equal(table: str, column: str) -> str:
-    if (table, column) == ("non_detections", "mjd"):
-        return f"round(t.mjd / {LIMIT_MJD_STEP!r}) = round(s.mjd / {LIMIT_MJD_STEP!r})"
-    return f"t.`{column}` = s.`{column}`"
+def _keyed(frame: pl.DataFrame, table: str) -> pl.DataFrame:
+    """Keys as they are compared: upper limits by their rounded time."""
+    if table != "non_detections":
+        return frame
+    return frame.with_columns(mjd=(pl.col("mjd") / LIMIT_MJD_STEP).round().cast(pl.Int64))

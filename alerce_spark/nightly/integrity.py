@@ -117,7 +117,7 @@ def check(
         again = _to_send(found, known) if sent < rounds else known.clear()
         resent = packets.send_again(spark, settings.kafka, again)
         done.rounds.append(_round(first + sent + 1, known, found, resent, examples))
-        _store(spark, settings.lake.path, night, done.rounds[-1])
+        _store(settings.lake.path, night, done.rounds[-1])
         progress(_line(done.rounds[-1]))
         if not resent:
             break
@@ -276,12 +276,12 @@ def _rounds_before(lake: str, night: str) -> int:
     return rounds.collect().item() or 0
 
 
-def _store(spark: SparkSession, lake: str, night: str, made: Round) -> None:
+def _store(lake: str, night: str, made: Round) -> None:
     names = ("expected", "missing", "resent", "finished")
     row = {name: getattr(made, name) for name in names} | {"night": night, "round": made.number}
     broken = {name: float(count) for name, count in made.broken.items()}
     table = pa.Table.from_pylist([row | {"broken": list(broken.items())}], TABLES["nightly_reports"].arrow)
-    write.append(spark.createDataFrame(table), lake, "nightly_reports", None)
+    write.insert(lake, "nightly_reports", table)
 
 
 def _line(made: Round) -> str:

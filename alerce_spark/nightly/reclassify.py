@@ -19,7 +19,7 @@ from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES
 from alerce_spark.config import Settings
 from alerce_spark.features.names import FEATURES, FEATURES_VERSION
 from alerce_spark.kafka import records, topics
-from alerce_spark.lake import write
+from alerce_spark.lake import log, lookup, write
 from alerce_spark.lake.models import Served, bootstrap
 from alerce_spark.lake.storage import table_path
 from alerce_spark.lake.tables import TABLES
@@ -33,17 +33,20 @@ def reclassify(spark: SparkSession, settings: Settings) -> tuple[int, str, bool]
     """Classify all objects whose latest features lack a class of the current version; safe to repeat.
 
     Returns how many, the version, and whether they went through the running stream. Raises ModelError where there is
-    no model, KafkaException where a stream holds the lake and its broker does not answer.
+    no model, Conflict where another job wrote classes meanwhile, KafkaException where a stream holds the lake and its
+    broker does not answer.
     """
     lake = settings.lake
     _, version = Served(lake.path, LIGHTCURVE, lightcurve.load, bootstrap(LIGHTCURVE)).get()
+    at = lookup.versions(lake.path, ["probabilities"])["probabilities"]
     missing = _missing(spark, lake.path, version)
     classified = missing.mapInArrow(_classifier(lake.path, version), TABLES["probabilities"].ddl).persist()
     try:
         count = classified.count()
         try:
             with Lease(lake.path, "alerce-spark reclassify", lake.lease_timeout_s, ["results"]):
-                write.append(classified, lake.path, "probabilities", None)
+                made = classified.mapInArrow(_writer(lake.path), "change BINARY").toArrow()["change"].to_pylist()
+                log.commit(lake.path, "probabilities", at, write.joined([write.unpacked(change) for change in made]))
             return count, version, False
         except LeaseHeld:
             topics.create(settings.kafka.bootstrap_servers, [records.RECLASSIFIED_TOPIC], settings.kafka.partitions)
@@ -86,6 +89,14 @@ def _classifier(lake: str, version: str) -> Callable[[Iterator[pa.RecordBatch]],
             yield pa.RecordBatch.from_pylist(rows, schema)
 
     return classify
+
+
+def _writer(lake: str) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def files_of(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        rows = pa.Table.from_batches(batches, TABLES["probabilities"].arrow)
+        yield pa.RecordBatch.from_pydict({"change": [write.packed(write.append(lake, "probabilities", rows))]})
+
+    return files_of
 
 
 def _encode(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -5,8 +5,9 @@ One batch (design.md section 4):
 1. *open*: decode; keep for each good packet its key and the packet without stamps, for each bad one a quarantine row;
 2. *place* (driver): home pixel of every object, and slices of the batch that are contiguous on the sky;
 3. *assemble*: the packets of a slice meet in one worker, which looks up the stored history of their objects at table
-   versions fixed by the driver and makes the rows of every table (`lightcurves/assemble.py`);
-4. *commit*: one Delta commit a table, independent ones in parallel.
+   versions fixed by the driver, makes the rows of every table (`lightcurves/assemble.py`) and writes their files;
+4. *commit*: one commit a table names the files and deletes the rows that they replace, from the version that was read
+   or not at all; where another writer was faster, 2 to 4 are done again.
 
 Any batch may be repeated at any time and in any order: what is stored is not stored again, and the statistics of every
 object of the batch are computed anew, so that a crash between two commits heals when the batch is repeated.
@@ -15,8 +16,7 @@ object of the batch are computed anew, so that a crash between two commits heals
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -29,16 +29,18 @@ from pyspark.sql import functions as F
 
 from alerce_spark import sky
 from alerce_spark.alerts.avro import decode, strip_stamps
-from alerce_spark.lake import lookup, write
+from alerce_spark.lake import log, lookup, write
+from alerce_spark.lake.log import Change
 from alerce_spark.lake.storage import healpix_order
 from alerce_spark.lake.tables import TABLES, ddl_of
-from alerce_spark.lake.write import Transaction
 from alerce_spark.lightcurves.assemble import Rows, assemble, unusable_entries
-from alerce_spark.streaming.pieces import PIECES, pack, piece, unpacked
+from alerce_spark.streaming.pieces import pack, unpack
 from alerce_spark.streaming.source import refusal
 
-#: Tables whose history a batch reads, at fixed versions.
-_HISTORY = ("objects", "detections", "non_detections", "forced_photometry")
+#: Tables that a batch reads at fixed versions and writes, in the order of its commits: what is derived comes last.
+_TABLES = ("detections", "non_detections", "forced_photometry", "objects", "magstats")
+#: Bytes of refused packets that the driver holds at a time.
+_REFUSED_BYTES = 64 << 20
 #: Alerts of one slice at the most: about 100 MB in a worker.
 _SLICE_ALERTS = 4000
 _STAGE = "photometry"
@@ -101,8 +103,8 @@ class Photometry:
     slices: int
     check_lease: Callable[[], None]
 
-    def process(self, packets: DataFrame, transaction: Transaction | None = None) -> Summary:
-        """Write everything that `packets` bring; safe to repeat. `transaction` names the batch of a stream."""
+    def process(self, packets: DataFrame) -> Summary:
+        """Write everything that `packets` bring; safe to repeat."""
         clock = _Clock()
         opened = packets.select("packet", "source", "partition", "offset", "received").mapInArrow(
             _opener(self.survey), ddl_of(_OPENED)
@@ -116,29 +118,33 @@ class Photometry:
             refused = keys.select(pl.all_horizontal(pl.col("oid", "candid").is_null()).sum()).item()
             clock.lap("open")
             if len(keys) > len(alerts):
-                self.check_lease()
-                write.insert(self._quarantine(opened), self.lake, "quarantine")
+                self._quarantine(opened)
                 clock.lap("quarantine")
             if alerts.is_empty():
                 return Summary(0, refused, {}, clock.seconds)
-            versions = lookup.versions(self.lake, _HISTORY)
-            placed = self._place(alerts, versions["objects"])
-            pieces = self._pieces(opened, placed, versions).persist(StorageLevel.MEMORY_AND_DISK)
-            try:
-                counted = pieces.groupBy("kind").agg(F.sum("rows")).toArrow().to_pydict()
-                counts = dict(zip(counted["kind"], counted["sum(rows)"], strict=True))
-                clock.lap("assemble")
-                self.check_lease()
-                pixels = sky.near_pixels(alerts["ra"], alerts["dec"], healpix_order(self.lake))
-                self._commit(pieces, counts, np.union1d(pixels, placed["home"].to_numpy()), transaction)
-                clock.lap("commit")
-            finally:
-                pieces.unpersist()
+            counts = write.unhindered(lambda: self._store(opened, alerts, clock))
             waits = time.time() - alerts["received"].drop_nulls().dt.epoch("us").to_numpy() / 1e6
             objects = alerts.select("oid", "ra", "dec").unique("oid", keep="first", maintain_order=True)
             return Summary(len(alerts), refused, counts, clock.seconds, {_STAGE: waits} if waits.size else {}, objects)
         finally:
             opened.unpersist()
+
+    def _store(self, opened: DataFrame, alerts: pl.DataFrame, clock: _Clock) -> dict[str, int]:
+        """Write what the alerts bring; rows by kind. Raises Conflict where another writer was faster."""
+        versions = lookup.versions(self.lake, _TABLES)
+        placed = self._place(alerts, versions["objects"])
+        made = self._changes(opened, placed, versions).toArrow().to_pylist()
+        clock.lap("assemble")
+        counts: dict[str, int] = {}
+        for change in made:
+            counts[change["kind"]] = counts.get(change["kind"], 0) + change["rows"]
+        for table in _TABLES:
+            parts = [write.unpacked(c["change"]) for c in made if c["kind"].split("+")[0] == table]
+            if parts:
+                self.check_lease()
+                log.commit(self.lake, table, versions[table], write.joined(parts))
+        clock.lap("commit")
+        return counts
 
     def _place(self, alerts: pl.DataFrame, version: int) -> pl.DataFrame:
         """Home pixel and slice of each object: oid, home, slice."""
@@ -157,54 +163,35 @@ class Photometry:
         size = min(_SLICE_ALERTS, -(-len(alerts) // self.slices))
         return ordered.select("oid", "home", slice=((pl.col("len").cum_sum() - pl.col("len")) // size).cast(pl.Int32))
 
-    def _pieces(self, opened: DataFrame, placed: pl.DataFrame, versions: dict[str, int]) -> DataFrame:
+    def _changes(self, opened: DataFrame, placed: pl.DataFrame, versions: dict[str, int]) -> DataFrame:
         slices = int(placed["slice"].max()) + 1  # type: ignore[arg-type]
         homes = self.spark.createDataFrame(placed.to_arrow().cast(_PLACED))
         joined = opened.where("oid IS NOT NULL").join(F.broadcast(homes), "oid")
         met = joined.repartitionById(slices, F.col("slice")).select("oid", "home", "ra", "dec", "packet")
-        return met.mapInArrow(_assembler(self.lake, self.survey, versions), ddl_of(PIECES))
+        return met.mapInArrow(_assembler(self.lake, self.survey, versions), ddl_of(_CHANGES))
 
-    def _quarantine(self, opened: DataFrame) -> DataFrame:
+    def _quarantine(self, opened: DataFrame) -> None:
         bad = opened.where("refused IS NOT NULL").select("refused")
-        return unpacked(bad, "refused", TABLES["quarantine"].ddl).dropDuplicates(["sha256", "stage"])
-
-    def _commit(
-        self, pieces: DataFrame, counts: dict[str, int], pixels: np.ndarray, transaction: Transaction | None
-    ) -> None:
-        def rows(kind: str) -> DataFrame:
-            table = kind.removesuffix("+upgrade")
-            return unpacked(pieces.where(F.col("kind") == kind), "data", TABLES[table].ddl)
-
-        def history(table: str) -> None:
-            if counts.get(table):
-                write.append(rows(table), self.lake, table, transaction)
-            if counts.get(f"{table}+upgrade"):
-                write.merge(rows(f"{table}+upgrade"), self.lake, table, pixels)
-
-        def detections() -> None:
-            history("detections")
-            if counts.get("flagged"):
-                flagged = unpacked(pieces.where("kind = 'flagged'"), "data", ddl_of(_FLAGGED))
-                write.update(flagged, self.lake, "detections", pixels, ["dubious"])
-
-        def merged(table: str) -> None:
-            write.merge(rows(table), self.lake, table, pixels)
-
-        parts: list[Callable[[], None]] = [
-            detections,
-            lambda: history("non_detections"),
-            lambda: history("forced_photometry"),
-            lambda: merged("objects"),
-            lambda: merged("magstats"),
-        ]
-        with ThreadPoolExecutor(len(parts)) as pool:
-            done = [pool.submit(part) for part in parts]
-        for result in done:
-            result.result()
+        for rows in _groups(bytes(row[0]) for row in bad.toLocalIterator()):
+            self.check_lease()
+            write.insert(self.lake, "quarantine", rows)
 
 
 _PLACED = pa.schema([("oid", pa.string()), ("home", pa.int32()), ("slice", pa.int32())])
-_FLAGGED = pa.schema([("pixel", pa.int32()), ("oid", pa.string()), ("candid", pa.int64()), ("dubious", pa.bool_())])
+#: A worker's change of one table: `kind` is the table, with "+upgrade" or "+flagged" where rows replace stored ones.
+_CHANGES = pa.schema([("kind", pa.string()), ("rows", pa.int64()), ("change", pa.binary())])
+
+
+def _groups(packed: Iterable[bytes]) -> Iterator[pa.Table]:
+    """Tables of the quarantine of bounded size."""
+    group: list[bytes] = []
+    for rows in packed:
+        group.append(rows)
+        if sum(map(len, group)) > _REFUSED_BYTES:
+            yield pa.concat_tables(unpack(part) for part in group)
+            group = []
+    if group:
+        yield pa.concat_tables(unpack(part) for part in group)
 
 
 class _Clock:
@@ -278,25 +265,45 @@ def _assembler(
         homes = pl.DataFrame({"oid": alerts["oid"], "pixel": alerts["home"]}).unique("oid").sort("oid")
         stored = lookup.stored_history(lake, homes["oid"], alerts["ra"].to_numpy(), alerts["dec"].to_numpy(), versions)
         rows = assemble(decoded, stored, homes, survey=survey, order=healpix_order(lake))
-        for kind, table in _tables(rows):
-            if table.num_rows:
-                yield piece(kind, table)
+        for kind, count, change in _changed(rows, lake, versions):
+            yield pa.RecordBatch.from_pydict(
+                {"kind": [kind], "rows": [count], "change": [write.packed(change)]}, schema=_CHANGES
+            )
 
     return assemble_slice
 
 
-def _tables(rows: Rows) -> Iterator[tuple[str, pa.Table]]:
-    for table, new, upgrade in (
-        ("detections", rows.detections_new, rows.detections_upgrade),
-        ("non_detections", rows.limits_new, rows.limits_upgrade),
-        ("forced_photometry", rows.forced_new, rows.forced_upgrade),
+def _changed(rows: Rows, lake: str, versions: dict[str, int]) -> Iterator[tuple[str, int, Change]]:
+    for table, new in (
+        ("detections", rows.detections_new),
+        ("non_detections", rows.limits_new),
+        ("forced_photometry", rows.forced_new),
     ):
-        yield table, _arrow(new, TABLES[table].arrow)
-        yield f"{table}+upgrade", _arrow(upgrade, TABLES[table].arrow)
-    yield "objects", _arrow(rows.objects, TABLES["objects"].arrow)
-    yield "magstats", _arrow(rows.magstats, TABLES["magstats"].arrow)
-    yield "flagged", _arrow(rows.flagged, _FLAGGED)
+        if len(new):
+            yield table, len(new), write.append(lake, table, _arrow(new, table))
+    for kind, better in (
+        ("detections+upgrade", rows.detections_upgrade),
+        ("detections+flagged", _flagged(rows.flagged, lake, versions["detections"])),
+        ("non_detections+upgrade", rows.limits_upgrade),
+        ("forced_photometry+upgrade", rows.forced_upgrade),
+        ("objects", rows.objects),
+        ("magstats", rows.magstats),
+    ):
+        if len(better):
+            table = kind.split("+")[0]
+            yield kind, len(better), write.replace(lake, table, _arrow(better, table), versions[table])
 
 
-def _arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
+def _flagged(flagged: pl.DataFrame, lake: str, version: int) -> pl.DataFrame:
+    """The stored detections whose flag changes, whole, with the new flag."""
+    if flagged.is_empty():
+        return flagged
+    names = TABLES["detections"].names
+    stored = lookup.read(lake, "detections", names, flagged["oid"].unique(), flagged["pixel"].unique(), version)
+    changed = stored.drop("dubious").join(flagged.select("oid", "candid", "dubious"), on=["oid", "candid"])
+    return changed.select(names)
+
+
+def _arrow(frame: pl.DataFrame, table: str) -> pa.Table:
+    schema = TABLES[table].arrow
     return frame.select(schema.names).to_arrow().cast(schema)

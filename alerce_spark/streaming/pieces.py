@@ -1,11 +1,8 @@
-"""Rows of several tables in one DataFrame: a worker packs them as Arrow streams, driver or workers unpack them."""
+"""Rows of several tables in one DataFrame: a worker packs them as Arrow streams, the driver unpacks them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pyarrow as pa
-from pyspark.sql import DataFrame
 
 #: `kind` names what the rows are, `rows` is their number, `data` an Arrow stream.
 PIECES = pa.schema([pa.field("kind", pa.string()), pa.field("rows", pa.int64()), pa.field("data", pa.binary())])
@@ -25,17 +22,6 @@ def pack(table: pa.Table) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
-def unpack(data: pa.BinaryScalar) -> pa.RecordBatchReader:
-    """The batches of an Arrow stream."""
-    return pa.ipc.open_stream(data.as_buffer())
-
-
-def unpacked(pieces: DataFrame, column: str, ddl: str) -> DataFrame:
-    """Rows from the Arrow streams in `column`."""
-
-    def rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for data in batch.column(0):
-                yield from unpack(data)
-
-    return pieces.select(column).mapInArrow(rows, ddl)
+def unpack(data: pa.BinaryScalar | bytes) -> pa.Table:
+    """The table of an Arrow stream."""
+    return pa.ipc.open_stream(data if isinstance(data, bytes) else data.as_buffer()).read_all()

@@ -23,10 +23,10 @@ from alerce_spark import sky
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
 from alerce_spark.features.names import FEATURES
 from alerce_spark.kafka import records
+from alerce_spark.lake import log as commits
 from alerce_spark.lake import lookup, write
 from alerce_spark.lake.storage import healpix_order
 from alerce_spark.lake.tables import TABLES, ddl_of
-from alerce_spark.lake.write import Transaction
 from alerce_spark.streaming.pieces import PIECES, piece, unpack
 
 log = logging.getLogger(__name__)
@@ -69,21 +69,19 @@ class Results:
     lake: str
     check_lease: Callable[[], None]
 
-    def process(self, messages: DataFrame, transaction: Transaction | None = None) -> Stored:
-        """Write what `messages` bring; safe to repeat. `transaction` names the batch of a stream."""
+    def process(self, messages: DataFrame) -> Stored:
+        """Write what `messages` bring; safe to repeat."""
         parser = _parser(healpix_order(self.lake))
         # Bounded by the most messages of a batch: 2 kB a light-curve result.
         pieces = messages.select("source", "packet", "received").mapInArrow(parser, ddl_of(PIECES)).toArrow()
         written = {}
         for name in ("features", "probabilities"):
-            if count := self._store(_rows(pieces, name), name, transaction):
+            if count := self._store(_rows(pieces, name), name):
                 written[name] = count
         errors = _rows(pieces, "quarantine")
         if len(errors):
             self.check_lease()
-            frame = self.spark.createDataFrame(errors).dropDuplicates(list(TABLES["quarantine"].key))
-            write.insert(frame, self.lake, "quarantine")
-            written["quarantine"] = len(errors)
+            written["quarantine"] = write.insert(self.lake, "quarantine", errors)
         unreadable = _rows(pieces, "unreadable")
         if len(unreadable):
             first = unreadable.slice(0, 1).to_pylist()[0]
@@ -92,37 +90,38 @@ class Results:
         names, seconds = waits["classifier"].to_numpy(), waits["seconds"].to_numpy()
         return Stored(len(unreadable), written, {str(name): seconds[names == name] for name in np.unique(names)})
 
-    def _store(self, rows: pa.Table, name: str, transaction: Transaction | None) -> int:
+    def _store(self, rows: pa.Table, name: str) -> int:
+        """Commit the rows that the table lacks, or that saw more than the stored one of their key; their number."""
         if not len(rows):
             return 0
-        new, better = self._changes(rows, name)
-        self.check_lease()
-        if len(new):
-            write.append(self.spark.createDataFrame(new), self.lake, name, transaction)
-        if len(better):
-            write.merge(self.spark.createDataFrame(better), self.lake, name, pc.unique(better["pixel"]).to_pylist())
-        return len(new) + len(better)
 
-    def _changes(self, rows: pa.Table, name: str) -> tuple[pa.Table, pa.Table]:
-        """Rows whose key the table lacks, and rows that saw more than the stored one of their key."""
+        def change() -> int:
+            version = lookup.versions(self.lake, [name])[name]
+            chosen = self._better(rows, name, version)
+            self.check_lease()
+            commits.commit(self.lake, name, version, write.replace(self.lake, name, chosen, version))
+            return len(chosen)
+
+        return write.unhindered(change)
+
+    def _better(self, rows: pa.Table, name: str, version: int) -> pa.Table:
+        """Rows whose key the table lacks at `version`, and rows that saw more than the stored one of their key."""
         key = list(TABLES[name].key)
-        keys = pl.DataFrame(rows.select([*key, "ndet_used", "nown", "healpix29", "pixel"])).with_row_index("row")
+        keys = pl.DataFrame(rows.select([*key, "ndet_used", "nown", "healpix29"])).with_row_index("row")
         keys = keys.sort("ndet_used", "nown", "row", descending=[True, True, False])
         keys = keys.unique(key, keep="first", maintain_order=True)
-        _, ranges = lookup.near(*sky.position(keys["healpix29"]), healpix_order(self.lake))
-        pixels = keys["pixel"].unique()
+        pixels, ranges = lookup.near(*sky.position(keys["healpix29"]), healpix_order(self.lake))
         columns = [*key, "ndet_used", "nown"]
-        stored = lookup.read(self.lake, name, columns, keys["oid"].unique(), pixels, None, ranges)
+        stored = lookup.read(self.lake, name, columns, keys["oid"].unique(), pixels, version, ranges)
         known = keys.join(stored.rename({"ndet_used": "had", "nown": "had_own"}), on=key, how="left")
-        new = known.filter(pl.col("had").is_null())["row"]
         saw_more = (pl.col("ndet_used") == pl.col("had")) & (pl.col("nown") > pl.col("had_own"))
-        better = known.filter((pl.col("ndet_used") > pl.col("had")) | saw_more)["row"]
-        return rows.take(new.to_arrow()), rows.take(better.to_arrow())
+        better = known.filter(pl.col("had").is_null() | (pl.col("ndet_used") > pl.col("had")) | saw_more)["row"]
+        return rows.take(better.to_arrow())
 
 
 def _rows(pieces: pa.Table, kind: str) -> pa.Table:
     packed = pieces.filter(pc.equal(pieces["kind"], kind))["data"]
-    return pa.concat_tables([_SCHEMAS[kind].empty_table(), *(unpack(data).read_all() for data in packed)])
+    return pa.concat_tables([_SCHEMAS[kind].empty_table(), *(unpack(data) for data in packed)])
 
 
 def _parser(order: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:

@@ -18,7 +18,6 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from alerce_spark.config import Settings
 from alerce_spark.lake import write
-from alerce_spark.lake.write import Transaction
 from alerce_spark.lease import WRITERS, Lease, LeaseLost
 from alerce_spark.simulation.night import simulate
 from alerce_spark.streaming.archive import archive
@@ -190,7 +189,7 @@ class Stream:
             "photometry",
             packets,
             min(1.0, stream.photometry_interval_s),
-            lambda packets, epoch: photometry.process(packets, Transaction(self._query_id("photometry"), epoch)),
+            lambda packets, epoch: photometry.process(packets),
         )
 
     def _results(self, check_lease: Callable[[], None]) -> _Query:
@@ -200,17 +199,11 @@ class Stream:
             "results",
             lambda: from_kafka(self.spark, self.settings.kafka, stream, stream.results_max_messages, pattern=TOPICS),
             stream.results_interval_s,
-            lambda messages, epoch: results.process(messages, Transaction(self._query_id("results"), epoch)),
+            lambda messages, epoch: results.process(messages),
         )
 
     def _checkpoint(self, name: str) -> str:
         return f"{self.settings.checkpoints}/{name}"
-
-    def _query_id(self, name: str) -> str:
-        """Id of the query's checkpoint: a new one after a checkpoint was deleted, when epochs start at 0 again."""
-        metadata = self.spark.read.text(f"{self._checkpoint(name)}/metadata").first()
-        assert metadata is not None
-        return str(json.loads(metadata[0])["id"])
 
     def _keep_running(self, query: _Query) -> None:
         stream = self.settings.stream

@@ -52,7 +52,7 @@ def _parsed(topic: str, message: bytes, published: datetime | None) -> dict[str,
         }
     )
     pieces = list(results._parser(4)(iter([batch])))
-    return {p.column("kind")[0].as_py(): unpack(p.column("data")[0]).read_all() for p in pieces}
+    return {p.column("kind")[0].as_py(): unpack(p.column("data")[0]) for p in pieces}
 
 
 def _light_curve_record() -> records.Record:

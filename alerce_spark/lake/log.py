@@ -1,0 +1,286 @@
+"""Commits to a table without Spark: files added, rows deleted by deletion vectors, in one new version of its Delta log.
+
+Spark needs two to three seconds of driver CPU for an append or a MERGE of any size; writing the version ourselves
+takes milliseconds (docs/decisions.md, "Commits"). What is written follows the Delta protocol (PROTOCOL.md of
+delta-io/delta: "Add File and Remove File", "Deletion Vectors"), so Spark, delta-rs and polars read it like any other.
+
+A commit is made from the version that its writer read, or not at all: the file of the next version is created only if
+it is not there, which file systems and S3 do atomically. A writer that was overtaken gets Conflict and starts over.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import logging
+import struct
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+from deltalake.exceptions import DeltaError
+from obstore.exceptions import AlreadyExistsError, NotFoundError
+from pyroaring import BitMap64
+
+from alerce_spark.lake.storage import LakeError, Store, delta_table, store
+
+log = logging.getLogger(__name__)
+
+Action = dict[str, Any]
+
+#: Features of the tables that this writer honours; it refuses a table with another one.
+_KNOWN_FEATURES = {"deletionVectors", "invariants", "appendOnly", "checkConstraints"}
+#: A checkpoint is written every so many versions.
+_CHECKPOINT_EVERY = 20
+#: First number of a serialised array of bitmaps, and the byte that opens a file of them.
+_MAGIC = 1681511377
+_DV_FILE_VERSION = b"\x01"
+#: Python's base85 has the characters of RFC 1924, Delta those of Z85, in the same order of values.
+_RFC1924 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~"
+_Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+_TO_Z85, _FROM_Z85 = str.maketrans(_RFC1924, _Z85), str.maketrans(_Z85, _RFC1924)
+_UUID_CHARS = 20
+
+
+class Conflict(LakeError):
+    """Another writer made the version that was to be written: read again and start over."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to be done to one table in one commit.
+
+    added: actions of new files (`lake/files.py`). deleted: rows to go, columns path (file in the table) and position
+    (row in the file, deleted rows counted). removed: files to go whole. data_change: false where rows only move.
+    """
+
+    added: list[Action]
+    deleted: pl.DataFrame | None = None
+    removed: tuple[str, ...] = ()
+    operation: str = "WRITE"
+    data_change: bool = True
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to commit."""
+        return not self.added and not self.removed and (self.deleted is None or self.deleted.is_empty())
+
+
+def commit(lake: str, table: str, version: int, change: Change) -> int:
+    """Write `change` as the version after `version`; returns the table's version, the same where nothing changes.
+
+    Raises Conflict where that version exists already, LakeError for a table with a feature that is not known here.
+    """
+    return version if change.is_empty else _log(lake, table).commit(version, change)
+
+
+class _Log:
+    """The live files of a table, kept up to date by reading what was committed since."""
+
+    def __init__(self, lake: str, table: str) -> None:
+        self._lake, self._table = lake, table
+        self._store: Store = store(lake, table)
+        self._lock = threading.Lock()
+        self._version = -1
+        self._files: dict[str, Action] = {}
+        self._features: set[str] = set()
+
+    def commit(self, version: int, change: Change) -> int:
+        """As the function `commit`."""
+        with self._lock:
+            self._update()
+            if self._version != version:
+                raise Conflict(f"{self._table} stands at version {self._version}, the rows were made from {version}")
+            self._check_features(change)
+            actions = [_commit_info(version, change), *self._removals(change)]
+            actions += [{"add": add | {"dataChange": change.data_change}} for add in change.added]
+            text = "\n".join(json.dumps(action, separators=(",", ":")) for action in actions)
+            try:
+                self._store.put(_commit_path(version + 1), text.encode(), mode="create")
+            except AlreadyExistsError:
+                raise Conflict(f"version {version + 1} of {self._table} was written by another application") from None
+            self._apply(actions)
+            self._version = version + 1
+        if self._version % _CHECKPOINT_EVERY == 0:
+            self._checkpoint()
+        return version + 1
+
+    def _check_features(self, change: Change) -> None:
+        if unknown := self._features - _KNOWN_FEATURES:
+            raise LakeError(f"table {self._table} has features that are not supported: {', '.join(sorted(unknown))}")
+        if change.deleted is not None and len(change.deleted) and "deletionVectors" not in self._features:
+            raise LakeError(
+                f"table {self._table} lacks deletion vectors: it was not made by alerce-spark tables create"
+            )
+
+    def _update(self) -> None:
+        last = self._last_checkpoint()
+        if last is not None and last["version"] > self._version and self._read(self._version + 1) is None:
+            # The first look, or commits so old that the log no longer has them one by one.
+            self._load(last)
+        while (actions := self._read(self._version + 1)) is not None:
+            self._apply(actions)
+            self._version += 1
+        if self._version < 0:
+            raise LakeError(f"no table {self._table} in {self._lake}; make it with: alerce-spark tables create")
+
+    def _last_checkpoint(self) -> Action | None:
+        try:
+            found = self._store.get("_delta_log/_last_checkpoint").bytes()
+        except (NotFoundError, FileNotFoundError):
+            return None
+        checkpoint: Action = json.loads(bytes(found))
+        return checkpoint
+
+    def _load(self, last: Action) -> None:
+        self._files.clear()
+        parts = last.get("parts")
+        stem = f"_delta_log/{last['version']:020d}.checkpoint"
+        names = [f"{stem}.{k + 1:010d}.{parts:010d}.parquet" for k in range(parts)] if parts else [f"{stem}.parquet"]
+        for name in names:
+            file = pq.ParquetFile(io.BytesIO(bytes(self._store.get(name).bytes())))
+            wanted = [c for c in ("add", "protocol") if c in file.schema_arrow.names]
+            self._apply(_without_nulls(row) for row in file.read(wanted).to_pylist())
+        self._version = int(last["version"])
+
+    def _read(self, version: int) -> list[Action] | None:
+        try:
+            found = self._store.get(_commit_path(version)).bytes()
+        except (NotFoundError, FileNotFoundError):
+            return None
+        return [json.loads(line) for line in bytes(found).splitlines() if line]
+
+    def _apply(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            if "add" in action:
+                add = action["add"]
+                if isinstance(add["partitionValues"], list):  # a map of a checkpoint
+                    add["partitionValues"] = dict(add["partitionValues"])
+                self._files[add["path"]] = add
+            elif "remove" in action:
+                # A file whose deletion vector changes is removed and added in one commit: the order does not matter.
+                remove = action["remove"]
+                known = self._files.get(remove["path"])
+                if known is not None and known.get("deletionVector") == remove.get("deletionVector"):
+                    del self._files[remove["path"]]
+            elif "protocol" in action:
+                self._features = set(action["protocol"].get("writerFeatures") or ())
+
+    def _removals(self, change: Change) -> Iterator[Action]:
+        for path in change.removed:
+            yield self._remove(path, change.data_change)
+        if change.deleted is None or change.deleted.is_empty():
+            return
+        file, offset, kept = f"{uuid.uuid4()}", len(_DV_FILE_VERSION), [_DV_FILE_VERSION]
+        for (path,), rows in change.deleted.group_by("path"):
+            add = self._file(str(path))
+            gone = BitMap64(rows["position"].to_numpy().astype(np.uint64))
+            if add.get("deletionVector"):
+                gone |= self._deleted(add["deletionVector"])
+            yield self._remove(str(path), change.data_change)
+            stats = json.loads(add["stats"])
+            if len(gone) == stats["numRecords"]:
+                continue
+            data = struct.pack("<i", _MAGIC) + gone.serialize()
+            vector = {
+                "storageType": "u",
+                "pathOrInlineDv": base64.b85encode(uuid.UUID(file).bytes).decode().translate(_TO_Z85),
+                "offset": offset,
+                "sizeInBytes": len(data),
+                "cardinality": len(gone),
+            }
+            kept.append(struct.pack(">i", len(data)) + data + struct.pack(">I", binascii.crc32(data)))
+            offset += len(kept[-1])
+            stats = json.dumps(stats | {"tightBounds": False}, separators=(",", ":"))
+            yield {"add": add | {"deletionVector": vector, "stats": stats, "dataChange": change.data_change}}
+        if len(kept) > 1:
+            self._store.put(f"deletion_vector_{file}.bin", b"".join(kept))
+
+    def _file(self, path: str) -> Action:
+        try:
+            return self._files[path]
+        except KeyError:
+            raise Conflict(f"{path} is no longer a file of {self._table}") from None
+
+    def _remove(self, path: str, data_change: bool) -> Action:
+        add = self._file(path)
+        remove = {"path": path, "deletionTimestamp": _now_ms(), "dataChange": data_change, "extendedFileMetadata": True}
+        remove |= {"partitionValues": add["partitionValues"], "size": add["size"]}
+        if add.get("deletionVector"):
+            remove["deletionVector"] = add["deletionVector"]
+        return {"remove": remove}
+
+    def _deleted(self, vector: Action) -> BitMap64:
+        """Rows of a file that are deleted already. Raises LakeError for a vector that is damaged or not in a file."""
+        text = vector["pathOrInlineDv"]
+        if vector["storageType"] != "u":
+            raise LakeError(f"a deletion vector of {self._table} is stored in a way not known here: {vector}")
+        prefix, name = text[:-_UUID_CHARS], base64.b85decode(text[-_UUID_CHARS:].translate(_FROM_Z85))
+        path = f"{prefix}/" * bool(prefix) + f"deletion_vector_{uuid.UUID(bytes=name)}.bin"
+        size = vector["sizeInBytes"]
+        found = bytes(self._store.get_range(path, start=vector["offset"], length=size + 8))
+        data = found[4:-4]
+        if struct.unpack(">i", found[:4])[0] != size or struct.unpack(">I", found[-4:])[0] != binascii.crc32(data):
+            raise LakeError(f"the deletion vector {path} of {self._table} is damaged")
+        return BitMap64.deserialize(data[4:])
+
+    def _checkpoint(self) -> None:
+        try:
+            delta_table(self._lake, self._table).create_checkpoint()
+        except (DeltaError, OSError) as error:
+            # Readers then take more commits one by one; the next one is tried in _CHECKPOINT_EVERY versions.
+            log.warning("no checkpoint of %s at version %d: %s", self._table, self._version, error)
+
+
+def _commit_info(version: int, change: Change) -> Action:
+    rows = sum(json.loads(add["stats"])["numRecords"] for add in change.added)
+    deleted = 0 if change.deleted is None else len(change.deleted)
+    info = {
+        "timestamp": _now_ms(),
+        "operation": change.operation,
+        "operationParameters": {"mode": "Append"} if change.operation == "WRITE" else {},
+        "readVersion": version,
+        "isolationLevel": "Serializable",
+        "isBlindAppend": False,
+        "operationMetrics": {
+            "numFiles": str(len(change.added)),
+            "numOutputRows": str(rows),
+            "numDeletedRows": str(deleted),
+        },
+        "engineInfo": "alerce_spark",
+        "txnId": str(uuid.uuid4()),
+    }
+    return {"commitInfo": info}
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    return value
+
+
+def _commit_path(version: int) -> str:
+    return f"_delta_log/{version:020d}.json"
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+_logs: dict[tuple[str, str], _Log] = {}
+_logs_lock = threading.Lock()
+
+
+def _log(lake: str, table: str) -> _Log:
+    with _logs_lock:
+        if (lake, table) not in _logs:
+            _logs[lake, table] = _Log(lake, table)
+        return _logs[lake, table]
