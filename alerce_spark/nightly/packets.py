@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from confluent_kafka.admin import AdminClient
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -61,7 +60,7 @@ def topics_of(spark: SparkSession, kafka: KafkaSettings, night: str) -> NightTop
 
     A name without a date belongs to every night. Raises KafkaException where the broker does not answer.
     """
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers, "log_level": 0})
+    admin = topics.admin(kafka.bootstrap_servers, kafka.options)
     matches = spark.sparkContext._jvm.java.util.regex.Pattern.matches  # type: ignore[union-attr]
     pattern = topics.subscription(kafka.topics)  # in Java's syntax, so Java must judge
     ours = [name for name in sorted(admin.list_topics(timeout=_TIMEOUT_S).topics) if matches(pattern, name)]
@@ -97,7 +96,8 @@ def send_again(spark: SparkSession, kafka: KafkaSettings, packets: pl.DataFrame)
         return 0
     plain = pl.col("topic").str.strip_suffix(topics.REPROCESS_SUFFIX)
     wanted = packets.select("topic", "partition", "offset", target=plain + topics.REPROCESS_SUFFIX).unique()
-    topics.create(kafka.bootstrap_servers, wanted["target"].unique().to_list(), kafka.partitions)
+    targets = wanted["target"].unique().to_list()
+    topics.create(kafka.bootstrap_servers, targets, kafka.partitions, options=kafka.options)
     ranges = wanted.group_by("topic", "partition").agg(first=pl.col("offset").min(), last=pl.col("offset").max())
     places = {topic[0]: part for topic, part in ranges.group_by("topic")}
     offsets = {

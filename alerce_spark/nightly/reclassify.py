@@ -49,7 +49,9 @@ def reclassify(spark: SparkSession, settings: Settings) -> tuple[int, str, bool]
                 log.commit(lake.path, "probabilities", at, write.joined([write.unpacked(change) for change in made]))
             return count, version, False
         except LeaseHeld:
-            topics.create(settings.kafka.bootstrap_servers, [records.RECLASSIFIED_TOPIC], settings.kafka.partitions)
+            kafka = settings.kafka
+            wanted = [records.RECLASSIFIED_TOPIC]
+            topics.create(kafka.bootstrap_servers, wanted, kafka.partitions, options=kafka.options)
             sent = classified.mapInArrow(_encode, MESSAGES)
             sent.write.format("kafka").options(**sink_options(settings.kafka)).save()
             return count, version, True

@@ -41,7 +41,7 @@ def import_alerts(
     files = find_files(paths)
     lake = settings.lake
     with Lease(lake.path, "alerce-spark import", lake.lease_timeout_s) as lease:
-        write.create(spark, lake.path, lake.healpix_order)
+        write.create(lake.path, lake.healpix_order)
         slices = spark.sparkContext.defaultParallelism
         photometry = Photometry(spark, lake.path, settings.survey, slices, lease.check)
         results = Results(spark, lake.path, lease.check)
@@ -67,9 +67,10 @@ def send_through_stream(settings: Settings, paths: Sequence[Path], topic: str) -
     Errors as of `topics.create` and `topics.send`.
     """
     name = topic.removesuffix(topics.REPROCESS_SUFFIX) + topics.REPROCESS_SUFFIX
-    servers = settings.kafka.bootstrap_servers
-    topics.create(servers, [name], settings.kafka.partitions)
-    return topics.send(servers, name, (packet for file in find_files(paths) for packet, _ in packets_of(str(file))))
+    servers, options = settings.kafka.bootstrap_servers, settings.kafka.options
+    topics.create(servers, [name], settings.kafka.partitions, options=options)
+    packets = (packet for file in find_files(paths) for packet, _ in packets_of(str(file)))
+    return topics.send(servers, name, packets, options=options)
 
 
 def _batches(files: Sequence[Path]) -> Iterator[list[Path]]:

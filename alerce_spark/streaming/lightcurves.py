@@ -69,8 +69,8 @@ class _Worker:
 
 
 @cache
-def _worker(lake: str, broker: tuple[str, int] | None) -> _Worker:
-    kafka = None if broker is None else KafkaSettings(bootstrap_servers=broker[0], partitions=broker[1])
+def _worker(lake: str, broker: str | None) -> _Worker:
+    kafka = None if broker is None else KafkaSettings.model_validate_json(broker)
     return _Worker(lake, Served(lake, LIGHTCURVE, load, bootstrap(LIGHTCURVE)), Topics(kafka))
 
 
@@ -78,7 +78,7 @@ def _classifier(
     lake: str, survey: str, kafka: KafkaSettings | None
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def classify(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        worker = _worker(lake, kafka and (kafka.bootstrap_servers, kafka.partitions))
+        worker = _worker(lake, kafka and kafka.model_dump_json())
         for batch in batches:
             if batch.num_rows:
                 yield messages(_classified(batch, survey, worker))

@@ -36,7 +36,11 @@ def messages(made: Iterable[Message]) -> pa.RecordBatch:
 
 
 def sink_options(kafka: KafkaSettings) -> dict[str, str]:
-    """Options of Spark's Kafka sink: those of the settings, and compression, since messages carry their schema."""
+    """Options of Spark's Kafka sink: those of the settings, and compression, since messages carry their schema.
+
+    Raises ConfigError for options of security by which workers could not make topics.
+    """
+    topics.client_options(kafka.bootstrap_servers, kafka.options)
     return {
         "kafka.bootstrap.servers": kafka.bootstrap_servers,
         "kafka.compression.type": "lz4",
@@ -62,7 +66,8 @@ class Topics:
     def named(self, topic: str) -> str:
         """`topic`, which is there now. Raises KafkaException where the broker does not answer or refuses."""
         if self._kafka is not None and topic not in self._there:
-            topics.create(self._kafka.bootstrap_servers, [topic], self._kafka.partitions)
+            kafka = self._kafka
+            topics.create(kafka.bootstrap_servers, [topic], kafka.partitions, options=kafka.options)
             self._there.add(topic)
         return topic
 

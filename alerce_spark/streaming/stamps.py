@@ -77,8 +77,8 @@ class _Worker:
 
 
 @cache
-def _worker(lake: str, broker: tuple[str, int] | None) -> _Worker:
-    kafka = None if broker is None else KafkaSettings(bootstrap_servers=broker[0], partitions=broker[1])
+def _worker(lake: str, broker: str | None) -> _Worker:
+    kafka = None if broker is None else KafkaSettings.model_validate_json(broker)
     return _Worker(lake, Served(lake, STAMP, StampModel.load, bootstrap(STAMP)), Seen(_REMEMBERED), Topics(kafka))
 
 
@@ -86,7 +86,7 @@ def _classifier(
     lake: str, survey: str, kafka: KafkaSettings | None, is_warm_up: bool
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def classify(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        worker = _worker(lake, kafka and (kafka.bootstrap_servers, kafka.partitions))
+        worker = _worker(lake, kafka and kafka.model_dump_json())
         if is_warm_up:
             worker = replace(worker, seen=Seen(_REMEMBERED))
         for batch in batches:
