@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from alerce_spark.cli.common import Lake, app, console, settings_of
@@ -159,13 +160,18 @@ def status(lake: Lake = None) -> None:
     for name, q in found["queries"].items():
         lag = "" if q["lag_s"] is None else f"{q['lag_s']:.0f}"
         numbers = (str(q["alerts"]), str(q["lag"]), lag, f"{q['rate']:.0f}")
-        queries.add_row(name, *numbers, q["last_batch"] or "never", str(q["failures"]), q["error"] or "")
+        error = f"{q['last_failure']} {q['error']}" if q["error"] else ""
+        queries.add_row(name, *numbers, q["last_batch"] or "never", str(q["failures"]), escape(error))
     console.print(f"process {found['pid']} since {found['since']}, as of {found['now']}")
     console.print(queries)
     latency = Table("from Kafka to", *(f"p{p}" for p in metrics.PERCENTILES))
     for step, waits in found["latency"].items():
         latency.add_row(step, *(f"{waits[str(p)]:.2f} s" for p in metrics.PERCENTILES))
     console.print(latency)
+    for classifier, model in found["models"].items():
+        console.print(f"{classifier}: model {model['version'] or 'none'}", highlight=False)
+        if model["alarm"]:
+            console.print(f"[bold red]ALARM:[/] the current model cannot be used: {escape(model['alarm'])}")
 
 
 @app.command()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -35,6 +36,8 @@ from alerce_spark.classifiers.artefact import ModelError
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
 from alerce_spark.lake.storage import LakeError, delta_table, is_made, storage_options, table_path
 from alerce_spark.lake.tables import TABLES
+
+log = logging.getLogger(__name__)
 
 CANDIDATE, CURRENT, RETIRED = "candidate", "current", "retired"
 
@@ -375,13 +378,18 @@ class Served(Generic[M]):
                 self._follow()
                 self.alarm, self._wait = None, _FIRST_WAIT_S
             except Exception as error:  # noqa: BLE001  (whatever a loader raises, the model before serves on)
-                self.alarm = f"{self._classifier}: {error}"
+                self._raise_alarm(f"{self._classifier}: {error}")
                 self._handle = None
                 self._not_before = self._clock() + self._wait
                 self._wait = min(2 * self._wait, _LONGEST_WAIT_S)
         if self._served is None:
             self._served = self._bootstrapped()
         return self._served
+
+    def _raise_alarm(self, alarm: str) -> None:
+        if alarm != self.alarm:
+            log.error("%s", alarm)
+        self.alarm = alarm
 
     def _follow(self) -> None:
         """Serve what the table says, if it says something new."""

@@ -35,6 +35,7 @@ class _Query:
     lag: int = 0
     failures: int = 0
     error: str | None = None
+    failed: float = 0.0
     changed: float = 0.0
 
 
@@ -54,12 +55,14 @@ class Metrics:
     def __post_init__(self) -> None:
         self._queries = {name: _Query() for name in self.names}
         self._waits: dict[str, deque[float]] = {}
+        self._models: dict[str, dict[str, str | None]] = {}
         self._since = datetime.now(UTC).isoformat(timespec="seconds")
         registry = CollectorRegistry()
         self._lag = Gauge("alerce_lag_alerts", "Messages that wait", ["query"], registry=registry)
         self._rate = Gauge("alerce_rate", "Messages a second in the last batch", ["query"], registry=registry)
         self._alerts = Counter("alerce_alerts", "Messages taken", ["query"], registry=registry)
         self._failures = Counter("alerce_failures", "Times the query failed", ["query"], registry=registry)
+        self._alarm = Gauge("alerce_alarm", "1 where the current model cannot be used", ["model"], registry=registry)
         self._latency = Histogram(
             "alerce_latency_seconds",
             "From the alert's time in Kafka to its result or row",
@@ -85,16 +88,26 @@ class Metrics:
                 known.batch, known.changed = progress["batchId"], time.time()
                 known.alerts += progress["numInputRows"]
                 known.rate = float(progress.get("processedRowsPerSecond") or 0.0)
-                known.error = None
                 self._alerts.labels(query).inc(progress["numInputRows"])
                 self._rate.labels(query).set(known.rate)
 
     def failed(self, query: str, reason: str) -> None:
-        """A query failed and will start again."""
+        """A query failed and will start again. The reason stays in the status: what fails now and then is seen."""
         with self._lock:
             known = self._queries[query]
-            known.failures, known.error = known.failures + 1, reason
+            known.failures, known.error, known.failed = known.failures + 1, reason, time.time()
             self._failures.labels(query).inc()
+
+    def model(self, classifier: str, version: str | None, alarm: str | None) -> None:
+        """The version of a classifier that is in use, and why the current one of the registry is not, if so."""
+        with self._lock:
+            before = self._models.get(classifier, {"version": None, "alarm": None})
+            self._models[classifier] = {"version": version, "alarm": alarm}
+            self._alarm.labels(classifier).set(alarm is not None)
+        if alarm is not None and alarm != before["alarm"]:
+            log.error("ALARM: the current model cannot be used, %s stays: %s", version or "none", alarm)
+        elif alarm is None and before["alarm"] is not None:
+            log.warning("alarm over: %s uses %s", classifier, version)
 
     def latency(self, step: str, seconds: ArrayLike) -> None:
         """Seconds from alerts' Kafka timestamps to their results of this step."""
@@ -116,6 +129,7 @@ class Metrics:
                     "lag_s": q.lag / q.rate if q.rate else None,
                     "failures": q.failures,
                     "error": q.error,
+                    "last_failure": _iso(q.failed),
                     "last_batch": _iso(q.changed),
                 }
                 for name, q in self._queries.items()
@@ -125,6 +139,7 @@ class Metrics:
                 for step, waits in self._waits.items()
                 if waits
             }
+            models = dict(self._models)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return {
             "since": self._since,
@@ -133,6 +148,7 @@ class Metrics:
             "metrics_port": self.port,
             "queries": queries,
             "latency": latency,
+            "models": models,
         }
 
     def write(self) -> None:

@@ -20,6 +20,7 @@ from alerce_spark.config import Settings
 from alerce_spark.lake import write
 from alerce_spark.lease import WRITERS, Lease, LeaseLost
 from alerce_spark.simulation.night import simulate
+from alerce_spark.streaming.alarms import ModelWatch
 from alerce_spark.streaming.archive import archive
 from alerce_spark.streaming.lightcurves import lightcurves
 from alerce_spark.streaming.metrics import Metrics
@@ -76,6 +77,7 @@ class Stream:
         self._running: dict[str, StreamingQuery] = {}
         self._fatal: list[str] = []
         self.metrics = Metrics(self.settings.stream.queries, self.settings.lake.path, self.settings.stream.metrics_port)
+        self._models = ModelWatch(self.settings.lake.path, self.settings.stream.queries, self.metrics.model)
 
     @property
     def has_started(self) -> bool:
@@ -284,6 +286,7 @@ class Stream:
                     self.metrics.progress(query.name, json.loads(progress.json))
                     if query.batch is None:
                         self.report(query.name, told, progress.numInputRows)
+            self._models.look(query.name)
             self.metrics.write()
 
 

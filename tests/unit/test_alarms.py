@@ -1,0 +1,73 @@
+"""A current model that cannot be used: workers go on with the one before, and every place where one looks says so."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
+from alerce_spark.cli import main
+from alerce_spark.kafka.local import free_port
+from alerce_spark.lake import models
+from alerce_spark.streaming import metrics
+from alerce_spark.streaming.alarms import ModelWatch
+from alerce_spark.streaming.metrics import Metrics
+
+
+def test_a_broken_model_is_told_until_it_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lake, port, now = str(tmp_path), free_port(), [0.0]
+    told = Metrics(["lightcurves"], lake, port)
+    watch = ModelWatch(lake, told.names, told.model, lambda: now[0])
+
+    def look() -> dict[str, str | None]:
+        now[0] += 100.0
+        watch.look("lightcurves")
+        watch.look("photometry")
+        told.write()
+        found = metrics.read(lake)
+        assert found is not None
+        assert STAMP not in found["models"]
+        return dict(found["models"][LIGHTCURVE])
+
+    shipped = look()
+    assert shipped["version"]
+    assert shipped["alarm"] is None
+    (tmp_path / "model").write_bytes(b"no model")
+    models.register(lake, LIGHTCURVE, "broken", tmp_path / "model", state="current")
+    with caplog.at_level(logging.WARNING, "alerce_spark"):
+        for _ in range(3):
+            found = look()
+        assert found["version"] == shipped["version"]
+        assert found["alarm"] is not None
+        assert [r.levelname for r in caplog.records if "ALARM" in r.message] == ["ERROR"]
+        with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            assert f'alerce_alarm{{model="{LIGHTCURVE}"}} 1.0' in answer.read().decode().splitlines()
+        with pytest.raises(SystemExit, match="0"):
+            main(["status", "--lake", lake])
+        assert "ALARM" in capsys.readouterr().out
+
+        models.retire(lake, LIGHTCURVE, "broken")
+        assert look() == shipped
+        assert "alarm over" in caplog.text
+
+
+def test_the_last_error_of_a_query_stays_with_its_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = Metrics(["photometry"], str(tmp_path))
+    told.failed("photometry", "no [space] left")
+    told.progress("photometry", {"batchId": 3, "numInputRows": 5, "sources": [{}]})
+    told.latency("photometry", [1.0, 2.0, 3.0])
+    told.write()
+    with pytest.raises(SystemExit, match="0"):
+        main(["status", "--lake", str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "2.00 s" in shown  # the median
+    found = metrics.read(str(tmp_path))
+    assert found is not None
+    photometry = found["queries"]["photometry"]
+    assert (photometry["failures"], photometry["error"]) == (1, "no [space] left")
+    assert photometry["last_failure"] <= photometry["last_batch"]
