@@ -123,7 +123,7 @@ def fastavro_per_second(files: list[Path]) -> float:
 def import_files(spark: SparkSession, settings: Settings, files: list[Path], batch: int) -> dict[str, Any]:
     """The import in batches of `batch`, into an empty lake."""
     lake = settings.lake
-    write.create(spark, lake.path, lake.healpix_order)
+    write.create(lake.path, lake.healpix_order)
     slices = spark.sparkContext.defaultParallelism
     photometry = Photometry(spark, lake.path, settings.survey, slices, lambda: None)
     done: list[tuple[float, Summary]] = []

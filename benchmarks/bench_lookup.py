@@ -219,7 +219,7 @@ def measure(folder: Path, crowded: int, small: int, commits: int, repeats: int) 
     scratch = {"spark__local__dir": str(folder / "spark"), "spark__sql__warehouse__dir": str(folder / "warehouse")}
     spark = spark_session(settings, "bench_lookup", **scratch)
     lake = settings.lake.path
-    write.create(spark, lake, ORDER)
+    write.create(lake, ORDER)
     rng = np.random.default_rng(11)
     objects = make_objects({CROWDED: crowded, **dict.fromkeys(SMALL, small)}, rng)
     every = np.repeat(np.arange(objects.oid.size), ROWS_AN_OBJECT)

@@ -53,10 +53,9 @@ def kafka_status() -> None:
 def tables_create(lake: Lake = None) -> None:
     """Make the tables that are not there yet."""
     from alerce_spark.lake import write
-    from alerce_spark.session import spark_session
 
     settings = settings_of(lake={"path": lake})
-    made = write.create(spark_session(settings), settings.lake.path, settings.lake.healpix_order)
+    made = write.create(settings.lake.path, settings.lake.healpix_order)
     console.print(f"made in {settings.lake.path}: {', '.join(made) or 'nothing, all tables are there'}")
 
 

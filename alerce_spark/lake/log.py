@@ -1,4 +1,4 @@
-"""Commits to a table without Spark: files added, rows deleted by deletion vectors, in one new version of its Delta log.
+"""Tables made and changed without Spark: files added, rows deleted by deletion vectors, a new version of the Delta log.
 
 Spark needs two to three seconds of driver CPU for an append or a MERGE of any size; writing the version ourselves
 takes milliseconds (docs/decisions.md, "Commits"). What is written follows the Delta protocol (PROTOCOL.md of
@@ -31,6 +31,7 @@ from obstore.exceptions import AlreadyExistsError, NotFoundError
 from pyroaring import BitMap64
 
 from alerce_spark.lake.storage import LakeError, Store, delta_table, store
+from alerce_spark.lake.tables import Table
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,38 @@ class Change:
         return not self.added and not self.removed and (self.deleted is None or self.deleted.is_empty())
 
 
+def create(lake: str, table: Table, configuration: dict[str, str]) -> bool:
+    """Make an empty table from its definition; False where it exists already.
+
+    `configuration` holds its properties. Tables on the sky are partitioned by pixel and may have rows deleted.
+    """
+    protocol: Action = {"minReaderVersion": 1, "minWriterVersion": 7, "writerFeatures": ["appendOnly", "invariants"]}
+    if table.checks:
+        protocol["writerFeatures"].append("checkConstraints")
+        configuration = configuration | {f"delta.constraints.{name}": sql for name, sql in table.checks}
+    if table.on_sky:
+        protocol["writerFeatures"].append("deletionVectors")
+        protocol |= {"minReaderVersion": 3, "readerFeatures": ["deletionVectors"]}
+        configuration = configuration | {"delta.enableDeletionVectors": "true"}
+    described = {
+        "id": str(uuid.uuid4()),
+        "description": table.comment,
+        "format": {"provider": "parquet", "options": {}},
+        "schemaString": table.delta_schema,
+        "partitionColumns": ["pixel"] if table.on_sky else [],
+        "configuration": configuration,
+        "createdTime": _now_ms(),
+    }
+    info = _info("CREATE TABLE", {}, {})
+    try:
+        store(lake, table.name).put(
+            _commit_path(0), _lines([info, {"protocol": protocol}, {"metaData": described}]), mode="create"
+        )
+    except AlreadyExistsError:
+        return False
+    return True
+
+
 def commit(lake: str, table: str, version: int, change: Change) -> int:
     """Write `change` as the version after `version`; returns the table's version, the same where nothing changes.
 
@@ -102,9 +135,8 @@ class _Log:
             self._check_features(change)
             actions = [_commit_info(version, change), *self._removals(change)]
             actions += [{"add": add | {"dataChange": change.data_change}} for add in change.added]
-            text = "\n".join(json.dumps(action, separators=(",", ":")) for action in actions)
             try:
-                self._store.put(_commit_path(version + 1), text.encode(), mode="create")
+                self._store.put(_commit_path(version + 1), _lines(actions), mode="create")
             except AlreadyExistsError:
                 raise Conflict(f"version {version + 1} of {self._table} was written by another application") from None
             self._apply(actions)
@@ -243,22 +275,19 @@ class _Log:
 def _commit_info(version: int, change: Change) -> Action:
     rows = sum(json.loads(add["stats"])["numRecords"] for add in change.added)
     deleted = 0 if change.deleted is None else len(change.deleted)
-    info = {
-        "timestamp": _now_ms(),
-        "operation": change.operation,
-        "operationParameters": {"mode": "Append"} if change.operation == "WRITE" else {},
-        "readVersion": version,
-        "isolationLevel": "Serializable",
-        "isBlindAppend": False,
-        "operationMetrics": {
-            "numFiles": str(len(change.added)),
-            "numOutputRows": str(rows),
-            "numDeletedRows": str(deleted),
-        },
-        "engineInfo": "alerce_spark",
-        "txnId": str(uuid.uuid4()),
-    }
-    return {"commitInfo": info}
+    counts = {"numFiles": str(len(change.added)), "numOutputRows": str(rows), "numDeletedRows": str(deleted)}
+    parameters = {"mode": "Append"} if change.operation == "WRITE" else {}
+    return _info(change.operation, parameters, {"readVersion": version, "operationMetrics": counts})
+
+
+def _info(operation: str, parameters: dict[str, str], more: Action) -> Action:
+    info = {"timestamp": _now_ms(), "operation": operation, "operationParameters": parameters, **more}
+    info |= {"isolationLevel": "Serializable", "isBlindAppend": False, "engineInfo": "alerce_spark"}
+    return {"commitInfo": info | {"txnId": str(uuid.uuid4())}}
+
+
+def _lines(actions: Iterable[Action]) -> bytes:
+    return "\n".join(json.dumps(action, separators=(",", ":")) for action in actions).encode()
 
 
 def _without_nulls(value: Any) -> Any:

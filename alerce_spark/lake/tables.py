@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -37,6 +38,13 @@ _SQL: dict[str, str] = {
     "map": "MAP<STRING, STRING>",
     "values": "MAP<STRING, DOUBLE>",
     "list": "ARRAY<STRING>",
+}
+_DELTA: dict[str, Any] = {
+    "int": "integer",
+    **{name: name for name in ("long", "float", "double", "boolean", "string", "binary", "timestamp")},
+    "map": {"type": "map", "keyType": "string", "valueType": "string", "valueContainsNull": True},
+    "values": {"type": "map", "keyType": "string", "valueType": "double", "valueContainsNull": True},
+    "list": {"type": "array", "elementType": "string", "containsNull": True},
 }
 
 
@@ -80,6 +88,15 @@ class Table:
     def arrow(self) -> pa.Schema:
         """Arrow schema of the rows."""
         return pa.schema([pa.field(c.name, _ARROW[c.type], not c.required) for c in self.columns])
+
+    @property
+    def delta_schema(self) -> str:
+        """Schema of the rows as Delta's log has it, comments included."""
+        fields = [
+            {"name": c.name, "type": _DELTA[c.type], "nullable": not c.required, "metadata": {"comment": c.description}}
+            for c in self.columns
+        ]
+        return json.dumps({"type": "struct", "fields": fields})
 
     @property
     def ddl(self) -> str:

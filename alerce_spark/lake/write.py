@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import polars as pl
 import pyarrow as pa
-from pyspark.sql import SparkSession
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random
 
 from alerce_spark import sky
 from alerce_spark.classifiers import taxonomy
 from alerce_spark.lake import files, log, lookup
 from alerce_spark.lake.log import Change, Conflict
-from alerce_spark.lake.storage import ORDER_PROPERTY, LakeError, delta_table, healpix_order, is_made, table_path
-from alerce_spark.lake.tables import TABLES, Table, sql_literal
+from alerce_spark.lake.storage import ORDER_PROPERTY, LakeError, delta_table, healpix_order, is_made
+from alerce_spark.lake.tables import TABLES
 from alerce_spark.lightcurves.assemble import LIMIT_MJD_STEP
 
 T = TypeVar("T")
@@ -29,19 +27,18 @@ T = TypeVar("T")
 _ATTEMPTS = 10
 
 
-def create(spark: SparkSession, lake: str, order: int) -> list[str]:
+def create(lake: str, order: int) -> list[str]:
     """Make the tables that are not there yet; returns their names.
 
     Raises LakeError where the lake exists with another HEALPix order.
     """
-    missing = [t for t in TABLES.values() if not is_made(lake, t.name)]
     if is_made(lake, "objects") and healpix_order(lake) != order:
         raise LakeError(
             f"the lake {lake} has HEALPix order {healpix_order(lake)}, the settings say {order}; "
             "the order of a lake is fixed: set lake.healpix_order to it or make another lake"
         )
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda t: _create(spark, lake, t, order), missing))
+    properties = {ORDER_PROPERTY: str(order), "delta.deletedFileRetentionDuration": "interval 1 days"}
+    made = [table.name for table in TABLES.values() if log.create(lake, table, properties)]
     rows = [
         {"classifier": name, "version": taxonomy.VERSION, "classes": list(classes)}
         for name, classes in (
@@ -50,19 +47,7 @@ def create(spark: SparkSession, lake: str, order: int) -> list[str]:
         )
     ]
     insert(lake, "taxonomy", pa.Table.from_pylist(rows, TABLES["taxonomy"].arrow))
-    return [t.name for t in missing]
-
-
-def _create(spark: SparkSession, lake: str, table: Table, order: int) -> None:
-    properties = {ORDER_PROPERTY: str(order), "delta.enableDeletionVectors": str(table.on_sky).lower()}
-    properties["delta.deletedFileRetentionDuration"] = "interval 1 days"
-    properties |= {f"delta.constraints.{name}": condition for name, condition in table.checks}
-    listed = ", ".join(f"{sql_literal(k)} = {sql_literal(v)}" for k, v in properties.items())
-    partitions = "PARTITIONED BY (pixel)" if table.on_sky else ""
-    spark.sql(
-        f"CREATE TABLE IF NOT EXISTS delta.`{table_path(lake, table.name)}` ({table.ddl}) USING DELTA {partitions} "
-        f"COMMENT {sql_literal(table.comment)} TBLPROPERTIES ({listed})"
-    )
+    return made
 
 
 def append(lake: str, table: str, rows: pa.Table) -> Change:

@@ -89,7 +89,7 @@ class Stream:
         lake = self.settings.lake
         names = self.settings.stream.queries
         with self._lease([name for name in names if name in WRITERS]) as check_lease:
-            write.create(self.spark, lake.path, lake.healpix_order)
+            write.create(lake.path, lake.healpix_order)
             self._warm_up()
             # `results` reads what the others publish: where all end when they are done, it ends last.
             last = ["results"] if self.until_empty and "results" in names else []

@@ -73,7 +73,7 @@ def test_out_of_order_repeated_late_and_without_the_first_packets(
     expected = tables(in_order.lake.path)
     settings = in_order.model_copy(update={"lake": in_order.lake.model_copy(update={"path": str(tmp_path / "lake")})})
     path = settings.lake.path
-    write.create(spark, path, settings.lake.healpix_order)
+    write.create(path, settings.lake.healpix_order)
     photometry = Photometry(spark, path, settings.survey, 2, lambda: None)
     results = Results(spark, path, lambda: None)
 

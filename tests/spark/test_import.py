@@ -187,11 +187,11 @@ def test_catalogue_comments_and_order_are_in_the_tables(spark: SparkSession, set
 
     settings = settings_for(lake={"healpix_order": 3})
     path = settings.lake.path
-    assert write.create(spark, path, 3) == list(TABLES)
-    assert write.create(spark, path, 3) == []
+    assert write.create(path, 3) == list(TABLES)
+    assert write.create(path, 3) == []
     assert healpix_order(path) == 3
     with pytest.raises(LakeError, match="order 3, the settings say 4"):
-        write.create(spark, path, 4)
+        write.create(path, 4)
     described = {row["col_name"]: row["comment"] for row in spark.sql(f"DESCRIBE delta.`{path}/detections`").collect()}
     assert described["sigmapsf_corr"] == "Its error for a point source (Eq. A28); null undefined [mag]"
     with pytest.raises(Exception, match="ra_range"):

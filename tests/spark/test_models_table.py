@@ -24,7 +24,7 @@ def lake(request: pytest.FixtureRequest, spark: SparkSession, tmp_path: Path, mo
     path = str(tmp_path / "lake")
     if request.param == "by Spark":
         monkeypatch.setattr(write, "TABLES", {name: TABLES[name] for name in ("models", "taxonomy")})
-        write.create(spark, path, 4)
+        write.create(path, 4)
     return path
 
 
