@@ -37,8 +37,9 @@ def write(lake: str, table: str, rows: pa.Table) -> list[Action]:
     ValueError where a required column has nulls or a check of the table fails: the rows are not written.
     """
     definition = TABLES[table]
-    rows = rows.select(definition.names).cast(definition.arrow)
+    rows = rows.select(definition.names)
     _check(rows, table)
+    rows = rows.cast(definition.arrow)
     if not rows.num_rows:
         return []
     if not definition.on_sky:
