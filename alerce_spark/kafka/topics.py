@@ -116,7 +116,8 @@ def create(
     """
     wanted = [NewTopic(n, partitions, replication) for n in names]
     made = []
-    for name, future in admin(bootstrap_servers, options).create_topics(wanted).items():
+    client = admin(bootstrap_servers, options)  # lives until the answers are there
+    for name, future in client.create_topics(wanted).items():
         try:
             future.result(_WAIT_S)
             made.append(name)
