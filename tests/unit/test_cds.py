@@ -1,0 +1,475 @@
+"""The CDS X-Match service, played by a local server that speaks its protocol: good, slow, broken, half and absent."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from email.parser import BytesParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from astropy.table import Column, MaskedColumn, Table, vstack
+
+from alerce_spark.crossmatch import cds
+from alerce_spark.crossmatch.cds import FINISHED, Asynchronous, Cds, CdsError
+from alerce_spark.crossmatch.rows import ATTEMPTS
+from alerce_spark.kafka.local import free_port
+
+_ERROR_PAGE = b"<html><head><title>504 Gateway Time-out</title></head><body>The server is busy</body></html>"
+_REFUSAL = """<?xml version="1.0"?><VOTABLE version="1.3" xmlns="http://www.ivoa.net/xml/VOTable/v1.3">
+<INFO ID="QUERY_STATUS" name="QUERY_STATUS" value="ERROR">Message: {}</INFO></VOTABLE>"""
+
+
+@dataclass(frozen=True)
+class _Table:
+    table: str = "vizier:II/328/allwise"
+    radius: float = 1.0
+    source_id: str = "AllWISE"
+    attributes: Mapping[str, str] = field(default_factory=lambda: {"w1mpro": "W1mag", "w4mpro": "W4mag"})
+
+
+@dataclass(frozen=True)
+class _Settings:
+    cds_url: str
+    cds_timeout_s: float = 30.0
+    cds_tables: Mapping[str, _Table] = field(default_factory=lambda: {"allwise": _Table()})
+
+
+@dataclass
+class _Request:
+    fields: dict[str, str]
+    positions: Table
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+#: What the server does with a request and its whole answer: status, body, and headers.
+_Mode = Callable[[_Request, bytes], tuple[int, bytes, dict[str, str]]]
+
+
+def _good(request: _Request, answer: bytes) -> tuple[int, bytes, dict[str, str]]:
+    return 200, answer, {}
+
+
+class _Service:
+    """The service on a free port: keeps `requests`, answers from `sources` as the next of `modes` says, else well."""
+
+    def __init__(self, sources: Table) -> None:
+        self.sources, self.requests, self.modes = sources, list[_Request](), list[_Mode]()
+        self.default: _Mode = _good
+        self.edit: Callable[[Table], Table] = lambda answer: answer
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                service.answer(self)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}/xmatch/api/v1/sync"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        body = handler.rfile.read(int(handler.headers["Content-Length"]))
+        request = _request(handler.headers["Content-Type"], body)
+        self.requests.append(request)
+        mode = self.modes.pop(0) if self.modes else self.default
+        content = io.BytesIO()
+        self.edit(self.matches(request)).write(content, format="votable")
+        status, page, headers = mode(request, content.getvalue())
+        handler.send_response(status)
+        for name, value in ({"Content-Length": str(len(page))} | headers).items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(page)
+
+    def matches(self, request: _Request) -> Table:
+        """All pairs within the radius as the service gives them: distance, what was sent, columns of the source."""
+        asked = request.positions
+        here, there = _sky(asked["alerce_ra"], asked["alerce_dec"]), _sky(self.sources["ra"], self.sources["dec"])
+        near = here[:, None].separation(there[None, :]).arcsec
+        row, source = np.nonzero(near <= float(request.fields["distMaxArcsec"]))
+        pairs = asked[row]
+        pairs.add_column(Column(near[row, source].round(6), "angDist", unit="arcsec"), index=0)
+        for name in self.sources.colnames:
+            pairs[name] = self.sources[name][source]
+        return pairs
+
+
+def _request(content_type: str, body: bytes) -> _Request:
+    message = BytesParser().parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
+    parts = {
+        p.get_param("name", header="content-disposition"): p.get_payload(decode=True) for p in message.get_payload()
+    }
+    table = Table.read(parts.pop("cat1").decode(), format="ascii.csv")
+    return _Request({name: value.decode() for name, value in parts.items()}, table)
+
+
+def _sky(ra: Any, dec: Any) -> SkyCoord:
+    return SkyCoord(np.asarray(ra, float), np.asarray(dec, float), unit="deg")
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait before a second attempt is longer than the time for all of them."""
+    monkeypatch.setattr(cds, "_FIRST_WAIT_S", 1e6)
+    monkeypatch.setattr(cds, "_LONGEST_WAIT_S", 1e6)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits between attempts are short."""
+    monkeypatch.setattr(cds, "_FIRST_WAIT_S", 1e-3)
+
+
+@pytest.fixture
+def sky() -> tuple[np.ndarray, np.ndarray]:
+    """Positions all over, at the poles, at ra 0, and in a cluster."""
+    rng = np.random.default_rng(8)
+    ra = np.concatenate(
+        [rng.uniform(0, 360, 30), [0.0, 0.00001, 359.99999, 12.0, 200.0], 150 + rng.normal(0, 2e-4, 30)]
+    )
+    dec = np.concatenate([rng.uniform(-80, 80, 30), [0.0, -1e-7, 5.0, 90.0, -89.99999], 20 + rng.normal(0, 2e-4, 30)])
+    return ra, dec
+
+
+@pytest.fixture
+def service(sky: tuple[np.ndarray, np.ndarray]) -> Iterator[_Service]:
+    """Most positions have one to three sources within a few arcsec, some of them two at the same distance."""
+    rng = np.random.default_rng(9)
+    at = rng.choice(len(sky[0]), 120)
+    around = _sky(*sky)[at].directional_offset_by(
+        rng.uniform(0, 360, 120) * u.deg, rng.exponential(0.7, 120) * u.arcsec
+    )
+    w4 = MaskedColumn(rng.normal(9, 1, 120).astype(np.float32), mask=rng.uniform(size=120) < 0.5)
+    sources = Table(
+        {
+            "AllWISE": [f"J{k:06d}" for k in rng.permutation(120)],
+            "ra": around.ra.deg,
+            "dec": around.dec.deg,
+            "W1mag": rng.normal(14, 1, 120).astype(np.float32),
+            "W4mag": w4,
+        }
+    )
+    again = sources[:20].copy()
+    again["AllWISE"] = [f"{name}B" for name in again["AllWISE"]]
+    running = _Service(vstack([again, sources]))
+    yield running
+    running.server.shutdown()
+    running.server.server_close()
+
+
+def _client(
+    service: _Service, *, timeout: float = 30.0, tables: Mapping[str, _Table] | None = None, **more: Any
+) -> Cds:
+    settings = _Settings(service.url, timeout, tables or {"allwise": _Table()})
+    return Cds(settings, **({"pause_s": 0.0} | more))
+
+
+def _fails(service: _Service, sky: tuple[np.ndarray, np.ndarray], timeout: float = 30.0) -> str:
+    with pytest.raises(CdsError) as error:
+        _client(service, timeout=timeout).attempts(*sky)
+    return str(error.value)
+
+
+# A service that is well.
+
+
+def test_nearest_sources_are_those_of_astropy(service: _Service, sky: tuple[np.ndarray, np.ndarray]) -> None:
+    found = _client(service, batch=17).attempts(*sky)
+    assert found.schema.equals(ATTEMPTS)
+    assert found["row"].to_pylist() == list(range(len(sky[0])))
+    distances = _sky(*sky)[:, None].separation(_sky(service.sources["ra"], service.sources["dec"])[None, :]).arcsec
+    names = np.asarray(service.sources["AllWISE"])
+    assert set(found["catalog"].to_pylist()) == {"allwise"}
+    for row, near in zip(found.to_pylist(), distances, strict=True):
+        if near.min() > 1:
+            assert (row["source_id"], row["separation"], row["attributes"]) == (None, None, None)
+            continue
+        assert row["separation"] == pytest.approx(near.min(), abs=1e-6)
+        assert row["source_id"] == min(names[near < near.min() + 1e-6])
+        of = service.sources[names == row["source_id"]][0]
+        attributes = dict(row["attributes"])
+        assert np.float32(attributes["w1mpro"]) == of["W1mag"]
+        assert ("w4mpro" in attributes) == (not np.ma.is_masked(of["W4mag"]))
+
+
+def test_requests_are_as_the_service_documents_them(service: _Service, sky: tuple[np.ndarray, np.ndarray]) -> None:
+    _client(service, batch=17).attempts(*sky)
+    assert [len(request) for request in service.requests] == [17, 17, 17, 14]
+    for request in service.requests:
+        assert {name.lower(): value for name, value in request.fields.items()} == {
+            "request": "xmatch",
+            "distmaxarcsec": "1.0",
+            "responseformat": "votable",
+            "selection": "all",
+            "cat2": "vizier:II/328/allwise",
+            "colra1": "alerce_ra",
+            "coldec1": "alerce_dec",
+            "area": "allsky",
+        }
+    # Neighbours on the sky travel together: the cluster of 30 fits into three requests.
+    assert sum(np.any(np.abs(r.positions["alerce_dec"] - 20) < 0.01) for r in service.requests) <= 3
+
+
+def test_positions_that_are_nowhere_are_not_asked_for(service: _Service) -> None:
+    found = _client(service).attempts([10.0, np.nan, 20.0], [5.0, 5.0, 91.0])
+    assert [len(request) for request in service.requests] == [1]
+    assert found["source_id"].to_pylist() == [None, None, None]
+    assert _client(service).attempts([], []).equals(ATTEMPTS.empty_table())
+
+
+def test_identifiers_of_64_bits_stay_whole(service: _Service, sky: tuple[np.ndarray, np.ndarray]) -> None:
+    ids = 5_000_000_000_000_000_001 + np.arange(len(service.sources))
+    service.sources["Source"] = ids
+    found = _client(service, tables={"gaia": _Table("vizier:I/355/gaiadr3", 2.0, "Source", {})}).attempts(*sky)
+    assert service.requests[0].fields["cat2"] == "vizier:I/355/gaiadr3"
+    assert {int(name) for name in found["source_id"].drop_null().to_pylist()} <= set(ids.tolist())
+    assert found["source_id"].null_count < len(sky[0])
+
+
+def test_a_source_that_comes_twice_is_one(service: _Service, sky: tuple[np.ndarray, np.ndarray]) -> None:
+    once = _client(service).attempts(*sky)
+    service.edit = lambda answer: vstack([answer, answer])
+    assert _client(service).attempts(*sky).equals(once)
+
+
+# A service that is not well.
+
+
+@pytest.mark.usefixtures("soon")
+def test_an_answer_after_failures_counts(service: _Service, sky: tuple[np.ndarray, np.ndarray]) -> None:
+    well = _client(service).attempts(*sky)
+    service.modes = [
+        lambda *_: (503, _ERROR_PAGE, {}),
+        lambda _, answer: (200, answer[: len(answer) // 2], {}),
+        lambda *_: (400, _REFUSAL.format("Too many jobs are being processed, try later!").encode(), {}),
+    ]
+    service.requests.clear()
+    assert _client(service).attempts(*sky).equals(well)
+    assert len(service.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"),
+    [
+        (lambda _, answer: (200, answer[:-200], {}), "no whole VOTable"),
+        (lambda _, answer: (200, answer[: len(answer) // 3], {"Content-Length": str(len(answer))}), "IncompleteRead"),
+        (lambda _, answer: (200, b"", {}), "no whole VOTable"),
+        (lambda *_: (200, _ERROR_PAGE, {}), "504 Gateway Time-out The server is busy"),
+        (lambda *_: (200, b"angDist,alerce_row,alerce_ra,alerce_dec\n0.1,0,", {}), "angDist,alerce_row"),
+        (lambda *_: (503, _ERROR_PAGE, {}), "HTTP status 503: 504 Gateway Time-out"),
+        (lambda *_: (404, _ERROR_PAGE, {}), "refused the request"),
+        (lambda *_: (403, b"", {}), "banned"),
+        (lambda *_: (400, _REFUSAL.format("Unknown table").encode(), {}), "Unknown table"),
+        (lambda *_: (200, _REFUSAL.format("out of memory").encode(), {}), "no whole VOTable"),
+        (lambda _, answer: (200, _marked(answer), {}), "OVERFLOW"),
+    ],
+    ids=["cut off", "short of its length", "empty", "page", "CSV", "503", "404", "banned", "refused", "error", "limit"],
+)
+@pytest.mark.usefixtures("once")
+def test_no_answer_is_never_no_match(
+    service: _Service, sky: tuple[np.ndarray, np.ndarray], mode: _Mode, says: str
+) -> None:
+    service.default = mode
+    message = _fails(service, sky)
+    assert says in message
+    assert message.startswith(f"allwise from {service.url}: ")
+
+
+def _marked(answer: bytes) -> bytes:
+    """An answer that the service cut at a whole row, as DALI 1.1 section 4.4.1 says it."""
+    return answer.replace(b"</TABLE>", b'</TABLE><INFO name="QUERY_STATUS" value="OVERFLOW"/>')
+
+
+def _without(name: str) -> Callable[[Table], Table]:
+    return lambda answer: answer[[column for column in answer.colnames if column != name]]
+
+
+def _with(name: str, value: Callable[[Table], Any]) -> Callable[[Table], Table]:
+    def edit(answer: Table) -> Table:
+        answer[name] = value(answer)
+        return answer
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (_without("AllWISE"), "no column AllWISE"),
+        (_without("angDist"), "no column angDist"),
+        (_without("W4mag"), "no column W4mag"),
+        (_without("alerce_row"), "no column alerce_row"),
+        (_with("alerce_row", lambda a: a["alerce_row"] + 65), "not asked for"),
+        (_with("alerce_row", lambda a: -1 - a["alerce_row"]), "not asked for"),
+        (_with("alerce_row", lambda a: (a["alerce_row"] + 1) % 65), "other positions"),
+        (_with("alerce_row", lambda a: ["x"] * len(a)), "text for numbers"),
+        (_with("angDist", lambda a: a["angDist"] + 1.5), "outside 1.0 arcsec"),
+        (_with("angDist", lambda a: a["angDist"] * np.nan), "outside 1.0 arcsec"),
+    ],
+)
+def test_answers_to_something_else_are_errors_and_not_repeated(
+    service: _Service, sky: tuple[np.ndarray, np.ndarray], edit: Callable[[Table], Table], says: str
+) -> None:
+    service.edit = edit
+    assert says in _fails(service, sky)
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_a_refusal_is_not_repeated(service: _Service, sky: tuple[np.ndarray, np.ndarray], status: int) -> None:
+    service.default = lambda *_: (status, _REFUSAL.format("Unknown table").encode(), {})
+    _fails(service, sky)
+    assert len(service.requests) == 1
+
+
+@pytest.mark.usefixtures("once")
+def test_nobody_at_home() -> None:
+    settings = _Settings(f"http://127.0.0.1:{free_port()}/xmatch/api/v1/sync")
+    with pytest.raises(CdsError, match="refused"):
+        Cds(settings, pause_s=0).attempts([10.0], [20.0])
+
+
+@pytest.mark.parametrize("trickle", [False, True], ids=["silent", "a byte now and then"])
+def test_a_slow_answer_is_given_up(service: _Service, sky: tuple[np.ndarray, np.ndarray], trickle: bool) -> None:
+    over = threading.Event()
+
+    def slow(handler: BaseHTTPRequestHandler) -> None:
+        handler.rfile.read(int(handler.headers["Content-Length"]))
+        if trickle:
+            handler.send_response(200)
+            handler.end_headers()
+        while not over.wait(0.05):
+            if trickle:
+                handler.wfile.write(b" ")
+
+    service.answer = slow  # type: ignore[method-assign]
+    try:
+        assert "no whole answer" in (message := _fails(service, sky, timeout=0.3)) or "not whole in time" in message
+    finally:
+        over.set()
+
+
+def test_what_was_answered_is_not_asked_again(service: _Service, sky: tuple[np.ndarray, np.ndarray]) -> None:
+    client = _client(service, tables={"allwise": _Table(), "wider": _Table(radius=3.0)}, batch=40)
+    service.modes = [_good, lambda *_: (403, b"", {})]
+    with pytest.raises(CdsError, match="wider"):
+        client.attempts(*sky)
+    service.requests.clear()
+    found = client.attempts(*sky)
+    assert [(r.fields["distMaxArcsec"], len(r)) for r in service.requests] == [("3.0", 40), ("1.0", 25), ("3.0", 25)]
+    assert found.equals(_client(service, tables=client.tables).attempts(*sky))
+
+
+def test_memory_is_bounded(service: _Service, sky: tuple[np.ndarray, np.ndarray]) -> None:
+    client = _client(service, remembered=10)
+    first = client.attempts(*sky)
+    service.requests.clear()
+    assert client.attempts(*sky).equals(first)
+    assert [len(r) for r in service.requests] == [55]
+
+
+# In the background.
+
+
+class _Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    """Wait for another thread; the time limit of the test is that of pytest."""
+    while not condition():
+        time.sleep(0.005)
+
+
+def _all(asynchronous: Asynchronous, count: int) -> pa.Table:
+    tables = [FINISHED.empty_table()]
+    _until(lambda: tables.append(asynchronous.collect()) or sum(len(t) for t in tables) >= count)  # type: ignore[func-returns-value]
+    return pa.concat_tables(tables)
+
+
+def test_results_come_later_and_are_the_same(service: _Service, sky: tuple[np.ndarray, np.ndarray]) -> None:
+    asynchronous = Asynchronous(_client(service, batch=20))
+    oids = [f"ZTF{k}" for k in range(65)]
+    assert asynchronous.submit(oids, *sky) == 65
+    found = pl.DataFrame(_all(asynchronous, 65)).sort("oid")
+    expected = pl.DataFrame(_client(service).attempts(*sky)).with_columns(
+        pl.Series("oid", oids), pl.Series("ra", sky[0]), pl.Series("dec", sky[1])
+    )
+    assert found.equals(expected.select(found.columns).sort("oid"))
+    assert asynchronous.alarm is None
+    asynchronous.close()
+
+
+def test_a_service_that_hangs_delays_nobody(service: _Service, sky: tuple[np.ndarray, np.ndarray]) -> None:
+    hanging, release = threading.Event(), threading.Event()
+
+    def hang(_: _Request, answer: bytes) -> tuple[int, bytes, dict[str, str]]:
+        hanging.set()
+        release.wait()
+        return 200, answer, {}
+
+    service.modes = [hang]
+    asynchronous = Asynchronous(_client(service), room=50)
+    oids = [f"ZTF{k}" for k in range(65)]
+    assert asynchronous.submit(oids[:10], sky[0][:10], sky[1][:10]) == 10
+    hanging.wait()
+    # Known objects are passed over, the room is not exceeded, and nothing of this waits for the answer.
+    assert asynchronous.submit(oids, *sky) == 40
+    assert asynchronous.submit(oids, *sky) == 0
+    assert asynchronous.collect().num_rows == 0
+    release.set()
+    found = _all(asynchronous, 50)
+    assert sorted(found["oid"].to_pylist()) == sorted(oids[:50])
+    assert asynchronous.submit(oids[50:], sky[0][50:], sky[1][50:]) == 15
+    assert sorted(_all(asynchronous, 15)["oid"].to_pylist()) == sorted(oids[50:])
+    asynchronous.close()
+
+
+@pytest.mark.usefixtures("once")
+def test_a_service_that_is_down_is_probed_at_growing_intervals(
+    service: _Service, sky: tuple[np.ndarray, np.ndarray]
+) -> None:
+    clock = _Clock()
+    service.default = lambda *_: (503, _ERROR_PAGE, {})
+    asynchronous = Asynchronous(_client(service, batch=10), clock=clock)
+    oids = [f"ZTF{k}" for k in range(65)]
+    assert asynchronous.submit(oids, *sky) == 65
+    for failures, wait in enumerate((30, 60, 120, 240, 480, 960, 1920, 3600), 1):
+        _until(lambda wait=wait: f"asked again in {wait} s" in (asynchronous.alarm or ""))  # type: ignore[misc]
+        assert "HTTP status 503" in (asynchronous.alarm or "")
+        assert len(service.requests) == failures
+        clock.now += 0.99 * wait
+        assert asynchronous.submit(oids, *sky) == 0
+        clock.now += 0.02 * wait
+        if wait < 3600:
+            assert asynchronous.submit(oids, *sky) == 10
+    assert asynchronous.collect().num_rows == 0
+    service.default = _good
+    assert asynchronous.submit(oids, *sky) == 10
+    assert _all(asynchronous, 10).num_rows == 10
+    assert asynchronous.alarm is None
+    assert asynchronous.submit(oids, *sky) == 65
+    asynchronous.close()
