@@ -97,7 +97,8 @@ def insert(lake: str, table: str, rows: pa.Table) -> int:
         known = pl.scan_delta(handle).select(key).collect()
         numbered = pl.DataFrame(rows.select(key)).with_row_index("row").unique(key, keep="first", maintain_order=True)
         new = numbered.join(known, on=key, how="anti", maintain_order="left")["row"]
-        log.commit(lake, table, handle.version(), append(lake, table, rows.take(new.to_arrow())))
+        if len(new):
+            log.commit(lake, table, handle.version(), append(lake, table, rows.take(new.to_arrow())))
         return len(new)
 
     return unhindered(change)

@@ -20,7 +20,7 @@ from pyspark.sql import SparkSession
 from alerce_spark import lake
 from alerce_spark.config import Settings
 from alerce_spark.kafka import topics
-from alerce_spark.lake import write
+from alerce_spark.lake import log, write
 from alerce_spark.lake.storage import LakeError
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.night import Traits, simulate
@@ -93,20 +93,19 @@ class _CrashAfter:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.attempt, self._done, self._guard = 0, 0, threading.Lock()
-        for name in ("append", "merge", "update", "insert"):
-            monkeypatch.setattr(write, name, self._crashing(getattr(write, name)))
+        monkeypatch.setattr(log, "commit", self._crashing(log.commit))
 
     def next_attempt(self) -> None:
         with self._guard:
             self.attempt, self._done = self.attempt + 1, 0
 
-    def _crashing(self, commit: Callable[..., None]) -> Callable[..., None]:
-        def guarded(*args: object, **kwargs: object) -> None:
+    def _crashing(self, commit: Callable[..., int]) -> Callable[..., int]:
+        def guarded(*args: object, **kwargs: object) -> int:
             with self._guard:
                 if self._done >= self.attempt:
                     raise RuntimeError(f"injected after {self._done} commits")
                 self._done += 1
-            commit(*args, **kwargs)
+            return commit(*args, **kwargs)
 
         return guarded
 
@@ -120,6 +119,7 @@ def test_a_crash_at_every_commit_boundary_and_a_replay_change_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = _settings(tmp_path, kafka, topic, max_alerts=1000)
+    write.create(settings.lake.path, settings.lake.healpix_order)
     with monkeypatch.context() as patched:
         crash = _CrashAfter(patched)
         stream = Stream(spark, settings, until_empty=True, attempts=20)
