@@ -60,6 +60,8 @@ def replace(lake: str, table: str, rows: pa.Table, version: int) -> Change:
 
     An object's stored rows lie within 10 arcsec of its new ones, or they are not found (`lookup.near`).
     """
+    if not rows.num_rows:
+        return Change([])
     keys = pl.DataFrame(rows.select([*TABLES[table].key, "healpix29"]))
     pixels, ranges = lookup.near(*sky.position(keys["healpix29"]), healpix_order(lake))
     wanted = [*TABLES[table].key]
