@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from types import MappingProxyType
+from typing import Any
 
 from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -15,8 +17,9 @@ from alerce_spark.config import ConfigError
 #: Missing and corrected packets are sent again to <topic> + this suffix; every alert query reads both.
 REPROCESS_SUFFIX = "_reprocess"
 
-_WAIT_S = 60.0
+_WAIT_S, _LOOK_S = 60.0, 0.05
 _LARGEST_MESSAGE = 64 << 20
+_REFUSALS = (KafkaErrorCode._AUTHENTICATION, KafkaErrorCode._SSL)
 _NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 #: Options of security that mean the same to Spark, whose client is Java's, and to librdkafka, with the latter's names.
 _SAME_VALUE = {
@@ -114,17 +117,28 @@ def create(
     `replication` -1 is what the brokers are set to; `options` are those of `kafka.options`. Raises KafkaException where
     the broker cannot be reached or refuses, ConfigError.
     """
-    wanted = [NewTopic(n, partitions, replication) for n in names]
+    refused: list[KafkaErrorCode] = []
+    # A client whose password is wrong would try until the time is up, and then say no more than that.
+    configuration: dict[str, Any] = {**client_options(bootstrap_servers, options)}
+    configuration["error_cb"] = lambda error: refused.append(error) if error.code() in _REFUSALS else None
+    client = AdminClient(configuration)
     made = []
-    client = admin(bootstrap_servers, options)  # lives until the answers are there
-    for name, future in client.create_topics(wanted).items():
+    for name, future in client.create_topics([NewTopic(n, partitions, replication) for n in names]).items():
         try:
-            future.result(_WAIT_S)
+            _wait(client, future, refused)
             made.append(name)
         except KafkaException as error:
             if error.args[0].code() != KafkaErrorCode.TOPIC_ALREADY_EXISTS:
                 raise
     return made
+
+
+def _wait(client: AdminClient, future: Future[None], refused: list[KafkaErrorCode]) -> None:
+    while not future.done() and not refused:
+        client.poll(_LOOK_S)
+    if refused:
+        raise KafkaException(refused[0])
+    future.result()
 
 
 def subscription(topics: Iterable[str]) -> str:
