@@ -106,6 +106,14 @@ class StreamSettings(_Section):
         return self
 
 
+class MaintenanceSettings(_Section):
+    """Compaction beside the stream, and how long old files stay."""
+
+    interval_s: Annotated[float, Field(gt=0)] = 600.0
+    max_files: Annotated[int, Field(ge=1)] = 32
+    retention_h: Annotated[float, Field(ge=24)] = 168.0
+
+
 class SparkSettings(_Section):
     """Which file of conf/spark/ configures the session outside spark-submit."""
 
@@ -122,6 +130,7 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     archive: ArchiveSettings = ArchiveSettings()
     stream: StreamSettings = StreamSettings()
+    maintenance: MaintenanceSettings = MaintenanceSettings()
     spark: SparkSettings = SparkSettings()
 
     @property

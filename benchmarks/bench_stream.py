@@ -225,7 +225,7 @@ def main() -> None:
             settings = settings_of(folder, servers, "bench_none")
             spark = spark_session(settings, "alerce-spark bench")
             import_alerts(spark, settings, [past], lambda done, files, summary: say(f"{done} of {files} imported"))
-            list(compact_lake(spark, settings, 1, 168.0))
+            list(compact_lake(spark, settings.lake.path, 1, 168.0))
             result: dict[str, Any] = {"mix": mix(settings.lake.path), "latency": {}}
             for rate in args.rates:
                 result["latency"][f"{rate:g}_per_s"] = at_rate(spark, folder, servers, packets, rate, args.seconds)

@@ -198,15 +198,18 @@ def simulate(
 @app.command()
 def compact(
     lake: Lake = None,
-    max_files: Annotated[int, typer.Option(help="Rewrite pixels with more files than this.")] = 1,
-    retention_hours: Annotated[float, typer.Option(help="Keep deleted files that long, at least 24.")] = 168.0,
+    max_files: Annotated[int, typer.Option(help="Rewrite pixels with more small files than this.")] = 1,
+    retention_hours: Annotated[
+        float | None, typer.Option(help="Keep deleted files that long, at least 24; default: maintenance.retention_h.")
+    ] = None,
 ) -> None:
-    """Rewrite crowded pixels as sorted files and delete old ones. Not beside a running stream."""
+    """Rewrite crowded pixels as sorted files and delete old ones. Safe beside a running stream."""
     from alerce_spark.lake.compact import compact_lake
     from alerce_spark.session import spark_session
 
-    settings = settings_of(lake={"path": lake})
-    for done in compact_lake(spark_session(settings), settings, max_files, retention_hours):
+    settings = settings_of(lake={"path": lake}, maintenance={"retention_h": retention_hours})
+    spark, retention = spark_session(settings), settings.maintenance.retention_h
+    for done in compact_lake(spark, settings.lake.path, max_files, retention):
         console.print(f"{done.table}: {done.pixels} pixels, {done.before} files became {done.after}")
 
 

@@ -1,36 +1,51 @@
-"""Compaction: the many small files of a pixel become one sorted run, so that look-ups stay cheap; old files go."""
+"""Compaction: the many small files of a pixel become few sorted ones, so that look-ups stay cheap; old files go.
+
+Rows only move: a compaction is committed on whatever version the table has by then, if the files that it read are
+still there as it read them, and is left for the next time if not. A writer that meant to delete rows of these files
+finds them gone and makes its change anew. So nothing waits for compaction: it is safe beside a running stream and needs
+no lease.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import polars as pl
+import pyarrow as pa
 from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 
-from alerce_spark.config import Settings
+from alerce_spark.lake import files, log, lookup, write
+from alerce_spark.lake.log import Change, Conflict
 from alerce_spark.lake.storage import delta_table, table_path
-from alerce_spark.lake.tables import TABLES
-from alerce_spark.lease import Lease
+from alerce_spark.lake.tables import TABLES, ddl_of
 
-#: Files are cut near this size [bytes].
-_FILE_BYTES = 128 << 20
-#: Pixels rewritten in one commit at the most.
-_PIXELS = 64
+logger = logging.getLogger(__name__)
+
+#: Files of this size or more [bytes] are left alone, unless many of their rows are deleted.
+LARGE_BYTES = 64 << 20
+#: Bytes of the files that become one, at the most: a worker holds their rows, five to ten times as much, in memory.
+_TOGETHER_BYTES = 128 << 20
+#: Share of deleted rows above which a large file is rewritten too.
+_DELETED_SHARE = 0.2
 #: A deleted file is kept at least this long, since readers may hold an older version of the table [h].
 _LEAST_RETENTION_H = 24.0
+
+_GROUPS = pa.schema([("number", pa.int32()), ("version", pa.int64()), ("paths", pa.list_(pa.string()))])
+_MADE = pa.schema([("number", pa.int32()), ("change", pa.binary())])
 
 
 @dataclass(frozen=True)
 class Compacted:
-    """What was done to one table: pixels rewritten, files before and after in them."""
+    """What was done to one table: pixels rewritten, files before and after in them, groups of files that changed."""
 
     table: str
     pixels: int
     before: int
     after: int
+    overtaken: int
 
 
 def files_of_pixels(lake: str, table: str) -> pl.DataFrame:
@@ -43,59 +58,84 @@ def files_of_pixels(lake: str, table: str) -> pl.DataFrame:
 
 
 def compact(
-    spark: SparkSession, lake: str, table: str, max_files: int = 1, among: Iterable[int] | None = None
+    spark: SparkSession, lake: str, table: str, max_files: int = 1, large_bytes: int = LARGE_BYTES
 ) -> Compacted:
-    """Rewrite each pixel of `table` that has more than `max_files` files, sorted by healpix29; rows stay as they are.
+    """Rewrite the small files of each pixel that has more than `max_files` of them, sorted; rows stay as they are.
 
-    `among` restricts it to these pixels. A pixel above 128 MB gets several files with disjoint ranges. Not beside a
-    batch that merges into the same pixels: Delta would refuse the later of the two.
+    Small are files below `large_bytes`, and larger ones with a fifth of their rows deleted. Up to 128 MB of them become
+    one file; one task a group. Safe beside writers.
     """
-    crowded = files_of_pixels(lake, table).filter(pl.col("files") > max_files)
-    if among is not None:
-        crowded = crowded.filter(pl.col("pixel").is_in(list(among)))
-    crowded = crowded.filter(pl.col("files") > (pl.col("bytes") // _FILE_BYTES + 1)).sort("pixel")
-    for start in range(0, len(crowded), _PIXELS):
-        _rewrite(spark, lake, table, crowded[start : start + _PIXELS])
-    after = files_of_pixels(lake, table).join(crowded, on="pixel", how="semi")
-    return Compacted(table, len(crowded), int(crowded["files"].sum()), int(after["files"].sum()))
+    live = log.files(lake, table)
+    groups = _groups(live, max_files, large_bytes)
+    if not groups:
+        return Compacted(table, 0, 0, 0, 0)
+    rows = [{"number": k, "version": live.version, "paths": group} for k, group in enumerate(groups)]
+    tasks = spark.createDataFrame(pa.Table.from_pylist(rows, _GROUPS)).repartitionById(len(groups), "number")
+    made = tasks.mapInArrow(_rewriter(lake, table), ddl_of(_MADE)).toArrow().to_pylist()
+    before = after = overtaken = 0
+    pixels = set()
+    for done in made:
+        group = groups[done["number"]]
+        removed = {path: live.files[path].get("deletionVector") for path in group}
+        added = write.unpacked(done["change"]).added
+        try:
+            log.commit(lake, table, live.version, Change(added, removed=removed, operation="OPTIMIZE"))
+        except Conflict as conflict:
+            logger.info("files of %s were left as they are: %s", table, conflict)
+            overtaken += 1
+            continue
+        before, after = before + len(group), after + len(added)
+        pixels |= {live.files[path]["partitionValues"]["pixel"] for path in group}
+    return Compacted(table, len(pixels), before, after, overtaken)
 
 
-def _rewrite(spark: SparkSession, lake: str, table: str, pixels: pl.DataFrame) -> None:
-    path = table_path(lake, table)
-    where = f"pixel IN ({', '.join(str(p) for p in pixels['pixel'])})"
-    tasks = max(1, int(pixels["bytes"].sum()) // _FILE_BYTES)
-    sorted_rows = (
-        spark.read.format("delta")
-        .load(path)
-        .where(where)
-        .repartitionByRange(tasks, F.col("pixel"), F.col("healpix29"))
-        .sortWithinPartitions("pixel", "healpix29", *_time_order(table))
-    )
-    (
-        sorted_rows.write.format("delta")
-        .mode("overwrite")
-        .option("replaceWhere", where)
-        .option("dataChange", "false")  # nothing new for readers of changes
-        .save(path)
-    )
+def _groups(live: log.Live, max_files: int, large_bytes: int) -> list[list[str]]:
+    """Paths of the files that are to become one, for each such file."""
+    small: dict[str, list[str]] = {}
+    for path, add in live.files.items():
+        if add["size"] < large_bytes or log.deleted_share(add) > _DELETED_SHARE:
+            small.setdefault(add["partitionValues"]["pixel"], []).append(path)
+    groups = []
+    for paths in small.values():
+        if len(paths) <= max_files:
+            continue
+        group: list[str] = []
+        size = 0
+        for path in sorted(paths, key=lambda p: live.files[p]["size"]):
+            if group and size + live.files[path]["size"] > _TOGETHER_BYTES:
+                groups.append(group)
+                group, size = [], 0
+            group.append(path)
+            size += live.files[path]["size"]
+        groups.append(group)
+    return [group for group in groups if len(group) > 1 or log.deleted_share(live.files[group[0]]) > _DELETED_SHARE]
 
 
-def _time_order(table: str) -> list[str]:
-    return [name for name in ("oid", "fid", "mjd") if name in TABLES[table].names]
+def _rewriter(lake: str, table: str) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def rewrite(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for group in batch.to_pylist():
+                rows = lookup.rows_of_files(lake, table, group["paths"], group["version"])
+                change = write.packed(Change(files.write(lake, table, rows)))
+                yield pa.RecordBatch.from_pydict({"number": [group["number"]], "change": [change]}, schema=_MADE)
+
+    return rewrite
 
 
 def vacuum(spark: SparkSession, lake: str, table: str, retention_h: float = 7 * _LEAST_RETENTION_H) -> None:
-    """Delete files that no version younger than `retention_h` needs. Raises ValueError below a day."""
+    """Delete files that no version younger than `retention_h` needs, and old parts of the log.
+
+    Raises ValueError below a day.
+    """
     if retention_h < _LEAST_RETENTION_H:
         raise ValueError(f"a retention of {retention_h:g} h breaks readers; keep at least {_LEAST_RETENTION_H:g} h")
     DeltaTable.forPath(spark, table_path(lake, table)).vacuum(retention_h)
+    delta_table(lake, table).cleanup_metadata()
 
 
-def compact_lake(spark: SparkSession, settings: Settings, max_files: int, retention_h: float) -> Iterator[Compacted]:
-    """Compact and vacuum every table that lies on the sky, holding the lake's lease. Raises LeaseHeld, ValueError."""
-    lake = settings.lake
-    with Lease(lake.path, "alerce-spark compact", lake.lease_timeout_s):
-        for table in TABLES.values():
-            if table.on_sky:
-                yield compact(spark, lake.path, table.name, max_files)
-            vacuum(spark, lake.path, table.name, retention_h)
+def compact_lake(spark: SparkSession, lake: str, max_files: int, retention_h: float) -> Iterator[Compacted]:
+    """Compact every table that lies on the sky, and vacuum all. Raises ValueError for too short a retention."""
+    for table in TABLES.values():
+        if table.on_sky:
+            yield compact(spark, lake, table.name, max_files)
+        vacuum(spark, lake, table.name, retention_h)

@@ -20,7 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -60,14 +60,14 @@ class Change:
     """What is to be done to one table in one commit.
 
     added: actions of new files (`lake/files.py`). deleted: rows to go, columns path (file in the table) and position
-    (row in the file, deleted rows counted). removed: files to go whole. data_change: false where rows only move.
+    (row in the file, deleted rows counted). removed: files whose rows move into those added, each with the deletion
+    vector that it had when it was read (None: none); only these may be committed on a later version than was read.
     """
 
     added: list[Action]
     deleted: pl.DataFrame | None = None
-    removed: tuple[str, ...] = ()
+    removed: dict[str, Action | None] = field(default_factory=dict)
     operation: str = "WRITE"
-    data_change: bool = True
 
     @property
     def is_empty(self) -> bool:
@@ -108,11 +108,31 @@ def create(lake: str, table: Table, configuration: dict[str, str]) -> bool:
 
 
 def commit(lake: str, table: str, version: int, change: Change) -> int:
-    """Write `change` as the version after `version`; returns the table's version, the same where nothing changes.
+    """Write `change`, made from `version`, as the version after it; returns the new version, `version` for no change.
 
-    Raises Conflict where that version exists already, LakeError for a table with a feature that is not known here.
+    Raises Conflict where that version exists already, or where files whose rows move are no longer as they were;
+    LakeError for a table with a feature that is not known here.
     """
     return version if change.is_empty else _log(lake, table).commit(version, change)
+
+
+@dataclass(frozen=True)
+class Live:
+    """The live files of a table at a version: their actions, by path."""
+
+    version: int
+    files: dict[str, Action]
+
+
+def files(lake: str, table: str) -> Live:
+    """The live files of a table at its newest version."""
+    return _log(lake, table).live()
+
+
+def deleted_share(add: Action) -> float:
+    """Share of the rows of a file that are deleted."""
+    vector = add.get("deletionVector")
+    return vector["cardinality"] / json.loads(add["stats"])["numRecords"] if vector else 0.0
 
 
 class _Log:
@@ -126,24 +146,40 @@ class _Log:
         self._files: dict[str, Action] = {}
         self._features: set[str] = set()
 
+    def live(self) -> Live:
+        """As the function `files`."""
+        with self._lock:
+            self._update()
+            return Live(self._version, dict(self._files))
+
     def commit(self, version: int, change: Change) -> int:
         """As the function `commit`."""
         with self._lock:
-            self._update()
-            if self._version != version:
-                raise Conflict(f"{self._table} stands at version {self._version}, the rows were made from {version}")
-            self._check_features(change)
-            actions = [_commit_info(version, change), *self._removals(change)]
-            actions += [{"add": add | {"dataChange": change.data_change}} for add in change.added]
-            try:
-                self._store.put(_commit_path(version + 1), _lines(actions), mode="create")
-            except AlreadyExistsError:
-                raise Conflict(f"version {version + 1} of {self._table} was written by another application") from None
-            self._apply(actions)
-            self._version = version + 1
-        if self._version % _CHECKPOINT_EVERY == 0:
+            while (made := self._try(version, change)) is None:
+                pass
+        if made % _CHECKPOINT_EVERY == 0:
             self._checkpoint()
-        return version + 1
+        return made
+
+    def _try(self, version: int, change: Change) -> int | None:
+        """The new version; None where another writer was faster and rows only move: then once more."""
+        self._update()
+        moves = bool(change.removed)
+        if self._version != version and not moves:
+            raise Conflict(f"{self._table} stands at version {self._version}, the rows were made from {version}")
+        self._check_features(change)
+        actions = [_commit_info(version, change), *self._removals(change)]
+        actions += [{"add": add | {"dataChange": not moves}} for add in change.added]
+        made = self._version + 1
+        try:
+            self._store.put(_commit_path(made), _lines(actions), mode="create")
+        except AlreadyExistsError:
+            if moves:
+                return None
+            raise Conflict(f"version {made} of {self._table} was written by another application") from None
+        self._apply(actions)
+        self._version = made
+        return made
 
     def _check_features(self, change: Change) -> None:
         if unknown := self._features - _KNOWN_FEATURES:
@@ -207,8 +243,10 @@ class _Log:
                 self._features = set(action["protocol"].get("writerFeatures") or ())
 
     def _removals(self, change: Change) -> Iterator[Action]:
-        for path in change.removed:
-            yield self._remove(path, change.data_change)
+        for path, vector in change.removed.items():
+            if self._file(path).get("deletionVector") != vector:
+                raise Conflict(f"rows of {path} of {self._table} were deleted meanwhile")
+            yield self._remove(path, False)
         if change.deleted is None or change.deleted.is_empty():
             return
         file, offset, kept = f"{uuid.uuid4()}", len(_DV_FILE_VERSION), [_DV_FILE_VERSION]
@@ -217,7 +255,7 @@ class _Log:
             gone = BitMap64(rows["position"].to_numpy().astype(np.uint64))
             if add.get("deletionVector"):
                 gone |= self._deleted(add["deletionVector"])
-            yield self._remove(str(path), change.data_change)
+            yield self._remove(str(path), True)
             stats = json.loads(add["stats"])
             if len(gone) == stats["numRecords"]:
                 continue
@@ -232,7 +270,7 @@ class _Log:
             kept.append(struct.pack(">i", len(data)) + data + struct.pack(">I", binascii.crc32(data)))
             offset += len(kept[-1])
             stats = json.dumps(stats | {"tightBounds": False}, separators=(",", ":"))
-            yield {"add": add | {"deletionVector": vector, "stats": stats, "dataChange": change.data_change}}
+            yield {"add": add | {"deletionVector": vector, "stats": stats, "dataChange": True}}
         if len(kept) > 1:
             self._store.put(f"deletion_vector_{file}.bin", b"".join(kept))
 

@@ -77,6 +77,16 @@ def read(
     return _with_fresh_handle(lake, table, version, scan)
 
 
+def rows_of_files(lake: str, table: str, paths: Sequence[str], version: int) -> pa.Table:
+    """All rows of some files of a table at `version`, in its columns, without those that are deleted."""
+    schema = TABLES[table].arrow
+
+    def scan(opened: _Open) -> pa.Table:
+        return pa.concat_tables(_whole(opened, file, schema) for file in opened.named(paths))
+
+    return _with_fresh_handle(lake, table, version, scan)
+
+
 def near(ra: ArrayLike, dec: ArrayLike, order: int) -> tuple[Ints, Ints]:
     """Where the rows of objects seen at these positions [deg] lie: partitions of `order`, ranges of `healpix29`.
 
@@ -151,6 +161,12 @@ class _Open:
         partitions = pl.Series(np.asarray(pixels), dtype=pl.Int32)
         chosen = listed.filter(pl.col("pixel").is_in(partitions.implode()))
         chosen = chosen.filter(_touch(chosen["first"].to_numpy(), chosen["last"].to_numpy(), ranges))
+        return [_File(path, pixel, kept.get(path)) for path, pixel in chosen.select("path", "pixel").iter_rows()]
+
+    def named(self, paths: Sequence[str]) -> list[_File]:
+        """Files by their paths."""
+        listed, kept = self._list()
+        chosen = listed.filter(pl.col("path").is_in(list(paths)))
         return [_File(path, pixel, kept.get(path)) for path, pixel in chosen.select("path", "pixel").iter_rows()]
 
     def _list(self) -> tuple[pl.DataFrame, dict[str, NDArray[np.bool_]]]:
@@ -266,6 +282,17 @@ def _matching(opened: _Open, file: _File, schema: pa.Schema, oids: pa.Array, ran
         values["position"] = pa.array((np.repeat(begin[groups] - starts, rows) + np.arange(found.size))[found])
         values["path"] = pa.repeat(pa.scalar(file.path, pa.string()), len(table))
     return pa.table([values.get(f.name, pa.nulls(len(table), f.type)) for f in schema], schema=schema)
+
+
+def _whole(opened: _Open, file: _File, schema: pa.Schema) -> pa.Table:
+    """Rows of a file that are not deleted; columns that it was written without are null."""
+    table = pq.read_table(file.path, filesystem=opened.filesystem, partitioning=None)
+    if file.kept is not None:
+        table = table.filter(pa.array(np.pad(file.kept, (0, len(table) - file.kept.size), constant_values=True)))
+    values = {name: table[name] for name in table.schema.names}
+    values["pixel"] = pa.repeat(pa.scalar(file.pixel, pa.int32()), len(table))
+    columns = [values[f.name].cast(f.type) if f.name in values else pa.nulls(len(table), f.type) for f in schema]
+    return pa.table(columns, schema=schema)
 
 
 _tables: dict[tuple[str, str], _Open] = {}

@@ -18,6 +18,9 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from alerce_spark.config import Settings
 from alerce_spark.lake import write
+from alerce_spark.lake.compact import compact
+from alerce_spark.lake.storage import LakeError
+from alerce_spark.lake.tables import TABLES
 from alerce_spark.lease import WRITERS, Lease, LeaseLost
 from alerce_spark.simulation.night import simulate
 from alerce_spark.streaming.alarms import ModelWatch
@@ -91,6 +94,8 @@ class Stream:
         with self._lease([name for name in names if name in WRITERS]) as check_lease:
             write.create(lake.path, lake.healpix_order)
             self._warm_up()
+            if any(name in WRITERS for name in names) and not self.until_empty:
+                threading.Thread(target=self._maintain, name="maintenance", daemon=True).start()
             # `results` reads what the others publish: where all end when they are done, it ends last.
             last = ["results"] if self.until_empty and "results" in names else []
             for together in ([name for name in names if name not in last], last):
@@ -140,6 +145,18 @@ class Stream:
         holder = f"alerce-spark stream ({self.spark.sparkContext.appName})"
         with Lease(lake.path, holder, lake.lease_timeout_s, writers) as lease:
             yield lease.check
+
+    def _maintain(self) -> None:
+        """Keep the number of small files bounded while queries write; what fails is tried again the next time."""
+        upkeep, lake = self.settings.maintenance, self.settings.lake.path
+        self.spark.sparkContext.setLocalProperty("spark.scheduler.pool", "maintenance")
+        while not self._stopping.wait(upkeep.interval_s):
+            for table in TABLES.values():
+                if table.on_sky and not self._stopping.is_set():
+                    try:
+                        compact(self.spark, lake, table.name, upkeep.max_files)
+                    except (PySparkException, Py4JError, LakeError, OSError) as error:
+                        log.error("table %s was not compacted: %s", table.name, _first_line(error))
 
     def _query(self, name: str, check_lease: Callable[[], None]) -> _Query:
         return {

@@ -153,7 +153,7 @@ def test_readers_of_other_languages_and_open_handles_survive_maintenance(
     assert len(seen) == some["ndet"].sum()
 
     spark.sql(f"OPTIMIZE delta.`{path}/objects`")
-    for table in ("detections", "non_detections"):
+    for table in ("detections", "non_detections", "magstats"):
         done = compact(spark, path, table)
         assert done.after < done.before
         assert files_of_pixels(path, table)["files"].max() == 1

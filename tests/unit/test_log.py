@@ -229,3 +229,37 @@ def test_making_a_table_twice_changes_nothing(lake: str) -> None:
     before = DeltaTable(f"{lake}/objects").metadata().id
     assert write.create(lake, ORDER) == []
     assert DeltaTable(f"{lake}/objects").metadata().id == before
+
+
+def moved(lake: str) -> tuple[int, Change]:
+    """What compaction does: all rows of the table in one file a pixel."""
+    live = log.files(lake, "magstats")
+    rows = lookup.rows_of_files(lake, "magstats", list(live.files), live.version)
+    removed = {path: add.get("deletionVector") for path, add in live.files.items()}
+    return live.version, Change(files.write(lake, "magstats", rows), removed=removed, operation="OPTIMIZE")
+
+
+def test_rows_that_only_move_are_committed_on_a_later_version(lake: str) -> None:
+    for k in range(3):
+        store(lake, {1: k, 2: k})
+    version, change = moved(lake)
+    store(lake, {5: 1})
+    assert log.commit(lake, "magstats", version, change) == version + 2
+    assert stored(lake) == {"Z1": 2, "Z2": 2, "Z5": 1}
+    last = json.loads(Path(lake, "magstats", "_delta_log", f"{version + 2:020d}.json").read_text().splitlines()[1])
+    assert last["remove"]["dataChange"] is False
+
+
+def test_a_move_and_a_change_of_the_same_rows_never_both_happen(lake: str) -> None:
+    store(lake, {1: 1, 2: 1})
+    store(lake, {1: 2})
+    version, change = moved(lake)
+    store(lake, {1: 3})
+    with pytest.raises(Conflict):
+        log.commit(lake, "magstats", version, change)
+    late = write.replace(lake, "magstats", magstats({1: 4}), version + 1)
+    version, change = moved(lake)
+    log.commit(lake, "magstats", version, change)
+    with pytest.raises(Conflict):
+        log.commit(lake, "magstats", version, late)
+    assert stored(lake) == {"Z1": 3, "Z2": 1}
