@@ -5,16 +5,12 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote
 
 from deltalake import DeltaTable
 from obstore.store import LocalStore, S3Store
 
 from alerce_spark.lake.tables import TABLES
-
-if TYPE_CHECKING:
-    from obstore.store import S3Config
 
 Store = LocalStore | S3Store
 #: Table property with the HEALPix order of `pixel`, fixed when the lake is made.
@@ -61,8 +57,8 @@ def store(lake: str, table: str) -> Store:
     options = storage_options(lake)
     if options is None:
         return LocalStore(Path(unquote(path.removeprefix("file://").removeprefix("file:"))).resolve(), mkdir=True)
-    plain = options.pop("AWS_ALLOW_HTTP", "false") == "true"
-    return S3Store.from_url(path, config=cast("S3Config", options), client_options={"allow_http": plain})
+    # The store reads the AWS_… environment by itself; given as its configuration, a name it does not know is an error.
+    return S3Store.from_url(path, client_options={"allow_http": options.get("AWS_ALLOW_HTTP") == "true"})
 
 
 def _path(lake: str, table: str) -> str:
