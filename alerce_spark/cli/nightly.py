@@ -1,4 +1,4 @@
-"""Commands of the night: integrity, retraining, reclassification. Their exit status says what happened."""
+"""Commands of the night: integrity, retraining, reclassification, replay. Their exit status says what happened."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from alerce_spark.cli.common import Lake, app, console, settings_of
 
 if TYPE_CHECKING:
+    from alerce_spark.nightly.comparison import Comparison
     from alerce_spark.nightly.retrain import Outcome
 
 train_app = typer.Typer(no_args_is_help=True, help="Train a classifier from simulation; retrain is the nightly form.")
@@ -132,3 +133,51 @@ def reclassify(lake: Lake = None) -> None:
     count, version, through_stream = classify_again(spark_session(settings, "alerce-spark reclassify"), settings)
     where = "sent to the running stream" if through_stream else "written"
     console.print(f"{count} objects classified by {version}, {where}")
+
+
+@app.command()
+def replay(
+    night: Annotated[str, typer.Option(help="Night, YYYYMMDD, as the Avro repository has it.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Version of a registered model, or CLASSIFIER=VERSION; may be repeated. Default: current."),
+    ] = None,
+    lake: Lake = None,
+    into: Annotated[
+        str | None, typer.Option(help="Folder of the new tables; default: replays/NIGHT-VERSION in the lake.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("reports"),
+) -> None:
+    """Run a night's stored packets again, by the current or given models, into tables of their own; compare classes."""
+    from alerce_spark.nightly.replay import replay as run_again
+    from alerce_spark.session import spark_session
+    from alerce_spark.streaming.photometry import Summary
+
+    def progress(packets: int, total: int, batch: Summary) -> None:
+        console.print(f"{packets} of {total} packets")
+
+    settings = settings_of(lake={"path": lake})
+    spark = spark_session(settings, "alerce-spark replay")
+    done = run_again(spark, settings, night, wanted=model or [], into=into, progress=progress)
+    _show(done)
+    page = out / f"replay-{done.into.rstrip('/').rpartition('/')[2]}.html"
+    done.report(page)
+    console.print(f"{done.packets} packets, {done.objects} objects; tables in {done.into}, report in {page}")
+
+
+def _show(done: Comparison) -> None:
+    headings = ("classifier", "stored", "replayed", "objects", "changed", "as many detections", "changed", "distance")
+    shown = Table(*headings, title=f"Night {done.night}: classes stored and replayed")
+    for v in done.versions:
+        counts = (v.objects, v.changed, v.same_input, v.changed_on_same_input)
+        shown.add_row(v.classifier, v.stored, v.replayed, *map(str, counts), f"{v.distance:.4f}")
+    console.print(shown)
+    for v in done.versions:
+        largest = Table("object", "stored", "replayed", "distance", title=f"{v.classifier} {v.stored} → {v.replayed}")
+        for c in v.largest[:5]:
+            before = f"{c.stored_class} {c.stored_probability:.3f}"
+            after = f"{c.replayed_class} {c.replayed_probability:.3f}"
+            largest.add_row(c.oid, before, after, f"{c.distance:.3f}")
+        console.print(largest)
+    for name, objects in done.only_replayed.items():
+        console.print(f"{name}: {objects} objects without a stored class at that alert")
