@@ -1,10 +1,11 @@
-"""Tables for people: Spark DataFrames or polars LazyFrames of any table, by object or by cone, partitions pruned."""
+"""The lake for people: tables by object, cone and version, with polars or Spark; light curves, classes, features."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from alerce_spark import sky
+from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
 from alerce_spark.lake.storage import LakeError, delta_table, healpix_order, table_path
 from alerce_spark.lake.tables import TABLES
 
@@ -24,6 +26,11 @@ _POSITIONS: dict[str, tuple[str, ...]] = {
     "forced_photometry": ("ra", "dec"),
     "objects": ("meanra", "meandec"),
 }
+_BANDS = {1: "g", 2: "r", 3: "i"}
+_POINTS = (
+    *("oid", "mjd", "band", "detected", "mag", "e_mag", "magpsf", "sigmapsf", "isdiffpos", "magpsf_corr"),
+    *("sigmapsf_corr", "sigmapsf_corr_ext", "corrected", "dubious", "diffmaglim", "fid", "candid", "has_stamp"),
+)
 
 
 @dataclass(frozen=True)
@@ -43,22 +50,29 @@ class Lake:
 
     * `oid`: one object or several;
     * `cone`: a Cone; rows of tables with a position are cut exactly, others by their pixel of order 29;
-    * `version`: of the Delta table, for time travel.
+    * `version`: of the Delta table, or a time with a time zone: the table as it was then (`history` lists both).
 
     With a cone, only partitions that it touches are read. By object alone, the home of each is looked up in `objects`
     first, so that this prunes too.
+
+    `light_curve`, `cone_search`, `classes` and `features` answer what one asks most, without Spark.
     """
 
     path: str
     order: int
 
     def table(
-        self, name: str, *, oid: str | Sequence[str] | None = None, cone: Cone | None = None, version: int | None = None
+        self,
+        name: str,
+        *,
+        oid: str | Sequence[str] | None = None,
+        cone: Cone | None = None,
+        version: int | datetime | None = None,
     ) -> pl.LazyFrame:
-        """A table as a polars LazyFrame. Raises LakeError for an unknown table."""
+        """A table as a polars LazyFrame. Raises LakeError for an unknown table, and for a time before its first row."""
         handle = delta_table(self.path, name)
         if version is not None:
-            handle.load_as_version(version)
+            handle.load_as_version(self._version(name, version))
         frame = pl.scan_delta(handle)
         oids = _listed(oid)
         pixels = self._pixels(name, oids, cone)
@@ -82,14 +96,14 @@ class Lake:
         *,
         oid: str | Sequence[str] | None = None,
         cone: Cone | None = None,
-        version: int | None = None,
+        version: int | datetime | None = None,
     ) -> DataFrame:
-        """A table as a Spark DataFrame. Raises LakeError for an unknown table."""
+        """A table as a Spark DataFrame. Raises LakeError as `table` does."""
         from pyspark.sql import functions as F  # noqa: PLC0415 - polars readers need no Spark
 
         reader = spark.read.format("delta")
         if version is not None:
-            reader = reader.option("versionAsOf", version)
+            reader = reader.option("versionAsOf", self._version(name, version))
         frame = reader.load(table_path(self.path, name))
         oids = _listed(oid)
         pixels = self._pixels(name, oids, cone)
@@ -100,6 +114,108 @@ class Lake:
         if cone is not None:
             frame = frame.where(_spark_inside(frame, name, cone))
         return frame
+
+    def light_curve(self, oid: str | Sequence[str]) -> pl.DataFrame:
+        """Detections and upper limits of one object or several: one row a point, by object and time.
+
+        `detected` tells them apart; `diffmaglim` [mag] is the 5-sigma limit of the difference image of either.
+        `mag`, `e_mag` [mag] are what the features use: apparent (`magpsf_corr`, `sigmapsf_corr_ext`) where the object
+        is corrected, otherwise of the difference flux (`magpsf`, `sigmapsf`), whose sign is `isdiffpos`; null where
+        undefined. `mjd` [d, UTC], `band` g, r, i. Forced photometry is a table of its own.
+        """
+        apparent = self.table("objects", oid=oid).select("oid", apparent="corrected").collect()
+        points = pl.concat(
+            [
+                self.table("detections", oid=oid).with_columns(detected=True),
+                self.table("non_detections", oid=oid).with_columns(detected=False),
+            ],
+            how="diagonal",
+        ).join(apparent.lazy(), "oid", "left")
+        mag, error = (
+            pl.when("apparent").then(corrected).otherwise(plain)
+            for corrected, plain in (("magpsf_corr", "magpsf"), ("sigmapsf_corr_ext", "sigmapsf"))
+        )
+        band = pl.col("fid").replace_strict(_BANDS, return_dtype=pl.String)
+        return points.with_columns(mag=mag, e_mag=error, band=band).select(_POINTS).sort("oid", "mjd", "fid").collect()
+
+    def cone_search(self, ra: float, dec: float, radius: float) -> pl.DataFrame:
+        """Objects within `radius` [arcsec] of a position [deg], the nearest first, with their `separation` [arcsec]."""
+        found = self.table("objects", cone=Cone(ra, dec, radius)).collect()
+        separation = pl.Series("separation", sky.separation(found["meanra"], found["meandec"], ra, dec))
+        return found.select("oid", separation, pl.exclude("oid")).sort("separation", "oid")
+
+    def classes(
+        self,
+        classifier: str = LIGHTCURVE,
+        *,
+        oid: str | Sequence[str] | None = None,
+        cone: Cone | None = None,
+        version: int | datetime | None = None,
+    ) -> pl.LazyFrame:
+        """*The* class of each object: one row an object, with one column a class for its probability.
+
+        By the light curve it is that of the latest alert, by the stamps that of the first one; where several model
+        versions classified it, the newest counts. `oid`, `cone`, `version` as of `table`. Raises LakeError for a
+        classifier that the lake does not know.
+        """
+        rows = self.table("probabilities", oid=oid, cone=cone, version=version)
+        rows = rows.filter(pl.col("classifier") == classifier)
+        if classifier == STAMP:
+            chosen = rows.sort("version", "candid", descending=[True, False]).unique(
+                "oid", keep="first", maintain_order=True
+            )
+        else:
+            chosen = rows.sort("mjd", "version", "ndet_used", "candid").unique("oid", keep="last", maintain_order=True)
+        each = [pl.col("probabilities").map.get(name).alias(name) for name in self._class_names(classifier)]
+        return chosen.select(pl.exclude("probabilities"), *each).sort("oid")
+
+    def features(
+        self,
+        *,
+        oid: str | Sequence[str] | None = None,
+        cone: Cone | None = None,
+        version: int | datetime | None = None,
+    ) -> pl.LazyFrame:
+        """The latest features of each object, one row an object; of several code versions at one alert the newest.
+
+        `oid`, `cone`, `version` as of `table`. Objects with fewer than six detections in g and in r have no row.
+        """
+        rows = self.table("features", oid=oid, cone=cone, version=version).filter(pl.col("ndet_used") > 0)
+        return (
+            rows.sort("mjd", "version", "ndet_used", "candid")
+            .unique("oid", keep="last", maintain_order=True)
+            .sort("oid")
+        )
+
+    def history(self, name: str) -> pl.DataFrame:
+        """Versions of a table, oldest first: `version`, `timestamp` (UTC) of its commit, `operation`.
+
+        Raises LakeError for an unknown table.
+        """
+        commits = [
+            (c["version"], datetime.fromtimestamp(c["timestamp"] / 1000, UTC), c["operation"])
+            for c in delta_table(self.path, name).history()
+        ]
+        columns = pl.Schema({"version": pl.Int64(), "timestamp": pl.Datetime("ms", "UTC"), "operation": pl.String()})
+        return pl.DataFrame(commits, columns, orient="row").sort("version")
+
+    def _version(self, name: str, version: int | datetime) -> int:
+        """The version that was the newest at a time."""
+        if not isinstance(version, datetime):
+            return version
+        if version.tzinfo is None:
+            raise LakeError(f"{version.isoformat()} has no time zone; write datetime(..., tzinfo=UTC)")
+        made = self.history(name).filter(pl.col("timestamp") <= version)
+        if made.is_empty():
+            raise LakeError(f"table {name} was not there at {version.isoformat()}")
+        return int(made["version"][-1])
+
+    def _class_names(self, classifier: str) -> list[str]:
+        known = self.table("taxonomy").sort("version").collect()
+        mine = known.filter(pl.col("classifier") == classifier)
+        if mine.is_empty():
+            raise LakeError(f"no classifier {classifier!r}; there are {', '.join(known['classifier'].unique().sort())}")
+        return list(mine["classes"][-1])
 
     def _pixels(self, name: str, oids: list[str] | None, cone: Cone | None) -> np.ndarray | None:
         if not TABLES[name].on_sky:

@@ -1,0 +1,31 @@
+"""The notebooks run from the first cell to the last on a lake made for them; what they assert holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from alerce_spark.config import load
+from notebooks.make_lake import make
+from notebooks.render import execute, notebooks
+
+pytestmark = pytest.mark.spark
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The lake that the settings of the notebooks' kernels name, made in the session of the tests."""
+    path = tmp_path_factory.mktemp("notebooks") / "lake"
+    make(load(overrides={"lake": {"path": str(path), "healpix_order": 3}}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALERCE_LAKE__PATH", str(path))
+        yield
+
+
+@pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
+def test_notebook(path: Path) -> None:
+    outputs = [o for cell in execute(path).cells for o in cell.get("outputs", [])]
+    assert sum("image/png" in o.get("data", {}) for o in outputs) >= 2
