@@ -22,7 +22,7 @@ from alerce_spark.alerts.model import sign
 from alerce_spark.classifiers import lightcurve
 from alerce_spark.classifiers.artefact import ModelError
 from alerce_spark.classifiers.lightcurve import LightcurveModel
-from alerce_spark.classifiers.stamp import StampModel
+from alerce_spark.classifiers.stamp import StampModel, is_known_mover
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, STAMP
 from alerce_spark.features import select
 from alerce_spark.features.io import from_objects, schema
@@ -147,7 +147,12 @@ def _classify_stamps(lake: str | None) -> Callable[..., pa.Array]:
         place = {n: columns[n].to_numpy() for n in ("xpos", "ypos") if n in columns.schema.names}
         read = stamps.decode(science, template, difference, **place)
         probabilities, reasons = model.classify(read.images, columns)
-        reason = [a or b for a, b in zip(read.reason, reasons, strict=True)]
+        is_mover = np.zeros(len(probabilities), bool)
+        if {"ssdistnr", "ssnamenr"} <= set(columns.schema.names):
+            # As the stream does: where the survey's ephemeris names an asteroid, the image is not asked.
+            is_mover = is_known_mover(columns)
+            probabilities[is_mover] = np.eye(len(model.classes))[model.classes.index("asteroid")]
+        reason = [None if m else a or b for m, a, b in zip(is_mover, read.reason, reasons, strict=True)]
         found = _classes(probabilities, model.classes, version)
         fields = [*(found.field(k) for k in range(found.type.num_fields)), pa.array(reason, pa.string())]
         return pa.StructArray.from_arrays(fields, [*(f.name for f in found.type), "reason"])
