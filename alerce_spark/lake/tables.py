@@ -352,16 +352,26 @@ PROBABILITIES = Table(
 
 XMATCH = Table(
     "xmatch",
-    "Cross-matches of objects with catalogues; an attempt without a match is a row without source.",
+    "Attempts to find objects in catalogues; one without a match is a row without separation.",
     (
         *_SKY,
         _OID,
-        Column("catalog", "string", "Catalogue", required=True),
-        Column("source_id", "string", "Source in the catalogue; null where none lies within the radius"),
-        Column("separation", "double", "Distance of the source", "arcsec"),
-        Column("attributes", "map", "Columns of the source"),
+        Column(
+            "catalog", "string", "Catalogue; ss_ztf, ps1_ztf and gaia_ztf are those that packets carry", required=True
+        ),
+        Column("candid", "long", "Alert whose position was asked about; null: position of the object"),
+        Column("ra", "double", "Right ascension asked about, J2000", "deg", required=True),
+        Column("dec", "double", "Declination asked about, J2000", "deg", required=True),
+        Column("radius", "double", "How far from there a source may lie", "arcsec", required=True),
+        Column("attempted", "timestamp", "When it was asked", required=True),
+        Column(
+            "source_id", "string", "Nearest source; null where there is none, or where packets do not name it (Gaia)"
+        ),
+        Column("separation", "double", "Its distance; null where no source lies within the radius", "arcsec"),
+        Column("attributes", "map", "Its columns by the names of conf/catalogs.toml or of the packet"),
     ),
     ("oid", "catalog"),
+    _POSITION_CHECKS,
 )
 
 TAXONOMY = Table(

@@ -1,0 +1,91 @@
+"""Settings of local catalogues (conf/catalogs.toml): which columns of their files matter and how they are matched."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from alerce_spark.crossmatch import packet
+
+#: Largest radius of a local match [arcsec]: what a look-up reads around each object stays small.
+_LARGEST_RADIUS = 60.0
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+#: Columns of every imported catalogue; attributes have other names.
+OWN_COLUMNS = ("pixel", "healpix29", "source_id", "ra", "dec", "pmra", "pmdec")
+
+Spellings = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class CatalogSettingsError(ValueError):
+    """Settings of catalogues that cannot be used; the message names file, catalogue and key."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Attribute(_Section):
+    """A column that is kept with a match: its spellings in files, unit, and whether it is a number."""
+
+    names: Spellings
+    unit: str = ""
+    type: Literal["number", "text"] = "number"
+
+
+class Catalog(_Section):
+    """One catalogue; the head of conf/catalogs.toml says what each field is."""
+
+    title: str
+    where: str = ""
+    id: Spellings
+    ra: Spellings
+    dec: Spellings
+    radius: Annotated[float, Field(gt=0, le=_LARGEST_RADIUS)]
+    epoch: float | None = None
+    pmra: tuple[str, ...] = ()
+    pmdec: tuple[str, ...] = ()
+    pm_max: Annotated[float, Field(ge=0)] = 0.0
+    attributes: dict[str, Attribute] = {}
+
+    @property
+    def moves(self) -> bool:
+        """Whether sources have proper motions."""
+        return bool(self.pmra)
+
+    @model_validator(mode="after")
+    def _motion_is_complete(self) -> Catalog:
+        if len({bool(self.pmra), bool(self.pmdec), self.pm_max > 0}) > 1 or (self.pmra and self.epoch is None):
+            raise ValueError("proper motions need all of pmra, pmdec, pm_max and epoch")
+        return self
+
+    @model_validator(mode="after")
+    def _attributes_have_names_of_their_own(self) -> Catalog:
+        if taken := set(self.attributes) & set(OWN_COLUMNS):
+            raise ValueError(f"attributes cannot be called {', '.join(sorted(taken))}")
+        return self
+
+
+def load(file: Path) -> dict[str, Catalog]:
+    """Settings of every catalogue of a TOML file, by name. Raises CatalogSettingsError."""
+    try:
+        sections = tomllib.loads(file.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise CatalogSettingsError(f"{file} cannot be read: {error}") from None
+    return {name: _catalog(file, name, values) for name, values in sections.items()}
+
+
+def _catalog(file: Path, name: str, values: object) -> Catalog:
+    if not _NAME.fullmatch(name):
+        raise CatalogSettingsError(f"{file}: a catalogue cannot be called {name!r}: use a-z, 0-9 and _")
+    if name in packet.CATALOGS:
+        raise CatalogSettingsError(f"{file}: {name} is the name of the neighbours that packets carry")
+    try:
+        return Catalog.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join([name, *(str(part) for part in first["loc"])])
+        raise CatalogSettingsError(f"{file}: {key}: {first['msg']}") from None

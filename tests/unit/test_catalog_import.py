@@ -1,0 +1,307 @@
+"""Catalogue files of every format become a table; bad rows are counted; a match from it equals one without pixels."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import astropy.units as u
+import healpy
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from astropy.coordinates import SkyCoord, search_around_sky
+from astropy.table import Table
+from astropy.time import Time
+from deltalake import DeltaTable
+
+from alerce_spark.config import conf_dir
+from alerce_spark.crossmatch import files, match
+from alerce_spark.crossmatch.catalogs import Catalog, CatalogSettingsError, load
+from alerce_spark.crossmatch.files import BROKEN, NO_ID, NO_POSITION, Counts
+from alerce_spark.lake import catalogs
+from alerce_spark.lake.storage import LakeError
+from alerce_spark.training.catalogs.tables import CatalogError
+
+SETTINGS = Catalog(
+    title="a catalogue",
+    id=("objID", "ident"),
+    ra=("ra", "RA_ICRS"),
+    dec=("dec", "DE_ICRS"),
+    radius=2.0,
+    attributes={"g": {"names": ["gmag"], "unit": "mag"}, "kind": {"names": ["cl"], "type": "text"}},
+)
+ROWS = {
+    "objID": np.array([1237648720693755918, 2**53 + 1, 3]),
+    "ra": np.array([0.0, 359.9999, 12.5]),
+    "dec": np.array([-90.0, 89.9, 0.25]),
+    "gmag": np.array([20.125, 1e-3, np.nan]),
+    "cl": np.array(["STAR", "QSO", " "]),
+}
+
+
+def _csv(path: Path) -> Path:
+    path = path.with_suffix(".csv")
+    lines = [",".join(ROWS), *(",".join(map(str, row)) for row in zip(*ROWS.values(), strict=True))]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def _zipped(path: Path) -> Path:
+    target = path.with_suffix(".csv.gz")
+    target.write_bytes(gzip.compress(_csv(path).read_bytes()))
+    return target
+
+
+def _fits(path: Path) -> Path:
+    path = path.with_suffix(".fits")
+    Table(ROWS).write(path)
+    return path
+
+
+def _votable(path: Path) -> Path:
+    path = path.with_suffix(".vot")
+    Table(ROWS).write(path, format="votable")
+    return path
+
+
+def _parquet(path: Path) -> Path:
+    path = path.with_suffix(".parquet")
+    pl.DataFrame(ROWS).with_columns(pl.col("cl").cast(pl.Categorical)).write_parquet(path)
+    return path
+
+
+def _hats(path: Path) -> Path:
+    """A collection with a margin, which repeats rows of the catalogue."""
+    for number, name in enumerate(("main", "margin")):
+        folder = path / name / "dataset" / "Norder=0" / "Dir=0"
+        folder.mkdir(parents=True)
+        pl.DataFrame(ROWS)[:2].write_parquet(folder / "Npix=4.parquet")
+        (folder / "Npix=5").mkdir()
+        pl.DataFrame(ROWS)[2:].write_parquet(folder / "Npix=5" / "part0.parquet")
+        pl.DataFrame(ROWS).write_parquet(path / name / "dataset" / "_metadata.parquet")
+        (path / name / "hats.properties").write_text(f"obs_collection={number}\n")
+    (path / "collection.properties").write_text("hats_primary_table_url=main\nall_margins=margin\n")
+    return path
+
+
+@pytest.mark.parametrize("write", [_csv, _zipped, _fits, _votable, _parquet, _hats])
+def test_every_format_gives_the_same_rows(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    counts = Counts()
+    rows = pa.concat_tables(files.rows(SETTINGS, [write(tmp_path / "file")], counts))
+    assert rows["source_id"].to_pylist() == ["1237648720693755918", "9007199254740993", "3"]
+    assert rows["ra"].to_pylist() == ROWS["ra"].tolist()
+    assert rows["dec"].to_pylist() == ROWS["dec"].tolist()
+    assert rows["g"].to_pylist() == [20.125, 1e-3, None]
+    assert rows["kind"].to_pylist() == ["STAR", "QSO", None]
+    index = healpy.ang2pix(1 << 29, ROWS["ra"], ROWS["dec"], nest=True, lonlat=True)
+    assert rows["healpix29"].to_pylist() == index.tolist()
+    assert (counts.rows, counts.kept, counts.bad.total()) == (3, 3, 0)
+
+
+def test_bad_rows_are_counted_by_reason_and_the_rest_is_imported(tmp_path: Path) -> None:
+    file = tmp_path / "bad.csv"
+    lines = [
+        "objID,ra,dec,gmag,cl",
+        "1,10.0,20.0,18.5,STAR",
+        "2,,20.0,18.5,STAR",  # no position
+        "3,10.0,91.0,18.5,STAR",
+        "4,nan,20.0,18.5,STAR",
+        "5,ten,20.0,18.5,STAR",
+        ",10.0,20.0,18.5,STAR",  # no id
+        "  ,10.0,20.0,18.5,STAR",
+        "8,10.0,20.0",  # broken
+        "9,10.0,20.0,faint,STAR",  # one value
+        "10,00:40:00,+20 30 00,18.5,",  # sexagesimal
+        "1,10.0,20.0,18.5,STAR",  # again
+    ]
+    file.write_text("\n".join(lines) + "\n")
+    done = catalogs.import_catalog(str(tmp_path / "lake"), "mine", SETTINGS, [file], tmp_path)
+    assert done.counts.bad == {NO_POSITION: 4, NO_ID: 2, BROKEN: 1, catalogs.REPEATED: 1}
+    assert done.counts.unreadable["g"] == 1
+    assert (done.counts.rows, done.counts.kept, done.rows) == (11, 3, 3)
+    stored = pl.read_delta(str(tmp_path / "lake" / "catalogs" / "mine")).sort("source_id")
+    assert stored["source_id"].to_list() == ["1", "10", "9"]
+    assert stored["g"].to_list() == [18.5, 18.5, None]
+    np.testing.assert_allclose(stored["ra"], [10, 10, 10], rtol=1e-15)
+    assert stored["dec"].to_list() == [20, 20.5, 20]
+    assert "11 rows" in str(done.counts)
+    assert list(tmp_path.glob("alerce-*")) == []
+
+
+def test_files_that_cannot_be_used_say_why_and_change_nothing(tmp_path: Path) -> None:
+    lake = str(tmp_path / "lake")
+    catalogs.import_catalog(lake, "mine", SETTINGS, [_csv(tmp_path / "good")])
+    no_id, empty, broken = (tmp_path / name for name in ("no_id.csv", "empty.csv", "broken.parquet"))
+    no_id.write_text("RA_ICRS,dec\n1,2\n")
+    empty.write_text("objID,ra,dec\n1,,\n")
+    broken.write_bytes(b"PAR1 and no more")
+    for file, error, said in (
+        (no_id, CatalogError, r"no column for id \(objID, ident\)"),
+        (broken, CatalogError, "broken.parquet cannot be read"),
+        (tmp_path / "nowhere.csv", CatalogError, "nowhere.csv"),
+        (tmp_path, CatalogError, "without a HATS catalogue"),
+        (empty, LakeError, "1 no position"),
+    ):
+        with pytest.raises(error, match=said):
+            catalogs.import_catalog(lake, "mine", SETTINGS, [file])
+    found = catalogs.local(lake, "mine")
+    assert found is not None
+    assert found.rows == 3
+
+
+def _big(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sources everywhere, many of them along the borders of pixels of order 2, at the poles and the meridian."""
+    corners = healpy.boundaries(4, np.arange(192), step=20, nest=True).transpose(0, 2, 1).reshape(-1, 3)
+    borders = corners[rng.integers(0, len(corners), size // 2)]
+    poles = np.array([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])[rng.integers(0, 3, size // 10)]
+    vectors = np.concatenate([borders, poles, rng.normal(size=(size - len(borders) - len(poles), 3))])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors += rng.normal(0, np.radians(3 / 3600), vectors.shape)
+    ra, dec = healpy.vec2ang(vectors, lonlat=True)
+    return ra % 360, dec
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, pl.DataFrame]:
+    """A catalogue in partitions of order 2, with small files and row groups, and what is in it."""
+    folder = tmp_path_factory.mktemp("crowded")
+    rng = np.random.default_rng(4)
+    ra, dec = _big(rng, 12_000)
+    rows = pl.DataFrame({"objID": np.arange(ra.size), "ra": ra, "dec": dec, "gmag": rng.normal(20, 1, ra.size)})
+    halves = [folder / "one.parquet", folder / "two.parquet"]
+    for k, file in enumerate(halves):
+        rows[k::2].write_parquet(file)
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in {"_PARTITION_ROWS": 150, "_FILE_ROWS": 40, "_GROUP_ROWS": 10, "_RUN_ROWS": 5000}.items():
+            patched.setattr(catalogs, name, value)
+        patched.setattr(files, "CHUNK", 2500)
+        done = catalogs.import_catalog(str(folder / "lake"), "big", SETTINGS, halves)
+    assert (done.rows, done.order) == (12_000, 2)
+    return str(folder / "lake"), rows
+
+
+def test_files_are_sorted_disjoint_and_complete(crowded: tuple[str, pl.DataFrame]) -> None:
+    lake, rows = crowded
+    table = DeltaTable(f"{lake}/catalogs/big")
+    bounds = []
+    for uri in table.file_uris():
+        file = uri.removeprefix("file://")
+        index = pq.read_table(file, columns=["healpix29"], partitioning=None)["healpix29"].to_numpy()
+        assert np.all(np.diff(index) >= 0)
+        assert pq.read_metadata(file).num_row_groups == -(-index.size // 10)
+        pixel = int(Path(file).parent.name.removeprefix("pixel="))
+        assert np.all(index >> 2 * (29 - 2) == pixel)
+        bounds.append((index[0], index[-1]))
+    bounds.sort()
+    assert all(a[1] <= b[0] for a, b in pairwise(bounds))
+    assert len(bounds) > 192
+    stored = pl.read_delta(f"{lake}/catalogs/big")
+    assert stored["source_id"].cast(pl.Int64).sort().to_list() == rows["objID"].to_list()
+
+
+def test_a_match_from_partitions_equals_one_without_and_astropys(
+    crowded: tuple[str, pl.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, rows = crowded
+    monkeypatch.setattr(catalogs, "_SLICE", 700)
+    ra, dec = _big(np.random.default_rng(5), 5000)
+    ra[:2], dec[2:4] = np.nan, 90.5
+    found = catalogs.match(lake, "big", ra, dec, np.full(ra.size, 59000.0))
+    assert found["row"].to_pylist() == list(range(ra.size))
+    source, separation = match.nearest(ra, dec, rows["ra"], rows["dec"], 2.0, ids=rows["objID"].to_numpy().astype(str))
+    assert (source >= 0).sum() > 300
+    expected = [str(s) if s >= 0 else None for s in source]
+    assert found["source_id"].to_pylist() == expected
+    np.testing.assert_array_equal(found["separation"].to_numpy(), separation)
+    magnitudes = [dict(a)["g"] if a is not None else None for a in found["attributes"].to_pylist()]
+    assert magnitudes == [str(rows["gmag"][int(s)]) if s >= 0 else None for s in source]
+
+    every = catalogs.match(lake, "big", ra, dec, np.full(ra.size, 59000.0), radius=7.5, every=True)
+    pairs = every.filter(every["separation"].is_valid())
+    left = SkyCoord(ra[4:], dec[4:], unit="deg")
+    row, other, apart, _ = search_around_sky(
+        left, SkyCoord(rows["ra"].to_numpy(), rows["dec"].to_numpy(), unit="deg"), 7.5 * u.arcsec
+    )
+    names = (np.array(pairs["row"]), np.array(pairs["source_id"].to_pylist()).astype(int))
+    assert set(zip(*names, strict=True)) == set(zip(row + 4, other, strict=True))
+    assert pairs.num_rows == row.size
+    assert sorted(set(every["row"].to_pylist())) == list(range(ra.size))
+    np.testing.assert_allclose(np.sort(pairs["separation"]), np.sort(apart.arcsec), rtol=0, atol=1e-9)
+
+
+def test_a_catalogue_is_replaced_whole_with_its_settings(tmp_path: Path) -> None:
+    lake, first = str(tmp_path / "lake"), _csv(tmp_path / "first")
+    catalogs.import_catalog(lake, "mine", SETTINGS, [first])
+    assert catalogs.match(lake, "mine", [12.5], [0.25], [59000.0])["source_id"].to_pylist() == ["3"]
+    other = SETTINGS.model_copy(update={"radius": 5.0, "attributes": {}})
+    second = tmp_path / "second.csv"
+    second.write_text("ident,ra,dec\nnew,12.501,0.25\n")
+    catalogs.import_catalog(lake, "mine", other, [second])
+    found = catalogs.match(lake, "mine", [12.5], [0.25], [59000.0])
+    assert found["source_id"].to_pylist() == ["new"]
+    assert (found["radius"].to_pylist(), found["attributes"].to_pylist()) == ([5.0], [[]])
+    table = DeltaTable(f"{lake}/catalogs/mine")
+    assert table.schema().to_arrow().names == ["pixel", "healpix29", "source_id", "ra", "dec"]
+    assert [c.name for c in catalogs.imported(lake)] == ["mine"]
+    table.load_as_version(table.version() - 1)
+    assert pl.scan_delta(table).select(pl.len()).collect().item() == 3
+
+
+def test_sources_with_proper_motion_are_met_where_they_are(tmp_path: Path) -> None:
+    settings = Catalog(
+        title="moving", id=("id",), ra=("ra",), dec=("dec",), radius=1.0, epoch=2016.0,
+        pmra=("pmra",), pmdec=("pmdec",), pm_max=11_000.0,
+    )  # fmt: skip
+    file = tmp_path / "moving.csv"
+    # Barnard's star (Gaia DR3); one whose motion cannot be true; one that has none.
+    file.write_text(
+        "id,ra,dec,pmra,pmdec\nbarnard,269.44850252543836,4.739420051112412,-801.551,10362.394\n"
+        "wrong,100.0,10.0,90000.0,0.0\nstill,200.0,10.0,,\n"
+    )
+    done = catalogs.import_catalog(str(tmp_path / "lake"), "moving", settings, [file])
+    assert done.counts.unreadable.total() == 1
+    there = SkyCoord(269.44850252543836 * u.deg, 4.739420051112412 * u.deg, pm_ra_cosdec=-801.551 * u.mas / u.yr,
+                     pm_dec=10362.394 * u.mas / u.yr, distance=1.8282 * u.pc, obstime=Time("J2016"))  # fmt: skip
+    later = there.apply_space_motion(new_obstime=Time("J2024"))
+    mjd = [later.obstime.mjd] * 3
+    found = catalogs.match(str(tmp_path / "lake"), "moving", [later.ra.deg, 100, 200], [later.dec.deg, 10, 10], mjd)
+    assert found["source_id"].to_pylist() == ["barnard", "wrong", "still"]
+    assert found["separation"][0].as_py() < 0.01
+    assert dict(found["attributes"][0].as_py())["pmra"] == "-801.551"
+    assert catalogs.match(str(tmp_path / "lake"), "moving", [269.44850252543836], [4.739420051112412], mjd[:1])[
+        "source_id"
+    ].to_pylist() == [None]
+
+
+def test_shipped_settings_and_broken_ones(tmp_path: Path) -> None:
+    shipped = load(conf_dir() / "catalogs.toml")
+    assert {"allwise", "sdss", "gaia_dr3", "ps1", "milliquas"} <= set(shipped)
+    assert shipped["allwise"].radius == 1.0
+    assert {"w1mpro", "w2mpro", "w3mpro", "w4mpro"} <= set(shipped["allwise"].attributes)
+    file = tmp_path / "catalogs.toml"
+    head = '[mine]\ntitle = "x"\nid = ["i"]\nra = ["r"]\ndec = ["d"]\nradius = 1.0\n'
+    for text, said in (
+        (head.replace("1.0", "-1.0"), "mine.radius"),
+        (head + "raduis = 2\n", "mine.raduis"),
+        (head + 'pmra = ["p"]\n', "need all of pmra"),
+        (head + '[mine.attributes]\npixel = { names = ["p"] }\n', "cannot be called pixel"),
+        (head.replace("[mine]", "[Mine-1]"), "Mine-1"),
+        (head.replace("[mine]", "[ps1_ztf]"), "packets carry"),
+        ("[mine", "cannot be read"),
+    ):
+        file.write_text(text)
+        with pytest.raises(CatalogSettingsError, match=said):
+            load(file)
+
+
+def test_a_catalogue_that_is_not_there(tmp_path: Path) -> None:
+    assert catalogs.imported(str(tmp_path)) == []
+    assert catalogs.local(str(tmp_path), "allwise") is None
+    with pytest.raises(LakeError, match="catalog import allwise"):
+        catalogs.match(str(tmp_path), "allwise", [1.0], [1.0], [59000.0])
+    assert list(tmp_path.iterdir()) == []
