@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from pyspark.sql import SparkSession
 
 from alerce_spark.config import Settings
 from alerce_spark.lake import write
+from alerce_spark.lake.tables import TABLES
 from alerce_spark.nightly import invariants
 from alerce_spark.sky import position
 from alerce_spark.streaming.backfill import import_alerts
@@ -21,7 +23,7 @@ from alerce_spark.streaming.results import Results
 from alerce_spark.streaming.sink import as_packets
 from alerce_spark.streaming.source import PACKETS
 from alerce_spark.streaming.stamps import stamps
-from tests.e2e.undisturbed import Sent, assert_everything_once, assert_same_tables, survey, tables
+from tests.e2e.undisturbed import CrashingCommits, Sent, assert_everything_once, assert_same_tables, survey, tables
 
 pytestmark = pytest.mark.spark
 SettingsFor = Callable[..., Settings]
@@ -67,8 +69,8 @@ def _arrivals(sent: Sent, rng: np.random.Generator) -> list[list[bytes]]:
     return [part.messages(rng) for part in parts]
 
 
-def test_out_of_order_repeated_late_and_without_the_first_packets(
-    spark: SparkSession, in_order: Settings, sent: Sent, tmp_path: Path
+def test_out_of_order_repeated_late_without_the_first_packets_and_with_crashes(
+    spark: SparkSession, in_order: Settings, sent: Sent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = tables(in_order.lake.path)
     settings = in_order.model_copy(update={"lake": in_order.lake.model_copy(update={"path": str(tmp_path / "lake")})})
@@ -77,17 +79,24 @@ def test_out_of_order_repeated_late_and_without_the_first_packets(
     photometry = Photometry(spark, path, settings.survey, 2, lambda: None)
     results = Results(spark, path, lambda: None)
 
-    def arrive(packets: Sequence[bytes]) -> None:
+    crashing = CrashingCommits()
+    crashing.install(monkeypatch)
+
+    def arrive(packets: Sequence[bytes], run: Callable[[Callable[[], object]], None] = lambda step: step()) -> None:
         rows = [(packet, "here", 0, offset, None) for offset, packet in enumerate(packets)]
         frame = spark.createDataFrame(rows, PACKETS).coalesce(2)
         # What classifies looks at tables that lack the batch, as in a stream that is fast.
         published = (make(frame, path, settings.survey, None) for make in (stamps, lightcurves))
         for messages in published:
-            results.process(as_packets(messages))
-        photometry.process(frame)
+            run(partial(results.process, as_packets(messages)))
+        run(partial(photometry.process, frame))
 
-    for batch in _arrivals(sent, np.random.default_rng(1)):
-        arrive(batch)
+    first, second, third = _arrivals(sent, np.random.default_rng(1))
+    arrive(first)
+    # Rows of all kinds: new ones, and better ones in place of stored ones.
+    arrive(second, crashing.again_and_again)
+    assert crashing.crashed >= {name for name, table in TABLES.items() if table.on_sky and name != "xmatch"}
+    arrive(third)
     short = _short(settings, expected)
     latest = sent.alerts.with_row_index("row").filter(pl.col("oid").is_in(short.implode()))
     arrive([sent.packets[k] for k in latest.group_by("oid").agg(pl.col("row").max())["row"].sort()])

@@ -1,12 +1,8 @@
-"""Through a real Kafka broker: crashes at every commit, true kills, replays and new topics leave the same tables."""
+"""Through a real Kafka broker: crashes at every commit, replays and new topics leave the same tables."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,13 +16,14 @@ from pyspark.sql import SparkSession
 from alerce_spark import lake
 from alerce_spark.config import Settings
 from alerce_spark.kafka import topics
-from alerce_spark.lake import log, write
+from alerce_spark.lake import write
 from alerce_spark.lake.storage import LakeError
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.night import Traits, simulate
 from alerce_spark.streaming.backfill import send_through_stream
 from alerce_spark.streaming.run import Stream
-from tests.lakes import assert_complete, assert_keys_unique, assert_same, records, snapshot
+from tests.e2e.undisturbed import Crash, CrashingCommits
+from tests.lakes import WRITTEN, assert_complete, assert_keys_unique, assert_same, records, snapshot
 
 pytestmark = [pytest.mark.spark, pytest.mark.kafka]
 SettingsFor = Callable[..., Settings]
@@ -88,28 +85,6 @@ def _settings(folder: Path, kafka: str, topic: str, max_alerts: int) -> Settings
     )
 
 
-class _CrashAfter:
-    """Lets a growing number of commits through: none in the first attempt, one in the second, and so on."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.attempt, self._done, self._guard = 0, 0, threading.Lock()
-        monkeypatch.setattr(log, "commit", self._crashing(log.commit))
-
-    def next_attempt(self) -> None:
-        with self._guard:
-            self.attempt, self._done = self.attempt + 1, 0
-
-    def _crashing(self, commit: Callable[..., int]) -> Callable[..., int]:
-        def guarded(*args: object, **kwargs: object) -> int:
-            with self._guard:
-                if self._done >= self.attempt:
-                    raise RuntimeError(f"injected after {self._done} commits")
-                self._done += 1
-            return commit(*args, **kwargs)
-
-        return guarded
-
-
 def test_a_crash_at_every_commit_boundary_and_a_replay_change_nothing(
     spark: SparkSession,
     kafka: str,
@@ -120,56 +95,23 @@ def test_a_crash_at_every_commit_boundary_and_a_replay_change_nothing(
 ) -> None:
     settings = _settings(tmp_path, kafka, topic, max_alerts=1000)
     write.create(settings.lake.path, settings.lake.healpix_order)
+    crashing = CrashingCommits(armed=True)
     with monkeypatch.context() as patched:
-        crash = _CrashAfter(patched)
-        stream = Stream(spark, settings, until_empty=True, attempts=20)
-        stream.restarting = lambda query: crash.next_attempt()
-        stream.run()
-    # What a crashed attempt appended need not be appended again, so there are fewer boundaries than 6 tables.
-    assert crash.attempt >= 4
+        crashing.install(patched)
+
+        def crash_at_the_end(query: str, epoch: int, result: object) -> None:
+            if crashing.armed:
+                crashing.armed = False
+                raise Crash("injected before Spark's own commit")
+
+        Stream(spark, settings, crash_at_the_end, until_empty=True, attempts=20).run()
+    assert crashing.crashed == set(WRITTEN)
+    assert not crashing.armed
     assert_same(snapshot(settings.lake.path), undisturbed)
 
     shutil.rmtree(Path(settings.checkpoints) / "photometry")
     Stream(spark, settings, until_empty=True).run()
     assert_same(snapshot(settings.lake.path), undisturbed)
-
-
-def test_killed_twice_in_mid_batch_and_started_again(
-    kafka: str, topic: str, tmp_path: Path, undisturbed: dict[str, pl.DataFrame]
-) -> None:
-    settings = _settings(tmp_path, kafka, topic, max_alerts=100)
-    for table in ("objects", "detections"):
-        before = _version(settings.lake.path, table)
-        process = _command(settings)
-        try:
-            # The batch is in the middle: one table has its commit, the others are on their way.
-            _wait(lambda: _version(settings.lake.path, table) > max(before, 0), process)  # noqa: B023
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    process = _command(settings)
-    assert process.wait(timeout=300) == 0
-    assert_same(snapshot(settings.lake.path), undisturbed)
-
-
-def _command(settings: Settings) -> subprocess.Popen[bytes]:
-    environment = {
-        **os.environ,
-        "ALERCE_LAKE__LEASE_TIMEOUT_S": "3",
-        "ALERCE_KAFKA__BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
-        "ALERCE_KAFKA__TOPICS": f'["{settings.kafka.topics[0]}"]',
-        "ALERCE_STREAM__PHOTOMETRY_MIN_ALERTS": str(settings.stream.photometry_min_alerts),
-        "ALERCE_STREAM__PHOTOMETRY_MAX_ALERTS": str(settings.stream.photometry_max_alerts),
-    }
-    arguments = ["stream", "--queries", "photometry", "--until-empty", "--lake", settings.lake.path]
-    code = f"from alerce_spark.cli import main; main({arguments!r})"
-    _wait(lambda: not _leased(settings.lake.path))
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
-
-
-def _leased(path: str) -> bool:
-    file = Path(path) / "_leases" / "photometry.json"
-    return file.exists() and time.time() - file.stat().st_mtime < 3
 
 
 def _version(path: str, table: str) -> int:
@@ -179,10 +121,9 @@ def _version(path: str, table: str) -> int:
         return -1
 
 
-def _wait(condition: Callable[[], bool], process: subprocess.Popen[bytes] | None = None, limit: float = 240) -> None:
+def _wait(condition: Callable[[], bool], limit: float = 240) -> None:
     end = time.monotonic() + limit
     while not condition():
-        assert process is None or process.poll() is None, "the process ended before the moment to kill it"
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,19 +19,23 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pytest
 from confluent_kafka import Consumer, TopicPartition
 from polars.testing import assert_frame_equal
+from pyspark.sql import SparkSession
 
 from alerce_spark import lake
 from alerce_spark.alerts.avro import decode
 from alerce_spark.classifiers.taxonomy import STAMP
-from alerce_spark.config import Settings
+from alerce_spark.config import Settings, load
 from alerce_spark.features.select import select
 from alerce_spark.kafka import records
+from alerce_spark.lake import log
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.night import Night, Traits, simulate
 from alerce_spark.streaming import metrics
+from alerce_spark.streaming.backfill import import_alerts
 from tests.lakes import assert_complete, assert_keys_unique
 from tests.lakes import records as fastavro_records
 
@@ -90,6 +96,32 @@ def survey(seed: int, alerts: int, *, bad: int = 4, **options: Any) -> Sent:
     spoilt = [corrupt(night.packets[k], DEFECTS[k % len(DEFECTS)], rng) for k in range(bad)]
     keys = pl.DataFrame({"oid": night.oids, "candid": night.candids}).head(alerts)
     return Sent(night.packets[:alerts], keys, sorted(set(spoilt)))
+
+
+def settings_of(folder: Path, servers: str, topic: str, **overrides: dict[str, Any]) -> Settings:
+    """Settings of a lake below `folder` whose queries have a fast rhythm; sections override by keyword."""
+    rhythm = {f"{query}_interval_s": 1.0 for query in ("photometry", "archive", "results")}
+    limits = {"photometry_min_alerts": 200, "photometry_max_alerts": 1000, "archive_max_alerts": 1000}
+    sections: dict[str, dict[str, Any]] = {
+        "lake": {"path": str(folder / "lake"), "lease_timeout_s": 2.0},
+        "archive": {"url": f"file:{folder / 'archive'}"},
+        "kafka": {"bootstrap_servers": servers, "topics": [topic], "partitions": 2},
+        "stream": {**rhythm, **limits, "results_max_messages": 2000, "restart_wait_s": 0.5, "restart_wait_max_s": 2.0},
+    }
+    chosen = {name: section | overrides.get(name, {}) for name, section in sections.items()}
+    return load(Path(__file__).resolve().parents[2] / "conf" / "alerce.toml", chosen)
+
+
+def imported(spark: SparkSession, settings: Settings, sent: Sent, folder: Path) -> dict[str, pl.DataFrame]:
+    """Canonical tables of a batch import of the same packets, which nothing disturbs; in `folder`, added to others."""
+    alerts = folder / f"alerts-{len(sent.packets)}"
+    alerts.mkdir(parents=True)
+    for k, packet in enumerate([*sent.packets, *sent.bad]):
+        (alerts / f"{k:06d}.avro").write_bytes(packet)
+    lake_settings = settings.lake.model_copy(update={"path": str(folder / "lake")})
+    import_alerts(spark, settings.model_copy(update={"lake": lake_settings}), [alerts])
+    shutil.rmtree(alerts)
+    return tables(lake_settings.path)
 
 
 def tables(path: str) -> dict[str, pl.DataFrame]:
@@ -179,8 +211,8 @@ def _candids(packets: pl.Series) -> pl.Series:
 
 def assert_published(servers: str, sent: Sent) -> None:
     """Every first alert has a stamp result on the output topics or a reason on that of errors."""
-    results = [records.decode(value) for value in _values(servers, records.STAMP_TOPIC)]
-    errors = [records.decode(value) for value in _values(servers, records.ERROR_TOPIC)]
+    results = [records.decode(value) for value in values(servers, records.STAMP_TOPIC)]
+    errors = [records.decode(value) for value in values(servers, records.ERROR_TOPIC)]
     refused = {record["sha256"] for record in errors if record["stage"] == "stamps"}
     digests = {hashlib.sha256(packet).hexdigest() for packet in sent.packets}
     of = dict(zip((hashlib.sha256(p).hexdigest() for p in sent.packets), sent.alerts["candid"], strict=True))
@@ -188,8 +220,8 @@ def assert_published(servers: str, sent: Sent) -> None:
     assert sent.first <= answered, f"{len(sent.first - answered)} first alerts without an answer"
 
 
-def _values(servers: str, prefix: str) -> list[bytes]:
-    """Every message of the topics whose name begins so."""
+def values(servers: str, prefix: str) -> list[bytes]:
+    """Every message of the topics whose name begins so, partition by partition."""
     consumer = Consumer({"bootstrap.servers": servers, "group.id": "undisturbed", "enable.auto.commit": False})
     found: list[bytes] = []
     try:
@@ -211,12 +243,62 @@ def _values(servers: str, prefix: str) -> list[bytes]:
     return found
 
 
+def wait_until_stored(settings: Settings, sent: Sent) -> None:
+    """Until every alert has its own row: what comes next is about results that were made before."""
+
+    def stored() -> bool:
+        own = lake.open(settings.lake.path).table("detections").filter("has_stamp").select("candid").collect()
+        return len(own) >= len(sent.alerts)
+
+    wait(stored, "every alert is stored", pause=1.0)
+
+
 def wait(condition: Callable[[], bool], what: str, limit: float = _PATIENCE_S, pause: float = 0.1) -> None:
     """Until the condition holds; what is waited for, for the message where it never does."""
     end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, f"waited {limit:.0f} s in vain until {what}"
         time.sleep(pause)
+
+
+class Crash(Exception):
+    """Injected: the process would have died here."""
+
+
+@dataclass
+class CrashingCommits:
+    """Once `install` was called and while `armed`, the first commit to each table crashes, one table after the other.
+
+    Rows are in files before the commit that names them, so a crash before one commit is a crash after the one before
+    it. What changes nothing is no commit.
+    """
+
+    armed: bool = False
+    crashed: set[str] = field(default_factory=set)
+    _guard: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Stand before the function that makes all commits."""
+        commit = log.commit
+
+        def guarded(lake: str, table: str, version: int, change: log.Change) -> int:
+            with self._guard:
+                if self.armed and not change.is_empty and table not in self.crashed:
+                    self.crashed.add(table)
+                    raise Crash(f"injected before a commit to {table}")
+            return commit(lake, table, version, change)
+
+        monkeypatch.setattr(log, "commit", guarded)
+
+    def again_and_again(self, step: Callable[[], object]) -> None:
+        """Run `step` with a crash at each of its commits, until it ends."""
+        self.armed = True
+        while self.armed:
+            try:
+                step()
+                self.armed = False
+            except Crash:
+                continue
 
 
 @dataclass
