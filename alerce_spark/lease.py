@@ -37,7 +37,7 @@ from alerce_spark.lake.storage import LakeError
 log = logging.getLogger(__name__)
 
 #: Writers of a lake: queries whose tables nobody else writes, `quarantine` excepted. Who takes all may write any table.
-WRITERS = ("photometry", "results")
+WRITERS = ("photometry", "results", "crossmatch")
 
 _FOLDER = "_leases"
 _CHANGED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")

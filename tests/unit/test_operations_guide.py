@@ -30,9 +30,9 @@ def _logged() -> Iterator[str]:
     """Texts of the log with … for what changes; those that only pass an exception on are empty."""
     for call in _calls():
         function = call.func
-        if isinstance(function, ast.Attribute) and function.attr in _LEVELS and ast.unparse(function.value) == "log":
-            text = ast.literal_eval(call.args[0])
-            yield _PLACE.sub("…", text)
+        if isinstance(function, ast.Attribute) and function.attr in _LEVELS:
+            assert ast.unparse(function.value) in ("log", "logger")
+            yield _PLACE.sub("…", ast.literal_eval(call.args[0]))
 
 
 def test_every_line_of_the_log_is_explained() -> None:
