@@ -56,7 +56,7 @@ def spark_session(settings: Settings, app: str = "alerce_spark", **extra: str) -
     if not submitted:
         for key, value in profile(settings.spark.profile).items():
             # Two tasks a core: those of a long batch must not keep the others waiting.
-            twice = f"local[{2 * (os.cpu_count() or 1)}]"
+            twice = f"local[{2 * len(os.sched_getaffinity(0))}]"
             builder = builder.config(key, twice if (key, value) == ("spark.master", "local[*]") else value)
         builder = builder.config("spark.scheduler.allocation.file", f"file:{spark_dir() / 'fairscheduler.xml'}")
         log = spark_dir() / "log4j2.properties"

@@ -12,14 +12,11 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import sys
 import tempfile
-import threading
 import time
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import fastavro
@@ -36,72 +33,12 @@ from alerce_spark.simulation import night
 from alerce_spark.streaming.photometry import Photometry, Summary
 from alerce_spark.streaming.run import Stream
 from alerce_spark.streaming.source import from_files
+from benchmarks.processes import Memory
 
 MIX = {"RRL": 1.0, "E": 1.0, "LPV": 1.0, "AGN": 1.0}
 TOPIC = "ztf_20200531_programid1"
 PARTITIONS = 4
 TABLES = ("detections", "non_detections", "forced_photometry", "objects", "magstats")
-
-
-class Memory:
-    """Samples the memory of this process and those below it while it is entered; peaks in MB, shared pages once."""
-
-    def __init__(self, without: int) -> None:
-        """without: process whose memory, with that of those below it, is not counted."""
-        self._without = without
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        self.peak: dict[str, int] = {}
-
-    def __enter__(self) -> Memory:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while not self._stop.wait(1.0):
-            now = {"driver_python": 0, "jvm": 0, "workers_python": 0}
-            for process, name in self._tree():
-                kind = "driver_python" if process == os.getpid() else "jvm" if name == "java" else "workers_python"
-                now[kind] += _resident_mb(process) if kind == "jvm" else _proportional_mb(process)
-            now["all"] = sum(now.values())
-            self.peak = {kind: max(value, self.peak.get(kind, 0)) for kind, value in now.items()}
-
-    def _tree(self) -> list[tuple[int, str]]:
-        children: dict[int, list[tuple[int, str]]] = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                name, rest = (folder / "stat").read_text().split("(", 1)[1].rsplit(")", 1)
-            except OSError:
-                continue
-            children.setdefault(int(rest.split()[1]), []).append((int(folder.name), name))
-        found = [(os.getpid(), "")]
-        for process, _ in found:  # grows while it is walked
-            found += [child for child in children.get(process, []) if child[0] != self._without]
-        return found
-
-
-def _resident_mb(process: int) -> int:
-    """All pages of a process: cheap also for a large one, right for one that shares nothing."""
-    try:
-        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-    except OSError:  # it has ended
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE") // 10**6
-
-
-def _proportional_mb(process: int) -> int:
-    """Pages of a process, shared ones divided among those that share them: workers are forked from one daemon."""
-    try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    except OSError:  # it has ended
-        return 0
-    return next((int(line.split()[1]) // 1000 for line in lines if line.startswith("Pss:")), 0)
 
 
 def make_alerts(folder: Path, number: int) -> list[Path]:

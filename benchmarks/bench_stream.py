@@ -1,60 +1,49 @@
-"""The whole stream on this machine: latency at fixed rates, and the rate it sustains, with every query running.
+"""The whole stream on this machine: what each query costs, the rate it sustains, its latency, and a growing lake.
 
-`python -m benchmarks.bench_stream [--stored 6000] [--rates 5 25 75] [--seconds 120] [--sustained 0] [--quick]`
-prints JSON. Simulated alerts of a steady sky (with stamps and 30 days of history) come night after night: the first
-`--stored` of them are imported, so that objects have histories in the lake; the following ones are produced to a real
-Kafka broker while archive (a directory), stamps, lightcurves, photometry and results run in one application, producer
-and consumer on the same cores. Latency is the Kafka timestamp of a result less that of its alert. Baseline of the rate:
-the 150 alerts/s that ALeRCE tested its pipeline at.
+`python -m benchmarks.bench_stream [--parts cost sustained latency growth] [--quick]` prints JSON. Simulated alerts of a
+steady sky of all kinds (with stamps and 30 days of history) come night after night; the first 420 days are imported, so
+that most alerts have a long light curve. The following nights are produced to a real Kafka broker, beside the stream on
+the same cores, and go through archive (a directory), stamps, lightcurves, photometry and results. Baseline of the rate:
+the 150 alerts/s that ALeRCE tested its cluster at (Förster et al. 2020, section 4.9).
+
+cost: each query alone over the same alerts; processor time of driver, JVM and workers after their warm-up.
+sustained: alerts that wait on the topic, until every query has taken the last one.
+latency: Kafka timestamp of a result less that of its alert, at fixed rates.
+growth: cost of `lightcurves` and `photometry` with more and more stored objects around.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from confluent_kafka import Producer
 from pyspark.sql import SparkSession
 
-from alerce_spark import lake as lakes
 from alerce_spark.config import Settings, conf_dir, load
 from alerce_spark.kafka import local, topics
 from alerce_spark.lake.compact import compact_lake
 from alerce_spark.session import spark_session
-from alerce_spark.simulation import night
 from alerce_spark.streaming.backfill import import_alerts
 from alerce_spark.streaming.run import Stream
-from benchmarks.bench_ingest import Memory
+from benchmarks.processes import Memory, cpu_seconds
+from benchmarks.sky import Sky, crowd, mix, say
 
 PAPER_RATE = 150.0
+RUBIN_RATE = 350.0
 QUERIES = ["archive", "stamps", "lightcurves", "photometry", "results"]
-
-
-def say(text: str) -> None:
-    print(f"{datetime.now(UTC):%H:%M:%S} {text}", file=sys.stderr, flush=True)
-
-
-def settings_of(folder: Path, servers: str, topic: str) -> Settings:
-    return load(
-        conf_dir() / "alerce.toml",
-        {
-            "lake": {"path": str(folder / "lake"), "healpix_order": 4},
-            "kafka": {"bootstrap_servers": servers, "topics": [topic]},
-            "archive": {"url": f"file:{folder / 'archive'}"},
-            "stream": {"queries": QUERIES, "checkpoints": str(folder / f"checkpoints_{topic}")},
-        },
-    )
+PARTS = ["cost", "sustained", "latency", "growth"]
+#: Share of the cores that a stream may use on average, so that it can catch up.
+_LOAD = 0.7
 
 
 class Running:
@@ -62,6 +51,7 @@ class Running:
 
     def __init__(self, spark: SparkSession, settings: Settings) -> None:
         self.stream = Stream(spark, settings)
+        self.queries = settings.stream.queries
         self.waits: dict[str, list[np.ndarray]] = {}
         feed = self.stream.metrics.latency
 
@@ -75,8 +65,7 @@ class Running:
     def __enter__(self) -> Running:
         self._thread.start()
         while not self.stream.has_started:
-            time.sleep(0.2)
-        time.sleep(10.0)  # the first, empty look at the topics
+            time.sleep(0.1)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -87,11 +76,13 @@ class Running:
         """Messages that a query has taken."""
         return int(self.stream.metrics.status()["queries"][query]["alerts"])
 
-    def wait_for(self, query: str, count: int, limit_s: float = 600.0) -> None:
-        """Until a query has taken so many messages."""
+    def wait_for(self, queries: Sequence[str], count: int, limit_s: float = 1500.0) -> None:
+        """Until each of the queries has taken so many messages. Raises TimeoutError."""
         end = time.monotonic() + limit_s
-        while self.taken(query) < count and time.monotonic() < end:
-            time.sleep(0.2)
+        while any(self.taken(query) < count for query in queries):
+            if time.monotonic() > end:
+                raise TimeoutError(f"not taken in {limit_s:g} s: { {q: self.taken(q) for q in queries} } of {count}")
+            time.sleep(0.1)
 
     def parts(self) -> dict[str, dict[str, float]]:
         """Median milliseconds of the parts of a batch of each query, and its messages, by Spark's own account."""
@@ -116,6 +107,168 @@ class Running:
         return found
 
 
+class Bench:
+    """A broker, a lake with a past, and the alerts that follow."""
+
+    def __init__(self, folder: Path, objects: int, days: int) -> None:
+        self.folder = folder
+        self.servers = f"127.0.0.1:{local.free_port()}"
+        self._sky = Sky(7, objects, days)
+        self._number = 0
+
+    def __enter__(self) -> Bench:
+        self.broker = local.start(self.servers, self.folder / "kafka").pid
+        settings = self.settings("none", QUERIES)
+        self.spark = spark_session(settings, "alerce-spark bench")
+        past = self.folder / "past"
+        count = self._sky.past(past)
+        say(f"the past is {count} packets")
+        import_alerts(self.spark, settings, [past], lambda done, files, _: say(f"{done} of {files} imported"))
+        list(compact_lake(self.spark, settings.lake.path, 1, 168.0))
+        sizes = [file.stat().st_size for file in past.iterdir()]
+        self.mix = mix(settings.lake.path, sum(sizes) / len(sizes) / 1e6)
+        say(f"{self.mix}")
+        self.live = self._sky.live()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.spark.stop()
+        local.stop(self.folder / "kafka")
+
+    def settings(self, topic: str, queries: Sequence[str], lake: str = "lake") -> Settings:
+        return load(
+            conf_dir() / "alerce.toml",
+            {
+                "lake": {"path": str(self.folder / lake), "healpix_order": 4},
+                "kafka": {"bootstrap_servers": self.servers, "topics": [topic]},
+                "archive": {"url": f"file:{self.folder / 'archive'}"},
+                "stream": {
+                    "queries": list(queries),
+                    "checkpoints": str(self.folder / f"checkpoints_{topic}_{'_'.join(queries)}_{lake}"),
+                },
+            },
+        )
+
+    def topic(self) -> str:
+        """A new topic, and those of today's results."""
+        self._number += 1
+        name = f"bench_{self._number}"
+        today = f"{datetime.now(UTC):%Y%m%d}"
+        results = [f"stamp_classifier_{today}", f"lc_classifier_{today}", "alerce_errors"]
+        topics.create(self.servers, [name, *results], 4)
+        return name
+
+    def cost(self, count: int) -> dict[str, Any]:
+        """Core-milliseconds an alert of each query, alone with the same alerts."""
+        topic = self.topic()
+        packets = list(islice(self.live, count))
+        # The first half is the warm-up of JVM and workers.
+        found = {name: self._alone(topic, [name], packets) for name in QUERIES if name != "results"}
+        found["results"] = self._results(count // 2)
+        total = sum(found.values())
+        return {
+            "alerts": count // 2,
+            "core_ms_an_alert": {name: round(value, 2) for name, value in found.items()} | {"all": round(total, 2)},
+            "cores_for_350_per_s": round(RUBIN_RATE * total / 1000 / _LOAD, 1),
+        }
+
+    def _alone(self, topic: str, queries: Sequence[str], packets: list[bytes], lake: str = "lake") -> float:
+        half = len(packets) // 2
+        topics.send(self.servers, topic, iter(packets[:half]))
+        with Running(self.spark, self.settings(topic, queries, lake)) as running:
+            running.wait_for(queries, half)
+            time.sleep(2.0)
+            before = cpu_seconds(self.broker)
+            topics.send(self.servers, topic, iter(packets[half:]))
+            producing = cpu_seconds(self.broker)
+            running.wait_for(queries, len(packets))
+            time.sleep(1.0)
+            used = cpu_seconds(self.broker) - before
+        say(f"{queries}: {used:.1f} s, {producing - before:.1f} s of them while the alerts were sent")
+        self._renew(topic)
+        return 1000 * used / (len(packets) - half)
+
+    def _renew(self, topic: str) -> None:
+        """Empty a topic: the next query finds what is sent to it then."""
+        client = topics.admin(self.servers)
+        for future in client.delete_topics([topic]).values():
+            future.result()
+        time.sleep(2.0)
+        topics.create(self.servers, [topic], 4)
+
+    def _results(self, alerts: int) -> float:
+        """The query `results` over what the others published meanwhile."""
+        with Running(self.spark, self.settings("none", ["results"])) as running:
+            before = cpu_seconds(self.broker)
+            quiet = 0
+            last = -1
+            while quiet < 8:
+                time.sleep(5.0)
+                quiet = quiet + 1 if running.taken("results") == last else 0
+                last = running.taken("results")
+            used = cpu_seconds(self.broker) - before
+        say(f"results: {used:.1f} s for {last} messages")
+        return 1000 * used / (2 * alerts)
+
+    def sustained(self, count: int) -> dict[str, Any]:
+        """Alerts that wait on a topic, through every query."""
+        topic = self.topic()
+        sent = topics.send(self.servers, topic, islice(self.live, count))
+        say(f"{sent} alerts wait")
+        alert_queries = [name for name in QUERIES if name != "results"]
+        marks: dict[str, list[tuple[float, int]]] = {name: [] for name in QUERIES}
+        with Memory(without=self.broker) as memory, Running(self.spark, self.settings(topic, QUERIES)) as running:
+            begin, used = time.monotonic(), cpu_seconds(self.broker)
+            while any(running.taken(name) < sent for name in alert_queries):
+                for name in QUERIES:
+                    marks[name].append((time.monotonic() - begin, running.taken(name)))
+                time.sleep(0.5)
+            seconds, used = time.monotonic() - begin, cpu_seconds(self.broker) - used
+            parts = running.parts()
+        ends = {name: next((at for at, taken in marks[name] if taken >= sent), seconds) for name in alert_queries}
+        rate = sent / seconds
+        say(f"{rate:.1f} alerts/s")
+        return {
+            "alerts": sent,
+            "seconds": round(seconds, 1),
+            "alerts_per_s": round(rate, 1),
+            "rate_over_paper_rate": round(rate / PAPER_RATE, 2),
+            "core_ms_an_alert": round(1000 * used / sent, 2),
+            "seconds_until_last": {name: round(value, 1) for name, value in ends.items()},
+            "median_batch_ms": parts,
+            "peak_memory_mb": memory.peak,
+        }
+
+    def latency(self, rate: float, seconds: float) -> dict[str, Any]:
+        """Latencies at one rate."""
+        topic = self.topic()
+        with Running(self.spark, self.settings(topic, QUERIES)) as running:
+            time.sleep(15.0)  # the first, empty looks at the topics
+            running.waits.clear()
+            sent = produce(self.servers, topic, self.live, rate, seconds)
+            running.wait_for(["stamps", "lightcurves", "photometry"], sent)
+            time.sleep(35.0)  # until `results` has read the last messages
+            parts, found = running.parts(), running.latency()
+        say(f"{rate:g}/s: {found}")
+        return {"alerts": sent, "latency_s": found, "median_batch_ms": parts}
+
+    def growth(self, sizes: Sequence[int], count: int, detections: int) -> dict[str, Any]:
+        """Core-milliseconds an alert of the queries that look things up, with that many objects stored."""
+        found = {}
+        topic = self.topic()
+        for size in sizes:
+            crowd(self.settings("none", QUERIES).lake.path, size, detections, seed=size)
+            list(compact_lake(self.spark, self.settings("none", QUERIES).lake.path, 1, 168.0))
+            packets = list(islice(self.live, count))
+            found[f"{size}"] = {
+                name: round(self._alone(topic, [name], packets), 2) for name in ("lightcurves", "photometry")
+            }
+            self._number += 1
+            topic = self.topic()
+        first, last = (sum(found[f"{size}"].values()) for size in (sizes[0], sizes[-1]))
+        return {"core_ms_an_alert": found, "largest_over_smallest": round(last / first, 2)}
+
+
 def produce(servers: str, topic: str, packets: Iterator[bytes], rate: float, seconds: float) -> int:
     """Send packets at a steady rate; returns their number."""
     producer = Producer({"bootstrap.servers": servers, "linger.ms": 5, "message.max.bytes": 64 << 20, "log_level": 0})
@@ -131,109 +284,31 @@ def produce(servers: str, topic: str, packets: Iterator[bytes], rate: float, sec
     return sent
 
 
-def at_rate(
-    spark: SparkSession, folder: Path, servers: str, packets: Iterator[bytes], rate: float, seconds: float
-) -> dict[str, Any]:
-    """Latencies at one rate."""
-    topic = f"bench_{rate:g}".replace(".", "_")
-    topics.create(servers, [topic, *result_topics()], 4)
-    with Running(spark, settings_of(folder, servers, topic)) as running:
-        running.waits.clear()
-        sent = produce(servers, topic, packets, rate, seconds)
-        running.wait_for("lightcurves", sent)
-        running.wait_for("photometry", sent)
-        time.sleep(35.0)  # until `results` has read the last messages
-        parts = running.parts()
-    say(f"{rate:g}/s: {running.latency()}")
-    return {"alerts": sent, "latency_s": running.latency(), "median_batch_ms": parts}
-
-
-def result_topics() -> list[str]:
-    today = f"{datetime.now(UTC):%Y%m%d}"
-    return [f"stamp_classifier_{today}", f"lc_classifier_{today}", "alerce_errors"]
-
-
-def sustained(spark: SparkSession, folder: Path, servers: str, packets: Iterator[bytes], count: int) -> dict[str, Any]:
-    """Alerts that wait on the topic, through every query, until the last query has taken the last one."""
-    topic = "bench_backlog"
-    topics.create(servers, [topic], 4)
-    sent = topics.send(servers, topic, islice(packets, count))
-    marks: dict[str, list[tuple[float, int]]] = {name: [] for name in QUERIES}
-    with Memory(without=0) as memory, Running(spark, settings_of(folder, servers, topic)) as running:
-        begin = time.monotonic()
-        while any(running.taken(name) < sent for name in QUERIES if name != "results"):
-            for name in QUERIES:
-                marks[name].append((time.monotonic() - begin, running.taken(name)))
-            time.sleep(0.5)
-            if time.monotonic() - begin > 1200:
-                break
-        for name in QUERIES:
-            marks[name].append((time.monotonic() - begin, running.taken(name)))
-    rates = {}
-    for name in QUERIES:
-        at = np.array(marks[name])
-        # From a quarter of the way on: workers and JVM are warm.
-        warm = at[(at[:, 1] >= sent / 4)]
-        done = warm[warm[:, 1] >= warm[:, 1].max()][0]
-        if done[0] > warm[0][0]:
-            rates[name] = round(float((done[1] - warm[0][1]) / (done[0] - warm[0][0])), 1)
-    slowest = min(rate for name, rate in rates.items() if name != "results")
-    return {
-        "alerts": sent,
-        "alerts_per_s": rates,
-        "slowest_per_s": slowest,
-        "slowest_over_paper_rate": round(slowest / PAPER_RATE, 2),
-        "peak_memory_mb": memory.peak,
-    }
-
-
-def mix(path: str) -> dict[str, Any]:
-    """What the stored sky is like: objects, and detections and days of those with features."""
-    opened = lakes.open(path)
-    objects = opened.table("objects").select("ndet", "deltamjd").collect()
-    many = objects.filter(pl.col("ndet") >= 12)
-    return {
-        "objects": len(objects),
-        "detections": opened.table("detections").select(pl.len()).collect().item(),
-        "median_ndet_of_objects_with_12": many["ndet"].median(),
-        "median_days_of_objects_with_12": many["deltamjd"].median(),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--stored", type=int, default=6000)
-    parser.add_argument("--objects", type=int, default=300)
-    parser.add_argument("--rates", type=float, nargs="*", default=[5.0, 25.0, 75.0])
-    parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--sustained", type=int, default=0)
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
+    parser.add_argument("--objects", type=int, default=3000)
+    parser.add_argument("--days", type=int, default=420)
+    parser.add_argument("--alerts", type=int, default=50_000, help="of the part `sustained`")
+    parser.add_argument("--some", type=int, default=4000, help="alerts of `cost`, and of each size of `growth`")
+    parser.add_argument("--rates", type=float, nargs="*", default=[25.0])
+    parser.add_argument("--seconds", type=float, default=180.0)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     if args.quick:
-        args.stored, args.objects, args.rates, args.seconds, args.sustained = 500, 60, [5.0], 10.0, 300
-    packets = (packet for _, _, packet in night.stream(7, objects=args.objects))
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        servers = f"127.0.0.1:{local.free_port()}"
-        local.start(servers, folder / "kafka")
-        try:
-            say("making and importing the past")
-            past = folder / "past"
-            past.mkdir()
-            for k, packet in enumerate(islice(packets, args.stored)):
-                (past / f"{k:08d}.avro").write_bytes(packet)
-            settings = settings_of(folder, servers, "bench_none")
-            spark = spark_session(settings, "alerce-spark bench")
-            import_alerts(spark, settings, [past], lambda done, files, summary: say(f"{done} of {files} imported"))
-            list(compact_lake(spark, settings.lake.path, 1, 168.0))
-            result: dict[str, Any] = {"mix": mix(settings.lake.path), "latency": {}}
-            for rate in args.rates:
-                result["latency"][f"{rate:g}_per_s"] = at_rate(spark, folder, servers, packets, rate, args.seconds)
-            if args.sustained:
-                result["sustained"] = sustained(spark, folder, servers, packets, args.sustained)
-            spark.stop()
-        finally:
-            local.stop(folder / "kafka")
+        args.objects, args.days, args.alerts, args.some = 80, 60, 300, 200
+        args.rates, args.seconds, args.sizes = [5.0], 10.0, [300, 1000]
+    with tempfile.TemporaryDirectory() as scratch, Bench(Path(scratch), args.objects, args.days) as bench:
+        result: dict[str, Any] = {"mix": bench.mix}
+        if "cost" in args.parts:
+            result["cost"] = bench.cost(args.some)
+        if "latency" in args.parts:
+            result["latency"] = {f"{rate:g}_per_s": bench.latency(rate, args.seconds) for rate in args.rates}
+        if "sustained" in args.parts:
+            result["sustained"] = bench.sustained(args.alerts)
+        if "growth" in args.parts:
+            result["growth"] = bench.growth(args.sizes, args.some, 20)
     print(json.dumps(result, indent=1))
 
 
