@@ -370,8 +370,8 @@ class Served(Generic[M]):
     def get(self) -> tuple[M, str]:
         """The model to use now, and its version.
 
-        Where the current one cannot be loaded, the one before serves on, `alarm` says why, and it is tried again after
-        a while. Raises ModelError where there is none at all.
+        Where the current one cannot be loaded, the one that was current before serves, `alarm` says why, and it is
+        tried again after a while. Raises ModelError where there is none at all.
         """
         if self._clock() >= self._not_before:
             try:
@@ -402,15 +402,37 @@ class Served(Generic[M]):
         version = self._handle.version()
         if version == self._seen:
             return
-        entry = _registry(self._handle).current(self._classifier)
+        registry = _registry(self._handle)
+        entry = registry.current(self._classifier)
         if entry is None:
             if self._key is not None:
                 self._served, self._key = self._bootstrapped(), None
-        elif self._served is None or (entry.sha256, entry.version) != (self._key, self._served[1]):
-            with _fetched(self._lake, entry) as path:
-                model = self._loader(path)
-            self._served, self._key = (model, entry.version), entry.sha256
+        else:
+            try:
+                self._serve(entry)
+            except Exception:
+                self._serve_earlier(registry)
+                raise
         self._seen = version
+
+    def _serve(self, entry: Entry) -> None:
+        if self._served is not None and (entry.sha256, entry.version) == (self._key, self._served[1]):
+            return
+        with _fetched(self._lake, entry) as path:
+            model = self._loader(path)
+        self._served, self._key = (model, entry.version), entry.sha256
+
+    def _serve_earlier(self, registry: _Registry) -> None:
+        """Serve the version that was current before, or the latest that can be loaded; else what is served stays.
+
+        A worker that started or was idle while it was current has never served it, and all are to agree.
+        """
+        for version in reversed(registry.previous.get(self._classifier, [])):
+            try:
+                self._serve(registry.entries[self._classifier, version])
+                return
+            except Exception as error:  # noqa: BLE001  (as in `get`)
+                log.error("%s %s, which was current before: %s", self._classifier, version, error)
 
     def _bootstrapped(self) -> tuple[M, str]:
         if self._fallback is None:

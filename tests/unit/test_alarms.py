@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -71,3 +72,33 @@ def test_the_last_error_of_a_query_stays_with_its_time(tmp_path: Path, capsys: p
     photometry = found["queries"]["photometry"]
     assert (photometry["failures"], photometry["error"]) == (1, "no [space] left")
     assert photometry["last_failure"] <= photometry["last_batch"]
+
+
+def test_a_worker_that_starts_with_a_broken_model_serves_the_one_before(tmp_path: Path) -> None:
+    lake = str(tmp_path)
+
+    def load(path: Path) -> Named:
+        text = path.read_text()
+        if text.startswith("broken"):
+            raise ValueError("no model")
+        return Named(text)
+
+    for version in ("1", "2", "broken", "broken-too"):
+        (tmp_path / "model").write_text(version)
+        models.register(lake, LIGHTCURVE, version, tmp_path / "model", state="current")
+    (tmp_path / "fallback").write_text("shipped")
+    served = models.Served(lake, LIGHTCURVE, load, tmp_path / "fallback")
+    assert served.get() == (Named("2"), "2")
+    assert served.alarm == f"{LIGHTCURVE}: no model"
+    models.roll_back(lake, LIGHTCURVE)
+    models.roll_back(lake, LIGHTCURVE)
+    again = models.Served(lake, LIGHTCURVE, load, tmp_path / "fallback")
+    assert again.get() == (Named("2"), "2")
+    assert again.alarm is None
+
+
+@dataclass(frozen=True)
+class Named:
+    """A model that is nothing but its version."""
+
+    version: str
