@@ -38,11 +38,17 @@ from alerce_spark.crossmatch import files
 from alerce_spark.crossmatch.catalogs import Catalog
 from alerce_spark.crossmatch.files import Counts
 from alerce_spark.crossmatch.match import Motion, motion_margin, nearest, within
-from alerce_spark.crossmatch.rows import ATTEMPTS, attempts
-from alerce_spark.lake.storage import LakeError, storage_options
+from alerce_spark.crossmatch.rows import ATTEMPTS, attempts, numbers
+from alerce_spark.lake import lookup
+from alerce_spark.lake.storage import LakeError, healpix_order, storage_options
+from alerce_spark.lake.tables import TABLES
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+#: The catalogue whose colours are features, and how far a source may be from its object [arcsec].
+WISE, WISE_RADIUS = "allwise", 1.0
+_WISE_COLUMNS = ("w1mpro", "w2mpro", "w3mpro", "w4mpro")
 
 #: Key of the settings in the metadata of the column source_id.
 _SETTINGS = "alerce.catalog"
@@ -261,6 +267,40 @@ def match(
     except (OSError, DeltaError):
         _tables.pop((lake, name), None)
         return _match(_needed(lake, name), ra, dec, mjd, radius, every)
+
+
+def wise(lake: str, objects: pl.DataFrame) -> pa.Table | None:
+    """AllWISE magnitudes of objects (columns oid, ra, dec [deg], mjd), as `features.select` takes them.
+
+    Columns oid, w1mpro … w4mpro [mag], one row for each object with a source within 1 arcsec; None where there is none.
+    From the catalogue if it is imported, else from the table xmatch, which may have it from a service.
+    """
+    if objects.is_empty():
+        return None
+    if _opened(lake, WISE) is not None:
+        found = match(lake, WISE, objects["ra"], objects["dec"], objects["mjd"], WISE_RADIUS)
+        found = found.filter(found["separation"].is_valid())
+        oid, attributes = objects["oid"][found["row"].to_numpy()].to_arrow(), found["attributes"]
+    else:
+        rows = _stored_wise(lake, objects)
+        oid, attributes = rows["oid"], rows["attributes"]
+    if not len(oid):
+        return None
+    values = numbers(attributes.combine_chunks(), _WISE_COLUMNS)
+    return pa.table({"oid": oid, **dict(zip(_WISE_COLUMNS, values, strict=True))})
+
+
+def _stored_wise(lake: str, objects: pl.DataFrame) -> pa.Table:
+    """Matches with AllWISE that the table xmatch has: oid, attributes."""
+    pixels, ranges = lookup.near(objects["ra"], objects["dec"], healpix_order(lake))
+    # The attributes of all catalogues are large: first see whether there is anything to read them for.
+    attempted = lookup.read(lake, "xmatch", ["oid", "catalog", "separation"], objects["oid"], pixels, None, ranges)
+    matched = attempted.filter((pl.col("catalog") == WISE) & (pl.col("separation") <= WISE_RADIUS))["oid"]
+    schema = pa.schema([TABLES["xmatch"].arrow.field(name) for name in ("oid", "catalog", "attributes")])
+    if matched.is_empty():
+        return schema.empty_table()
+    rows = lookup.read(lake, "xmatch", schema.names, matched, pixels, None, ranges)
+    return rows.filter(pl.col("catalog") == WISE).to_arrow().cast(schema)
 
 
 def _match(opened: _Open, ra: Floats, dec: Floats, mjd: Floats, radius: float | None, every: bool) -> pa.Table:

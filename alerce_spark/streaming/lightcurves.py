@@ -27,9 +27,9 @@ from alerce_spark.classifiers.taxonomy import BRANCHES, LIGHTCURVE, LIGHTCURVE_C
 from alerce_spark.config import KafkaSettings
 from alerce_spark.features.io import from_objects
 from alerce_spark.features.names import FEATURES
-from alerce_spark.features.select import select
+from alerce_spark.features.select import MIN_DETECTIONS, select
 from alerce_spark.kafka import records
-from alerce_spark.lake import lookup
+from alerce_spark.lake import catalogs, lookup
 from alerce_spark.lake.models import Served, bootstrap
 from alerce_spark.lake.storage import healpix_order
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, LIMIT_COLUMNS, Stored, light_curves, statistics_of
@@ -94,7 +94,7 @@ def _stored_classifier(lake: str, survey: str) -> Callable[[Iterator[pa.RecordBa
                 continue
             where = (batch.column(name).to_numpy() for name in ("ra", "dec"))
             stored = _stored(lake, pl.Series(batch.column("oid")), *where)
-            features, failures = _features(stored.detections, stored.limits)
+            features, failures = _features(stored.detections, stored.limits, lake)
             for oid, reason in failures:
                 log.error("%s of %s: %s", STAGE, oid, reason)
             yield messages(_published(features, stored.detections, stored.limits, survey, worker, {}))
@@ -110,7 +110,7 @@ def _classified(batch: pa.RecordBatch, survey: str, worker: _Worker) -> Iterator
         return
     places = (alerts[name].to_numpy() for name in ("ra", "dec"))
     detections, limits = light_curves(decoded, _stored(worker.lake, pl.Series(alerts["objectId"]).unique(), *places))
-    features, failures = _features(detections, limits)
+    features, failures = _features(detections, limits, worker.lake)
     # The alert in this batch that an object's message is about: its time in Kafka, its packet where something fails.
     rows = dict(zip(alerts["objectId"].to_pylist(), alerts["row"].to_pylist(), strict=True))
     for oid, reason in failures:
@@ -145,25 +145,33 @@ def _stored(lake: str, oids: pl.Series, ra: ArrayLike, dec: ArrayLike) -> Stored
     return Stored(detections, limits, _NO_FORCED)
 
 
-def _features(detections: pl.DataFrame, limits: pl.DataFrame) -> tuple[pa.Table, list[tuple[str, str]]]:
+def _features(detections: pl.DataFrame, limits: pl.DataFrame, lake: str) -> tuple[pa.Table, list[tuple[str, str]]]:
     """Features of the objects that have enough detections, and those that could not be computed with the reason."""
     failures: list[tuple[str, str]] = []
+    wise = _wise(detections, lake)
     try:
-        found = _table(detections, limits)
+        found = _table(detections, limits, wise)
     except _FAILURES:
         # One object that cannot be computed must not take the others of its batch with it.
-        parts = [_table(detections.clear(), limits.clear())]
+        parts = [_table(detections.clear(), limits.clear(), wise)]
         for oid in detections["oid"].unique(maintain_order=True):
             try:
-                parts.append(_table(detections.filter(oid=oid), limits.filter(oid=oid)))
+                parts.append(_table(detections.filter(oid=oid), limits.filter(oid=oid), wise))
             except _FAILURES as error:
                 failures.append((oid, f"features: {type(error).__name__}: {error}"))
         found = pa.concat_tables(parts)
     return found.filter(pc.greater(found["ndet_used"], 0)), failures
 
 
-def _table(detections: pl.DataFrame, limits: pl.DataFrame) -> pa.Table:
-    return from_objects(select(detections.to_arrow(), limits.to_arrow()))
+def _wise(detections: pl.DataFrame, lake: str) -> pa.Table | None:
+    """AllWISE magnitudes of the objects that may have features, where their earliest alerts are."""
+    own = detections.filter(pl.len().over("oid") >= MIN_DETECTIONS, "has_stamp")
+    firsts = own.sort("candid").unique("oid", keep="first", maintain_order=True)
+    return catalogs.wise(lake, firsts.select("oid", "ra", "dec", "mjd"))
+
+
+def _table(detections: pl.DataFrame, limits: pl.DataFrame, wise: pa.Table | None) -> pa.Table:
+    return from_objects(select(detections.to_arrow(), limits.to_arrow(), wise))
 
 
 def _nullable(matrix: np.ndarray) -> list[list[float | None]]:
