@@ -15,7 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -37,7 +37,9 @@ from tenacity import (
 )
 
 from alerce_spark import sky
+from alerce_spark.crossmatch.catalogs import Catalog, CatalogSettingsError
 from alerce_spark.crossmatch.rows import ATTEMPTS, attempts
+from alerce_spark.training.catalogs.tables import find
 
 with contextlib.redirect_stdout(io.StringIO()):  # it prints what it would do with a package that we do not need
     from astroquery.xmatch import XMatchClass
@@ -47,6 +49,7 @@ log = logging.getLogger(__name__)
 #: Of the positions that a request asks about; the answer repeats these columns.
 _ROW, _RA, _DEC = "alerce_row", "alerce_ra", "alerce_dec"
 _DISTANCE = "angDist"
+_ID = "source_id"
 _POSITION_DIGITS = 10  # of degrees: a third of a microarcsecond
 _SAME_POSITION = 1e-6  # deg, 3.6 mas: whatever the service makes of our digits
 _ROUNDING = 1e-3  # arcsec
@@ -80,35 +83,6 @@ class _PassingError(CdsError):
     """The same request may succeed later."""
 
 
-class CdsTable(Protocol):
-    """A table of VizieR: `table` as the CDS names it, its column `source_id`, and `attributes`, our name → column."""
-
-    @property
-    def table(self) -> str: ...
-    @property
-    def radius(self) -> float:
-        """Arcsec, at most 180."""
-
-    @property
-    def source_id(self) -> str: ...
-    @property
-    def attributes(self) -> Mapping[str, str]: ...
-
-
-class CdsSettings(Protocol):
-    """Settings `[crossmatch]` as far as they are about the service. `cds_url`: None for that of the CDS."""
-
-    @property
-    def cds_url(self) -> str | None: ...
-    @property
-    def cds_timeout_s(self) -> float:
-        """Longest time of one request with its repetitions."""
-
-    @property
-    def cds_tables(self) -> Mapping[str, CdsTable]:
-        """By the name that the catalogue has in the lake."""
-
-
 #: A source as it is remembered: source_id, separation, attributes; Nones where there is none.
 _Source = tuple[str | None, float | None, list[tuple[str, str]] | None]
 _NOTHING: _Source = (None, None, None)
@@ -117,40 +91,52 @@ _NOTHING: _Source = (None, None, None)
 class Cds:
     """Asks the service about positions; safe to use from several threads, which then wait for each other.
 
-    batch: positions in a request. pause_s: shortest time between the starts of two requests. remembered: answers about
-    single positions that are kept, the latest used (about 1 kB each). They serve objects that are asked for again, when
-    another catalogue failed or rows were lost before they were stored; a stream asks for each object once and in ever
-    new company, so keeping whole answers on disk would serve nothing.
+    tables: the VizieR table of each catalogue to ask about, by its name in `catalogs`, which say radius and columns.
+    timeout_s: longest time of one request with its repetitions. url: None for that of the CDS. batch: positions in a
+    request. pause_s: shortest time between the starts of two requests. remembered: answers about single positions that
+    are kept, the latest used (about 1 kB each). They serve objects that are asked for again, when another catalogue
+    failed or rows were lost before they were stored; a stream asks for each object once and in ever new company, so
+    keeping whole answers on disk would serve nothing. Raises CatalogSettingsError for a table without settings.
     """
 
     def __init__(
-        self, settings: CdsSettings, *, batch: int = 1000, pause_s: float = 1.0, remembered: int = 20_000
+        self,
+        tables: Mapping[str, str],
+        catalogs: Mapping[str, Catalog],
+        *,
+        timeout_s: float = 60.0,
+        url: str | None = None,
+        batch: int = 1000,
+        pause_s: float = 1.0,
+        remembered: int = 20_000,
     ) -> None:
-        self.tables = dict(settings.cds_tables)
+        if unknown := sorted(set(tables) - set(catalogs)):
+            raise CatalogSettingsError(f"the CDS is to be asked about {', '.join(unknown)}, without settings of that")
         self.batch = batch
-        self._timeout_s, self._pause_s, self._most = settings.cds_timeout_s, pause_s, remembered
+        self._tables = {name: (table, catalogs[name]) for name, table in tables.items()}
+        self._timeout_s, self._pause_s, self._most = timeout_s, pause_s, remembered
         self._service = _Service()
-        if settings.cds_url is not None:
-            self._service.URL = settings.cds_url
+        if url is not None:
+            self._service.URL = url
         self._known: OrderedDict[tuple[str, float, float], _Source] = OrderedDict()
         self._last = -float("inf")
         self._one_at_a_time = threading.Lock()
 
     def attempts(self, ra: ArrayLike, dec: ArrayLike) -> pa.Table:
-        """Nearest source of every table of the settings to each position [deg]: one row (schema ATTEMPTS) for each.
+        """Nearest source of every catalogue to each position [deg]: one row (schema ATTEMPTS) for each.
 
         Of sources at the same distance that with the smaller id is taken. `separation` is as the service says, which
         moves sources with known proper motions to J2000. Positions that are not on the sphere have no source. Takes no
-        longer than `cds_timeout_s` for each request. Raises CdsError; what was answered until then is remembered.
+        longer than `timeout_s` for each request. Raises CdsError; what was answered until then is remembered.
         """
         ra, dec = np.asarray(ra, float), np.asarray(dec, float)
-        sources = {name: [_NOTHING] * len(ra) for name in self.tables}
+        sources = {name: [_NOTHING] * len(ra) for name in self._tables}
         for near in batches(ra, dec, self.batch):
             rows = near[_on_sphere(ra[near], dec[near])]
-            for name in self.tables:
+            for name in self._tables:
                 for row, source in zip(rows.tolist(), self._sources(name, ra[rows] % 360, dec[rows]), strict=True):
                     sources[name][row] = source
-        made = [_as_table(name, self.tables[name].radius, found) for name, found in sources.items()]
+        made = [_as_table(name, self._tables[name][1].radius, found) for name, found in sources.items()]
         return pa.concat_tables([ATTEMPTS.empty_table(), *made])
 
     def _sources(self, name: str, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> list[_Source]:
@@ -180,12 +166,12 @@ class Cds:
         return repeated(self._asked, name, ra, dec, time.monotonic() + self._timeout_s)
 
     def _asked(self, name: str, ra: NDArray[np.float64], dec: NDArray[np.float64], deadline: float) -> list[_Source]:
-        table = self.tables[name]
+        table, catalog = self._tables[name]
         time.sleep(max(0.0, self._last + self._pause_s - time.monotonic()))
         self._last = time.monotonic()
         try:
-            content = self._service.content(table, ra, dec, deadline)
-            return _nearest(_parsed(content), name, table, ra, dec)
+            content = self._service.content(table, catalog.radius, ra, dec, deadline)
+            return _nearest(_parsed(content), name, catalog, ra, dec)
         except CdsError as error:
             raise type(error)(f"{name} from {self._service.URL}: {error}") from error
 
@@ -199,8 +185,10 @@ class _Service(XMatchClass):
 
     _deadline = float("inf")
 
-    def content(self, table: CdsTable, ra: NDArray[np.float64], dec: NDArray[np.float64], deadline: float) -> bytes:
-        """The answer's bytes. `deadline` is one of the monotonic clock. Raises CdsError."""
+    def content(
+        self, table: str, radius: float, ra: NDArray[np.float64], dec: NDArray[np.float64], deadline: float
+    ) -> bytes:
+        """The answer's bytes. radius [arcsec]; `deadline` is one of the monotonic clock. Raises CdsError."""
         positions = Table({_ROW: np.arange(len(ra)), _RA: ra, _DEC: dec})
         positions[_RA].format = positions[_DEC].format = f".{_POSITION_DIGITS}f"
         self._deadline = deadline
@@ -208,8 +196,8 @@ class _Service(XMatchClass):
         try:
             response = self.query_async(
                 positions,
-                table.table,
-                table.radius * units.arcsec,
+                table,
+                radius * units.arcsec,
                 colRA1=_RA,
                 colDec1=_DEC,
                 cache=False,
@@ -304,14 +292,10 @@ def _parsed(content: bytes) -> Table:
 
 
 def _nearest(
-    answer: Table, name: str, table: CdsTable, ra: NDArray[np.float64], dec: NDArray[np.float64]
+    answer: Table, name: str, catalog: Catalog, ra: NDArray[np.float64], dec: NDArray[np.float64]
 ) -> list[_Source]:
     """The source of each position in an answer, after it was checked that the answer is about these positions."""
-    needed = (_ROW, _RA, _DEC, _DISTANCE, table.source_id, *table.attributes.values())
-    missing = [column for column in needed if column not in answer.colnames]
-    if missing:
-        raise CdsError(f"the answer has no column {', '.join(missing)}; there are {', '.join(answer.colnames)}")
-    columns = {column: _arrow(answer[column]) for column in dict.fromkeys(needed)}
+    columns = _chosen(answer, catalog)
     try:
         row = np.asarray(columns[_ROW].cast(pa.int64()))
         asked, given, distance = (np.asarray(columns[column].cast(pa.float64())) for column in (_RA, _DEC, _DISTANCE))
@@ -322,25 +306,37 @@ def _nearest(
     row = row.astype(np.int64)
     if not (np.abs(given - dec[row]) < _SAME_POSITION).all() or not (np.abs(asked - ra[row]) < _SAME_POSITION).all():
         raise CdsError("the answer is about other positions")
-    if not ((distance >= 0) & (distance <= table.radius + _ROUNDING)).all():
-        raise CdsError(f"the answer has sources outside {table.radius} arcsec")
-    found = pl.DataFrame(
-        {"row": row, "separation": distance, "id": columns[table.source_id], "at": np.arange(len(row))}
-    )
+    if not ((distance >= 0) & (distance <= catalog.radius + _ROUNDING)).all():
+        raise CdsError(f"the answer has sources outside {catalog.radius} arcsec")
+    found = pl.DataFrame({"row": row, "separation": distance, "id": columns[_ID], "at": np.arange(len(row))})
     first = found.sort("row", "separation", "id", "at").unique("row", keep="first", maintain_order=True)
     at = first["at"].to_arrow()
     made = attempts(
         first["row"].to_numpy(),
         name,
-        table.radius,
-        columns[table.source_id].take(at),
+        catalog.radius,
+        columns[_ID].take(at),
         first["separation"].to_numpy(),
-        {ours: columns[theirs].take(at) for ours, theirs in table.attributes.items()},
+        {attribute: columns[attribute].take(at) for attribute in catalog.attributes},
     )
     sources = [_NOTHING] * len(ra)
     for source in made.to_pylist():
         sources[source["row"]] = (source["source_id"], source["separation"], source["attributes"])
     return sources
+
+
+def _chosen(answer: Table, catalog: Catalog) -> dict[str, pa.Array]:
+    """Columns that the service adds, the id under _ID, and attributes by our names. Raises CdsError for missing ones.
+
+    None may be missing: what was stored without it would not be asked for again.
+    """
+    spellings = {name: (name,) for name in (_ROW, _RA, _DEC, _DISTANCE)} | {_ID: catalog.id}
+    spellings |= {name: attribute.names for name, attribute in catalog.attributes.items()}
+    found = {name: find(answer.colnames, names) for name, names in spellings.items()}
+    missing = [" or ".join(spellings[name]) for name, column in found.items() if column is None]
+    if missing:
+        raise CdsError(f"the answer has no column {', '.join(missing)}; there are {', '.join(answer.colnames)}")
+    return {name: _arrow(answer[column]) for name, column in found.items()}
 
 
 def _arrow(column: Any) -> pa.Array:

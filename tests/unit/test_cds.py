@@ -6,7 +6,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -19,7 +19,9 @@ from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.table import Column, MaskedColumn, Table, vstack
 
+from alerce_spark.config import conf_dir
 from alerce_spark.crossmatch import cds
+from alerce_spark.crossmatch.catalogs import Attribute, Catalog, CatalogSettingsError, load
 from alerce_spark.crossmatch.cds import FINISHED, Asynchronous, Cds, CdsError
 from alerce_spark.crossmatch.rows import ATTEMPTS
 from alerce_spark.kafka.local import free_port
@@ -29,19 +31,14 @@ _REFUSAL = """<?xml version="1.0"?><VOTABLE version="1.3" xmlns="http://www.ivoa
 <INFO ID="QUERY_STATUS" name="QUERY_STATUS" value="ERROR">Message: {}</INFO></VOTABLE>"""
 
 
-@dataclass(frozen=True)
-class _Table:
-    table: str = "vizier:II/328/allwise"
-    radius: float = 1.0
-    source_id: str = "AllWISE"
-    attributes: Mapping[str, str] = field(default_factory=lambda: {"w1mpro": "W1mag", "w4mpro": "W4mag"})
-
-
-@dataclass(frozen=True)
-class _Settings:
-    cds_url: str
-    cds_timeout_s: float = 30.0
-    cds_tables: Mapping[str, _Table] = field(default_factory=lambda: {"allwise": _Table()})
+_ALLWISE = Catalog(
+    title="AllWISE",
+    id=("designation", "AllWISE"),
+    ra=("RAJ2000",),
+    dec=("DEJ2000",),
+    radius=1.0,
+    attributes={"w1mpro": Attribute(names=("w1mpro", "W1mag")), "w4mpro": Attribute(names=("w4mpro", "W4mag"))},
+)
 
 
 @dataclass
@@ -177,16 +174,17 @@ def service(sky: tuple[np.ndarray, np.ndarray]) -> Iterator[_Service]:
     running.server.server_close()
 
 
-def _client(
-    service: _Service, *, timeout: float = 30.0, tables: Mapping[str, _Table] | None = None, **more: Any
-) -> Cds:
-    settings = _Settings(service.url, timeout, tables or {"allwise": _Table()})
-    return Cds(settings, **({"pause_s": 0.0} | more))
+def _client(service: _Service, *, catalogs: Mapping[str, Catalog] | None = None, **more: Any) -> Cds:
+    known = catalogs or {"allwise": _ALLWISE}
+    return Cds({name: _TABLES[name] for name in known}, known, url=service.url, **({"pause_s": 0.0} | more))
 
 
-def _fails(service: _Service, sky: tuple[np.ndarray, np.ndarray], timeout: float = 30.0) -> str:
+_TABLES = {"allwise": "vizier:II/328/allwise", "wider": "vizier:II/328/allwise", "gaia": "I/355/gaiadr3"}
+
+
+def _fails(service: _Service, sky: tuple[np.ndarray, np.ndarray], timeout_s: float = 30.0) -> str:
     with pytest.raises(CdsError) as error:
-        _client(service, timeout=timeout).attempts(*sky)
+        _client(service, timeout_s=timeout_s).attempts(*sky)
     return str(error.value)
 
 
@@ -240,7 +238,8 @@ def test_positions_that_are_nowhere_are_not_asked_for(service: _Service) -> None
 def test_identifiers_of_64_bits_stay_whole(service: _Service, sky: tuple[np.ndarray, np.ndarray]) -> None:
     ids = 5_000_000_000_000_000_001 + np.arange(len(service.sources))
     service.sources["Source"] = ids
-    found = _client(service, tables={"gaia": _Table("vizier:I/355/gaiadr3", 2.0, "Source", {})}).attempts(*sky)
+    gaia = _ALLWISE.model_copy(update={"id": ("source_id", "Source"), "radius": 2.0, "attributes": {}})
+    found = _client(service, catalogs={"gaia": gaia}).attempts(*sky)
     assert service.requests[0].fields["cat2"] == "vizier:I/355/gaiadr3"
     assert {int(name) for name in found["source_id"].drop_null().to_pylist()} <= set(ids.tolist())
     assert found["source_id"].null_count < len(sky[0])
@@ -250,6 +249,22 @@ def test_a_source_that_comes_twice_is_one(service: _Service, sky: tuple[np.ndarr
     once = _client(service).attempts(*sky)
     service.edit = lambda answer: vstack([answer, answer])
     assert _client(service).attempts(*sky).equals(once)
+
+
+def test_shipped_settings_of_allwise_fit_the_service(service: _Service, sky: tuple[np.ndarray, np.ndarray]) -> None:
+    # Columns of II/328/allwise as the service has them; the first and the W1 and W4 magnitudes are there already.
+    for name in ("W2mag", "W3mag", *(f"e_W{band}mag" for band in (1, 2, 3, 4)), "Jmag", "Hmag", "Kmag"):
+        service.sources[name] = np.arange(len(service.sources), dtype=np.float32)
+    shipped = load(conf_dir() / "catalogs.toml")["allwise"]
+    found = _client(service, catalogs={"allwise": shipped}).attempts(*sky)
+    assert found["source_id"].to_pylist() == _client(service).attempts(*sky)["source_id"].to_pylist()
+    names = {name for row in found["attributes"].drop_null().to_pylist() for name, _ in row}
+    assert names == set(shipped.attributes)
+
+
+def test_a_table_needs_settings() -> None:
+    with pytest.raises(CatalogSettingsError, match="gaia, wider"):
+        Cds(_TABLES, {"allwise": _ALLWISE})
 
 
 # A service that is not well.
@@ -315,9 +330,9 @@ def _with(name: str, value: Callable[[Table], Any]) -> Callable[[Table], Table]:
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (_without("AllWISE"), "no column AllWISE"),
+        (_without("AllWISE"), "no column designation or AllWISE"),
         (_without("angDist"), "no column angDist"),
-        (_without("W4mag"), "no column W4mag"),
+        (_without("W4mag"), "no column w4mpro or W4mag"),
         (_without("alerce_row"), "no column alerce_row"),
         (_with("alerce_row", lambda a: a["alerce_row"] + 65), "not asked for"),
         (_with("alerce_row", lambda a: -1 - a["alerce_row"]), "not asked for"),
@@ -344,9 +359,9 @@ def test_a_refusal_is_not_repeated(service: _Service, sky: tuple[np.ndarray, np.
 
 @pytest.mark.usefixtures("once")
 def test_nobody_at_home() -> None:
-    settings = _Settings(f"http://127.0.0.1:{free_port()}/xmatch/api/v1/sync")
+    url = f"http://127.0.0.1:{free_port()}/xmatch/api/v1/sync"
     with pytest.raises(CdsError, match="refused"):
-        Cds(settings, pause_s=0).attempts([10.0], [20.0])
+        Cds(_TABLES, dict.fromkeys(_TABLES, _ALLWISE), url=url, pause_s=0).attempts([10.0], [20.0])
 
 
 @pytest.mark.parametrize("trickle", [False, True], ids=["silent", "a byte now and then"])
@@ -364,20 +379,21 @@ def test_a_slow_answer_is_given_up(service: _Service, sky: tuple[np.ndarray, np.
 
     service.answer = slow  # type: ignore[method-assign]
     try:
-        assert "no whole answer" in (message := _fails(service, sky, timeout=0.3)) or "not whole in time" in message
+        assert "no whole answer" in (message := _fails(service, sky, timeout_s=0.3)) or "not whole in time" in message
     finally:
         over.set()
 
 
 def test_what_was_answered_is_not_asked_again(service: _Service, sky: tuple[np.ndarray, np.ndarray]) -> None:
-    client = _client(service, tables={"allwise": _Table(), "wider": _Table(radius=3.0)}, batch=40)
+    catalogs = {"allwise": _ALLWISE, "wider": _ALLWISE.model_copy(update={"radius": 3.0})}
+    client = _client(service, catalogs=catalogs, batch=40)
     service.modes = [_good, lambda *_: (403, b"", {})]
     with pytest.raises(CdsError, match="wider"):
         client.attempts(*sky)
     service.requests.clear()
     found = client.attempts(*sky)
     assert [(r.fields["distMaxArcsec"], len(r)) for r in service.requests] == [("3.0", 40), ("1.0", 25), ("3.0", 25)]
-    assert found.equals(_client(service, tables=client.tables).attempts(*sky))
+    assert found.equals(_client(service, catalogs=catalogs).attempts(*sky))
 
 
 def test_memory_is_bounded(service: _Service, sky: tuple[np.ndarray, np.ndarray]) -> None:
