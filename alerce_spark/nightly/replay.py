@@ -2,9 +2,10 @@
 
 The tables of a replay are a lake of their own, so the stored ones stay as they are and both can be compared. It holds
 the night's packets as the Avro repository has them, and before them the history that the stored lake holds of their
-objects: detections, upper limits and forced photometry from before the night, and the neighbours. What is known of the
-time before the night is taken as it is now, also where it arrived later; what the night and later ones brought comes
-from the packets alone. So an object is classified at its last alert of the night, from all that the sky had shown.
+objects: detections, upper limits and forced photometry from before the night; and the neighbours in catalogues. What
+is known of the time before the night is taken as it is now, also where it arrived later; what the night and later ones
+brought comes from the packets alone. So an object is classified at its last alert of the night, from all that the sky
+had shown by then.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import partial
 
 import polars as pl
 import pyarrow as pa
@@ -25,12 +27,13 @@ from alerce_spark.classifiers import lightcurve
 from alerce_spark.classifiers.stamp import StampModel
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
 from alerce_spark.config import ArchiveSettings, Settings
-from alerce_spark.lake import log, lookup, models, write
+from alerce_spark.lake import catalogs, log, lookup, models, write
 from alerce_spark.lake.storage import LakeError, healpix_order, is_made
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.lease import Lease
 from alerce_spark.nightly.comparison import Comparison, classes, compare
 from alerce_spark.repository import absolute, open_repository
+from alerce_spark.streaming.crossmatch import match_objects
 from alerce_spark.streaming.lightcurves import of_stored
 from alerce_spark.streaming.photometry import Photometry, Summary
 from alerce_spark.streaming.results import Results
@@ -167,6 +170,7 @@ class _Job:
             total = total.plus(summary)
             progress(start + len(batch), len(keys), summary)
         if len(total.objects):
+            self._match_catalogs()
             objects = self.spark.createDataFrame(total.objects.to_arrow()).repartition(slices)
             results.process(as_packets(of_stored(objects, self.into, self.survey)))
         return total, pl.concat(alerts)
@@ -190,6 +194,13 @@ class _Job:
             if parts:
                 self.check_lease()
                 log.commit(self.into, table, version, write.joined(parts))
+
+    def _match_catalogs(self) -> None:
+        """Neighbours in the imported catalogues of the stored lake, of objects that had no attempt there."""
+        for catalog in catalogs.imported(self.lake):
+            ask = partial(catalogs.match, self.lake, catalog.name)
+            for _ in match_objects(self.into, self.survey, catalog.name, ask, self.check_lease):
+                pass
 
 
 def _shipped(classifier: str) -> dict[str, Model]:

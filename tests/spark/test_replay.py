@@ -15,8 +15,9 @@ from pyspark.sql import SparkSession
 
 from alerce_spark import lake
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
-from alerce_spark.config import Settings
-from alerce_spark.lake import models
+from alerce_spark.config import Settings, conf_dir
+from alerce_spark.crossmatch.catalogs import load
+from alerce_spark.lake import catalogs, models
 from alerce_spark.lake.storage import LakeError
 from alerce_spark.nightly.replay import replay
 from alerce_spark.repository import key, night, open_repository
@@ -40,6 +41,14 @@ def test_a_night_is_replayed_as_it_was_by_another_version(
     for alert, packet in zip(alerts, made.packets, strict=True):
         repository.put(key("ztf", alert["candidate"]["jd"], alert["candid"]), packet)
     repository.put(f"ztf/{chosen}/1.avro", b"no packet")
+
+    # Half of the objects have a counterpart, so that W colours are features of some.
+    places = {a["objectId"]: (a["candidate"]["ra"], a["candidate"]["dec"]) for a in alerts}
+    rows = [f"J{k},{ra},{dec},{14 + k / 8},13.5,12.0" for k, (ra, dec) in enumerate(places.values()) if k % 2]
+    wise = tmp_path / "wise.csv"
+    wise.write_text("\n".join(["designation,ra,dec,w1mpro,w2mpro,w3mpro", *rows]) + "\n")
+    known = load(conf_dir() / "catalogs.toml")["allwise"]
+    catalogs.import_catalog(settings.lake.path, "allwise", known, [wise])
 
     def take(name: str, wanted: Callable[[str], bool], classify: bool) -> None:
         folder = tmp_path / name
@@ -78,6 +87,12 @@ def test_a_night_is_replayed_as_it_was_by_another_version(
     assert len(stored) > 3
     assert set(classes["version"]) == {"other.1"}
     assert_frame_equal(classes.drop("version"), stored.drop("version"))
+    features, features_then = (
+        lake.open(path).table("features").join(classes.lazy(), ["oid", "candid"], "semi").sort("oid").collect()
+        for path in (done.into, settings.lake.path)
+    )
+    assert_frame_equal(features, features_then)
+    assert 0 < features["W1-W2"].count() < len(features)
     (versions,) = [v for v in done.versions if v.classifier == LIGHTCURVE]
     assert (versions.replayed, versions.objects, versions.only_stored) == ("other.1", len(stored), 0)
     assert (versions.same_input, versions.changed, versions.distance) == (len(stored), 0, 0.0)
