@@ -53,7 +53,7 @@ _ID = "source_id"
 _POSITION_DIGITS = 10  # of degrees: a third of a microarcsecond
 _SAME_POSITION = 1e-6  # deg, 3.6 mas: whatever the service makes of our digits
 _ROUNDING = 1e-3  # arcsec
-_LARGEST_ANSWER = 64 << 20  # bytes; a thousand positions with one AllWISE source each make 0.5 MB
+_LARGEST_ANSWER = 64 << 20  # bytes; a thousand positions with one AllWISE source each make 0.7 MB
 #: Waits between the attempts of one request double from the first to the longest; chance adds up to the first [s].
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 20.0
 #: No attempt begins after this part of the time for a request: it could only run out of time.
@@ -94,7 +94,7 @@ class Cds:
     tables: the VizieR table of each catalogue to ask about, by its name in `catalogs`, which say radius and columns.
     timeout_s: longest time of one request with its repetitions. url: None for that of the CDS. batch: positions in a
     request. pause_s: shortest time between the starts of two requests. remembered: answers about single positions that
-    are kept, the latest used (about 1 kB each). They serve objects that are asked for again, when another catalogue
+    are kept, the latest used (about 2 kB each). They serve objects that are asked for again, when another catalogue
     failed or rows were lost before they were stored; a stream asks for each object once and in ever new company, so
     keeping whole answers on disk would serve nothing. Raises CatalogSettingsError for a table without settings.
     """
