@@ -269,6 +269,15 @@ def match(
         return _match(_needed(lake, name), ra, dec, mjd, radius, every)
 
 
+def columns(catalog: Local, found: pa.Table) -> pl.DataFrame:
+    """Attributes of attempts on a catalogue, a column each: numbers, or text."""
+    maps = found["attributes"].combine_chunks()
+    kinds = {name: a.type for name, a in catalog.settings.attributes.items()}
+    kinds |= dict.fromkeys(("pmra", "pmdec"), "number") if catalog.settings.moves else {}
+    texts = {name: pl.Series(pc.map_lookup(maps, pa.scalar(name), "first"), dtype=pl.String) for name in kinds}
+    return pl.DataFrame({n: t.cast(pl.Float64) if kinds[n] == "number" else t for n, t in texts.items()})
+
+
 def wise(lake: str, objects: pl.DataFrame) -> pa.Table | None:
     """AllWISE magnitudes of objects (columns oid, ra, dec [deg], mjd), as `features.select` takes them.
 

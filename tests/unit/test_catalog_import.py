@@ -19,6 +19,7 @@ from astropy.table import Table
 from astropy.time import Time
 from deltalake import DeltaTable
 
+from alerce_spark.cli import main
 from alerce_spark.config import conf_dir
 from alerce_spark.crossmatch import files, match
 from alerce_spark.crossmatch.catalogs import Catalog, CatalogSettingsError, load
@@ -305,3 +306,41 @@ def test_a_catalogue_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(LakeError, match="catalog import allwise"):
         catalogs.match(str(tmp_path), "allwise", [1.0], [1.0], [59000.0])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_commands_import_list_and_match_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as done:
+            main([*arguments, "--lake", str(tmp_path / "lake")])
+        captured = capsys.readouterr()
+        assert isinstance(done.value.code, int)
+        return done.value.code, " ".join((captured.out + captured.err).split())
+
+    source, mine, out = (tmp_path / name for name in ("quasars.csv", "mine.csv", "out.csv"))
+    source.write_text("Name,RA,DEC,Type,z\nQ1,10.0,-5.0,Q,1.5\nQ2,359.99999,0.0,A,\n,1,1,Q,2\n")
+    code, said = run("catalog", "import", "milliquas", str(source))
+    assert code == 0
+    assert "2 of 3 rows kept, 1 no id" in said
+    assert "milliquas" in run("catalog", "list")[1]
+    code, said = run("catalog", "import", "milliquaz", str(source))
+    assert code == 2
+    assert "no catalogue 'milliquaz'" in said
+
+    mine.write_text("star,alpha,delta\na,10.0001,-5.0\nb,0.0,0.0\nc,,3\nd,50,50\n")
+    names = ("--oid-column", "star", "--ra-column", "alpha", "--dec-column", "delta", "--out", str(out))
+    code, said = run("crossmatch", "--csv", str(mine), *names)
+    assert code == 0, said
+    assert "4 rows, 3 of them with a position; 2 matched" in said
+    found = pl.read_csv(out)
+    assert found["oid"].to_list() == ["a", "b", "c", "d"]
+    assert found["source_id"].to_list() == ["Q1", "Q2", None, None]
+    assert found["redshift"].to_list() == [1.5, None, None, None]
+    expected = SkyCoord([10.0001, 0] * u.deg, [-5, 0] * u.deg).separation(
+        SkyCoord([10, 359.99999] * u.deg, [-5, 0] * u.deg)
+    )
+    np.testing.assert_allclose(found["separation"][:2], expected.arcsec, rtol=0, atol=1e-9)
+    code, said = run("crossmatch", "--csv", str(mine), "--out", str(out))
+    assert code == 2
+    assert "no column oid, ra, dec" in said
+    code, said = run("crossmatch", "sdss")
+    assert code == 2

@@ -1,0 +1,157 @@
+"""Commands on catalogues: import and list them; match the objects of a lake, or the positions in a user's own file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from alerce_spark.cli.common import Lake, app, console, settings_of
+
+if TYPE_CHECKING:
+    import polars as pl
+
+catalog_app = typer.Typer(no_args_is_help=True, help="Local catalogues that objects are matched with.")
+app.add_typer(catalog_app, name="catalog")
+
+
+@catalog_app.command("import")
+def catalog_import(
+    name: Annotated[str, typer.Argument(help="Catalogue, a table of conf/catalogs.toml.")],
+    files: Annotated[list[Path], typer.Argument(help="CSV, FITS, Parquet or VOTable files, HATS folders.")],
+    lake: Lake = None,
+    settings: Annotated[
+        Path | None, typer.Option(help="Settings of catalogues; default: catalogs.toml beside alerce.toml.")
+    ] = None,
+    scratch: Annotated[
+        Path | None, typer.Option(help="Folder for sorting, as large as the rows; default: the system's.")
+    ] = None,
+) -> None:
+    """Make or replace a catalogue in the lake. Bad rows are counted and left out."""
+    from alerce_spark.config import conf_dir
+    from alerce_spark.crossmatch.catalogs import CatalogSettingsError, load
+    from alerce_spark.lake.catalogs import import_catalog
+
+    file = settings or conf_dir() / "catalogs.toml"
+    known = load(file)
+    if name not in known:
+        raise CatalogSettingsError(f"no catalogue {name!r} in {file}; there are {', '.join(known)}")
+    done = import_catalog(settings_of(lake={"path": lake}).lake.path, name, known[name], files, scratch)
+    console.print(f"{name}: {done.counts}; {done.rows} rows in pixels of order {done.order}")
+
+
+@catalog_app.command("list")
+def catalog_list(lake: Lake = None) -> None:
+    """Show the catalogues of the lake."""
+    from alerce_spark.lake.catalogs import imported
+
+    table = Table("catalogue", "rows", "radius", "motion", "attributes", "what")
+    for catalog in imported(settings_of(lake={"path": lake}).lake.path):
+        s = catalog.settings
+        motion = f"from {s.epoch}" if s.moves else ""
+        table.add_row(catalog.name, str(catalog.rows), f'{s.radius}"', motion, ", ".join(s.attributes), s.title)
+    console.print(table)
+
+
+@app.command("crossmatch")
+def crossmatch(
+    names: Annotated[list[str] | None, typer.Argument(help="Catalogues of the lake; default: all of them.")] = None,
+    lake: Lake = None,
+    radius: Annotated[float | None, typer.Option(help="Arcsec; default: that of each catalogue.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Match objects anew that have an attempt.")] = False,
+    csv: Annotated[Path | None, typer.Option(help="Match the positions of this file, not the objects.")] = None,
+    out: Annotated[Path | None, typer.Option(help="With --csv: the result, a CSV file.")] = None,
+    oid_column: Annotated[str, typer.Option(help="With --csv.")] = "oid",
+    ra_column: Annotated[str, typer.Option(help="With --csv, degrees.")] = "ra",
+    dec_column: Annotated[str, typer.Option(help="With --csv, degrees.")] = "dec",
+    mjd_column: Annotated[
+        str | None, typer.Option(help="With --csv: times for proper motion; default: sources stay at their epoch.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="With --csv: all sources within the radius.")] = False,
+) -> None:
+    """Match all objects of the lake with its catalogues, into the table xmatch; or a file, into another file."""
+    from alerce_spark.lake.catalogs import imported
+    from alerce_spark.lake.storage import LakeError
+
+    settings = settings_of(lake={"path": lake})
+    path = settings.lake.path
+    chosen = names or [catalog.name for catalog in imported(path)]
+    if not chosen:
+        raise LakeError(f"no catalogues in {path}; import one with: alerce-spark catalog import NAME FILE…")
+    if csv is None:
+        for name in chosen:
+            _match_lake(path, settings.survey, name, radius, again, settings.lake.lease_timeout_s)
+        return
+    if out is None:
+        raise LakeError("say with --out where the result goes")
+    positions = _positions(csv, oid_column, ra_column, dec_column, mjd_column)
+    found = _matched(path, positions, chosen, radius, every)
+    found.write_csv(out)
+    placed, matched = positions["dec"].count(), found.filter(found["separation"].is_not_null())["oid"].n_unique()
+    console.print(f"{len(positions)} rows, {placed} of them with a position; {matched} matched; {out}")
+
+
+def _match_lake(path: str, survey: str, name: str, radius: float | None, again: bool, lease_timeout_s: float) -> None:
+    from alerce_spark.lake import catalogs
+    from alerce_spark.lease import Lease
+    from alerce_spark.streaming.crossmatch import match_objects
+
+    objects = matched = 0
+    with Lease(path, "alerce-spark crossmatch", lease_timeout_s, ["crossmatch"]) as lease:
+        for done in match_objects(
+            path,
+            survey,
+            name,
+            lambda ra, dec, mjd: catalogs.match(path, name, ra, dec, mjd, radius),
+            lease.check,
+            again,
+        ):
+            objects, matched = objects + done.alerts, matched + done.found[name]
+    console.print(f"{name}: {objects} objects, {matched} matched")
+
+
+def _positions(file: Path, oid: str, ra: str, dec: str, mjd: str | None) -> pl.DataFrame:
+    """Columns oid, ra, dec, mjd of a CSV file; null where they cannot be read."""
+    import polars as pl
+
+    from alerce_spark.lake.storage import LakeError
+
+    wanted = {"oid": oid, "ra": ra, "dec": dec} | ({} if mjd is None else {"mjd": mjd})
+    with file.open() as opened:
+        names = pl.read_csv(opened, n_rows=0).columns
+    if missing := [column for column in wanted.values() if column not in names]:
+        raise LakeError(f"{file} has no column {', '.join(missing)}; its columns are {', '.join(names)}")
+    rows = pl.read_csv(file, columns=list(wanted.values()), infer_schema=False)
+    numbers = [
+        pl.col(wanted[n]).str.strip_chars().cast(pl.Float64, strict=False).alias(n) for n in wanted if n != "oid"
+    ]
+    found = rows.select(pl.col(oid).alias("oid"), *numbers)
+    on_sky = pl.col("ra").is_finite() & (pl.col("dec").abs() <= 90)
+    found = found.with_columns(pl.when(on_sky).then(pl.col("ra", "dec")))
+    return found if mjd is not None else found.with_columns(mjd=pl.lit(None, pl.Float64))
+
+
+def _matched(path: str, positions: pl.DataFrame, names: list[str], radius: float | None, every: bool) -> pl.DataFrame:
+    """Matches of each position, one row each and an empty one where there is none; attributes as columns."""
+    import polars as pl
+
+    from alerce_spark.lake import catalogs
+    from alerce_spark.lake.storage import LakeError
+
+    parts = []
+    for name in names:
+        local = catalogs.local(path, name)
+        if local is None:
+            raise LakeError(
+                f"no catalogue {name} in {path}; there are {', '.join(c.name for c in catalogs.imported(path))}"
+            )
+        # Sources stand still at the catalogue's epoch where no time is given.
+        epoch = 51544.5 + 365.25 * ((local.settings.epoch or 2000.0) - 2000.0)
+        ra, dec = (positions[column].fill_null(float("nan")) for column in ("ra", "dec"))
+        found = catalogs.match(path, name, ra, dec, positions["mjd"].fill_null(epoch), radius, every)
+        rows = pl.DataFrame(found.drop(["row", "attributes"]))
+        attributes = catalogs.columns(local, found)
+        parts.append(pl.concat([positions[found["row"].to_numpy()].drop("mjd"), rows, attributes], how="horizontal"))
+    return pl.concat(parts, how="diagonal")
