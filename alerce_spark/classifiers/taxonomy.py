@@ -5,6 +5,8 @@ from __future__ import annotations
 #: Names of the classifiers in tables, topics and model files.
 LIGHTCURVE = "lc_classifier"
 STAMP = "stamp_classifier"
+#: Name of the model of outliers in the registry and its file.
+OUTLIER = "outlier"
 
 #: Version of the class lists below; changes with any of them.
 VERSION = "1.0.0"

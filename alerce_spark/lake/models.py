@@ -33,7 +33,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 
 from alerce_spark import classifiers
 from alerce_spark.classifiers.artefact import ModelError
-from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
+from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
 from alerce_spark.lake.storage import LakeError, delta_table, is_made, storage_options, table_path
 from alerce_spark.lake.tables import TABLES
 
@@ -43,7 +43,7 @@ CANDIDATE, CURRENT, RETIRED = "candidate", "current", "retired"
 
 _TABLE = TABLES["models"]
 _FOLDER = "_models"
-_BOOTSTRAP = {LIGHTCURVE: "lc_classifier.forest", STAMP: "stamp_classifier.onnx"}
+_BOOTSTRAP = {LIGHTCURVE: "lc_classifier.forest", STAMP: "stamp_classifier.onnx", OUTLIER: "outlier.gaussians"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 #: Key of the commit metadata with the versions that were current before, by classifier, as JSON.
 _PREVIOUS = "alerce.previous"

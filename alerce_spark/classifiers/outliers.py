@@ -1,0 +1,314 @@
+"""Outlying objects (paper, section 3.7): how little the features of an object fit any class of its branch.
+
+Two kinds of evidence, weighed in `_WEIGHTS`:
+
+- what the light-curve classifier says: a small probability of the best class, one spread over the branch's classes;
+- distances in the space of the features: each feature is mapped to a normal distribution by its quantiles in the
+  training set, each class there is a Gaussian with its own mean and covariance, and the distance to the nearest class
+  is compared with those to the whole branch and to all objects (relative Mahalanobis distance, Ren et al. 2021,
+  arXiv:2106.09022), since an object with few or bad points is far from everything.
+
+Within a branch the evidence is told as the share of its ordinary objects that have less, over the branches as the mean
+weighted by their probability, and the score is the share of all ordinary objects whose mean is lower: it means the same
+in every version. Inference needs NumPy and numba; `fit` needs labelled features and a classifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri, xlogy
+
+from alerce_spark.classifiers import artefact
+from alerce_spark.classifiers.artefact import ModelError
+from alerce_spark.classifiers.lightcurve import Classification
+from alerce_spark.classifiers.taxonomy import BRANCHES, LIGHTCURVE_CLASSES, OUTLIER
+from alerce_spark.features.names import FEATURES, FEATURES_VERSION
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+Single = NDArray[np.float32]
+
+#: Quantiles that a feature is known by, and that the evidence of ordinary objects of a branch is known by.
+KNOTS, LEVELS = 63, 400
+#: Share of the diagonal in a covariance, and least number of objects of a class to have one of its own.
+SHRINKAGE, ENOUGH = 0.2, 10
+#: Largest value of a mapped feature, in standard deviations.
+_LIMIT = 6.0
+
+#: What the kinds of evidence weigh: the inverse of their scatter among simulated objects, rounded; half of that for the
+#: plain distance, which finds injected events better and classes that were left out of the training less well. Fitted
+#: weights were no better (docs/reports/outliers.html).
+_WEIGHTS = {
+    "best_class": 5.0,
+    "undecided": 4.0,
+    "distance": 2.5,
+    "distance_to_branch": 15.0,
+    "distance_to_all": 10.0,
+}
+#: Branches less probable than this do not enter the score.
+_IMPROBABLE = 0.05
+_SLICES = {
+    branch: slice(LIGHTCURVE_CLASSES.index(classes[0]), LIGHTCURVE_CLASSES.index(classes[-1]) + 1)
+    for branch, classes in BRANCHES.items()
+}
+#: Gaussians in the order of the arrays of a model: the classes, the branches, all objects.
+_GAUSSIANS = (*LIGHTCURVE_CLASSES, *BRANCHES, "all")
+_ALL = len(_GAUSSIANS) - 1
+
+
+class OutlierModel:
+    """Gaussians of the classes with what maps features and evidence. `fit`, `load` and `save` make and keep one.
+
+    `knots` (152, KNOTS) are quantiles of the features; `means` (19, 152) and `whitening` (19, 152, 152) are those of
+    the classes, branches and all objects, NaN for a class that was not known; `levels` (4, LEVELS) are quantiles of the
+    evidence in each branch and of their mean; `training` is what the trainer said of the training.
+    """
+
+    def __init__(
+        self,
+        knots: Single,
+        means: Single,
+        whitening: Single,
+        levels: Float,
+        *,
+        version: str,
+        features_version: str,
+        training: dict[str, Any],
+    ) -> None:
+        """Raises ValueError where the arrays do not fit together."""
+        p, g = len(FEATURES), len(_GAUSSIANS)
+        shapes = (knots.shape, means.shape, whitening.shape, levels.shape)
+        for shape, wanted in zip(shapes, ((p, KNOTS), (g, p), (g, p, p), (len(BRANCHES) + 1, LEVELS)), strict=True):
+            if shape != wanted:
+                raise ValueError(f"an array of shape {shape} was given, {wanted} is needed")
+        self.version, self.features_version, self.training = version, features_version, training
+        self._knots, self._means, self._whitening, self._levels = knots, means, whitening, levels
+        self._known = np.isfinite(means[:, 0])
+
+    def score(self, matrix: ArrayLike, found: Classification) -> Float:
+        """Scores (n,) from 0 (ordinary) to 1 of rows of the features of FEATURES, (n, 152), NaN where undefined.
+
+        `found` is their classification. NaN for a row without a single feature. Raises ValueError for another shape.
+        """
+        values = _checked(matrix, len(found.class_codes))
+        mean = self._mean_share(values, found)
+        return np.where(np.isnan(mean), np.nan, np.searchsorted(self._levels[-1], mean) / LEVELS)
+
+    def _mean_share(self, values: Float, found: Classification) -> Float:
+        """Shares of ordinary objects with less evidence, averaged over the branches by their probability."""
+        known = found.class_codes >= 0
+        weights = np.where(found.top < _IMPROBABLE, 0.0, found.top)
+        total = np.zeros(len(values))
+        for k in range(len(BRANCHES)):
+            rows = np.flatnonzero(known & (weights[:, k] > 0))
+            share = np.searchsorted(self._levels[k], self.evidence(values, found, k, rows)) / LEVELS
+            total[rows] += weights[rows, k] * share
+        return np.divide(total, weights.sum(axis=1), out=np.full(len(values), np.nan), where=known)
+
+    def evidence(self, matrix: ArrayLike, found: Classification, branch: int, rows: Int) -> Float:
+        """The weighted evidence that each of `rows` of the matrix (n, 152) is of no class of a branch (its number)."""
+        if not rows.size:
+            return np.empty(0)
+        name, inside = list(_SLICES.items())[branch]
+        children = found.children[rows, inside]
+        entropy = -xlogy(children, children).sum(axis=1) / np.log(children.shape[1])
+        normal, missing = self.normal(_checked(matrix, len(found.class_codes))[rows])
+        known = [k for k in range(inside.start, inside.stop) if self._known[k]]
+        nearest = np.min([self._distance(normal, missing, k) for k in known], axis=0)
+        kinds = {
+            "best_class": 1.0 - found.top[rows, branch] * children.max(axis=1),
+            "undecided": entropy,
+            "distance": nearest,
+            "distance_to_branch": nearest - self._distance(normal, missing, _GAUSSIANS.index(name)),
+            "distance_to_all": nearest - self._distance(normal, missing, _ALL),
+        }
+        return np.asarray(sum(weight * kinds[kind] for kind, weight in _WEIGHTS.items()))
+
+    def normal(self, values: Float) -> tuple[Single, NDArray[np.bool_]]:
+        """Features as standard deviations of a normal distribution, 0 where missing, and which are missing."""
+        out = np.empty(values.shape, np.float32)
+        _normalise(values, self._knots, _TARGETS, out)
+        return out, ~np.isfinite(values)
+
+    def _distance(self, normal: Single, missing: NDArray[np.bool_], k: int) -> Float:
+        """Root mean square over the known features of the whitened deviations from Gaussian k."""
+        deviation = np.where(missing, np.float32(0.0), normal - self._means[k])
+        squares = np.square(deviation @ self._whitening[k]).sum(axis=1, dtype=np.float64)
+        return np.sqrt(squares / np.maximum((~missing).sum(axis=1), 1))
+
+    def odd_features(self, matrix: ArrayLike, found: Classification, count: int = 5) -> list[list[tuple[str, float]]]:
+        """The features that make each row odd, largest first: name and share of the distance to the nearest class.
+
+        The squared distance is a sum over features of deviation times whitened deviation; only those above 0 are told.
+        """
+        values = _checked(matrix, len(found.class_codes))
+        normal, missing = self.normal(values)
+        names: list[list[tuple[str, float]]] = []
+        for i, code in enumerate(found.class_codes.tolist()):
+            if code < 0 or not self._known[code]:
+                names.append([])
+                continue
+            deviation = np.where(missing[i], 0.0, normal[i] - self._means[code])
+            parts = deviation * (self._whitening[code] @ (deviation @ self._whitening[code]))
+            chosen = [j for j in np.argsort(-parts)[:count].tolist() if parts[j] > 0]
+            names.append([(FEATURES[j], float(parts[j] / parts.sum())) for j in chosen])
+        return names
+
+    def save(self, path: str | Path) -> None:
+        """Write the model file, whole or not at all."""
+        header = {"version": self.version, "features_version": self.features_version, "training": self.training}
+        arrays: dict[str, NDArray[Any]] = {
+            "knots": self._knots,
+            "means": self._means,
+            "whitening": self._whitening.reshape(-1, len(FEATURES)),
+            "levels": self._levels,
+        }
+        artefact.write(Path(path), OUTLIER, header, arrays)
+
+
+_TARGETS = ndtri((np.arange(KNOTS) + 0.5) / KNOTS)
+
+
+def load(path: str | Path) -> OutlierModel:
+    """A model from its file, which stays mapped. Raises ModelError."""
+    header, arrays = artefact.read(Path(path), OUTLIER)
+    match header:
+        case {"version": str(version), "features_version": str(features), "training": dict(training)}:
+            pass
+        case _:
+            raise ModelError(f"{path}: the header is not that of a model of outliers")
+    try:
+        shape = (len(_GAUSSIANS), len(FEATURES), len(FEATURES))
+        return OutlierModel(
+            arrays["knots"],
+            arrays["means"],
+            arrays["whitening"].reshape(shape),
+            arrays["levels"],
+            version=version,
+            features_version=features,
+            training=training,
+        )
+    except KeyError as error:
+        raise ModelError(f"{path} has no array {error}") from None
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}") from None
+
+
+def _checked(matrix: ArrayLike, n: int) -> Float:
+    values = np.ascontiguousarray(matrix, np.float64)
+    if values.shape != (n, len(FEATURES)):
+        raise ValueError(f"a matrix of shape {values.shape} was given, {(n, len(FEATURES))} is needed")
+    return values
+
+
+@njit(cache=True)
+def _normalise(values: Float, knots: Single, targets: Float, out: Single) -> None:
+    """Map values (n, p) by the quantiles of their column to a normal distribution; tails grow by the logarithm."""
+    last = targets.size - 1
+    for j in range(values.shape[1]):
+        column = knots[j]
+        scale = (column[last - last // 16] - column[last // 16]) / 3.0
+        scale = max(scale, abs(column[last // 2]) * 1e-6, 1e-12)
+        for i in range(values.shape[0]):
+            x = values[i, j]
+            if not np.isfinite(x):
+                out[i, j] = 0.0
+                continue
+            single = np.float32(x)
+            low = np.searchsorted(column, single, "left")
+            high = np.searchsorted(column, single, "right")
+            if high > low:  # of equal knots the middle: a feature may have few values
+                z = 0.5 * (targets[low] + targets[high - 1])
+            elif low == 0:
+                z = targets[0] - np.log1p((column[0] - x) / scale)
+            elif low > last:
+                z = targets[last] + np.log1p((x - column[last]) / scale)
+            else:
+                share = (x - column[low - 1]) / (column[low] - column[low - 1])
+                z = targets[low - 1] + share * (targets[low] - targets[low - 1])
+            out[i, j] = min(max(z, -_LIMIT), _LIMIT)
+
+
+def fit(
+    matrix: ArrayLike,
+    labels: Sequence[str],
+    ordinary: ArrayLike,
+    found: Classification,
+    *,
+    version: str,
+    training: dict[str, Any] | None = None,
+) -> OutlierModel:
+    """A model of labelled rows of FEATURES (n, 152), NaN missing; classes with fewer than ENOUGH rows are not known.
+
+    `ordinary` (m, 152) are rows that were in nobody's training, `found` is their classification by the model that the
+    scores will be made with: they say which evidence is usual. Raises ValueError where a branch has no class, or no
+    ordinary object.
+    """
+    values = _checked(matrix, len(labels))
+    names = np.asarray(labels, dtype=object).astype(str)
+    knots = _quantiles(values)
+    normal = np.empty(values.shape, np.float32)
+    _normalise(values, knots, _TARGETS, normal)
+    normal[~np.isfinite(values)] = np.nan
+    for branch, classes in BRANCHES.items():
+        if max((names == name).sum() for name in classes) < ENOUGH:
+            raise ValueError(f"no class of branch {branch} has {ENOUGH} objects")
+    members = {name: names == name for name in LIGHTCURVE_CLASSES}
+    members |= {branch: np.isin(names, classes) for branch, classes in BRANCHES.items()} | {"all": names != ""}
+    pairs = [_gaussian(normal[members[name]]) for name in _GAUSSIANS]
+    means, whitening = (np.stack([pair[k] for pair in pairs]) for k in (0, 1))
+    made = OutlierModel(
+        knots,
+        means,
+        whitening,
+        np.zeros((len(BRANCHES) + 1, LEVELS)),
+        version=version,
+        features_version=FEATURES_VERSION,
+        training=training or {},
+    )
+    _calibrate(made, _checked(ordinary, len(found.class_codes)), found)
+    return made
+
+
+def _quantiles(values: Float) -> Single:
+    """Quantiles (152, KNOTS) of the finite values of each column; zeros for a column without any."""
+    shares = (np.arange(KNOTS) + 0.5) / KNOTS
+    knots = np.zeros((values.shape[1], KNOTS), np.float32)
+    for j, column in enumerate(values.T):
+        finite = column[np.isfinite(column)]
+        if finite.size:
+            knots[j] = np.clip(np.quantile(finite, shares), -3e38, 3e38)
+    return knots
+
+
+def _gaussian(rows: Single) -> tuple[Single, Single]:
+    """Mean (p,) and whitening matrix (p, p) of rows; a missing value counts as the mean; NaN for too few rows."""
+    p = rows.shape[1]
+    if len(rows) < ENOUGH:
+        return np.full(p, np.nan, np.float32), np.full((p, p), np.nan, np.float32)
+    there = np.isfinite(rows)
+    count = there.sum(axis=0)
+    mean = np.where(there, rows, 0.0).sum(axis=0) / np.maximum(count, 1)
+    deviation = np.where(there, rows - mean, 0.0)
+    covariance = deviation.T @ deviation / len(rows)
+    covariance *= 1.0 - SHRINKAGE
+    covariance[np.diag_indices(p)] += SHRINKAGE * np.trace(covariance) / ((1.0 - SHRINKAGE) * p)
+    return mean.astype(np.float32), np.linalg.cholesky(np.linalg.inv(covariance)).astype(np.float32)
+
+
+def _calibrate(model: OutlierModel, matrix: Float, found: Classification) -> None:
+    """Set the quantiles of evidence, by the objects of each most probable branch, and then of its mean by all."""
+    shares = (np.arange(LEVELS) + 0.5) / LEVELS
+    known = found.class_codes >= 0
+    for k, name in enumerate(BRANCHES):
+        rows = np.flatnonzero(known & (np.nan_to_num(found.top).argmax(axis=1) == k))
+        if not rows.size:
+            raise ValueError(f"no ordinary object of branch {name}")
+        model._levels[k] = np.quantile(model.evidence(matrix, found, k, rows), shares)
+    model._levels[-1] = np.quantile(model._mean_share(matrix, found)[known], shares)

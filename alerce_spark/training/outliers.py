@@ -1,0 +1,169 @@
+"""How well outliers are found: each class left out in turn, and events injected into simulated light curves; report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
+
+from alerce_spark.classifiers import lightcurve, outliers
+from alerce_spark.classifiers.lightcurve import LightcurveModel
+from alerce_spark.classifiers.outliers import OutlierModel
+from alerce_spark.classifiers.taxonomy import BRANCHES, LIGHTCURVE_CLASSES, branch_of
+from alerce_spark.lightcurves import novelty
+from alerce_spark.simulation.curves import LabelledCurves
+from alerce_spark.training.sets import FeatureSet, held_out
+
+Float = NDArray[np.float64]
+
+#: Share of the objects that a study trains its forests and Gaussians on; the others calibrate the scores.
+_TRAINING = 0.75
+#: Events of `inject` in stars and nuclei; supernovae are reversed in time.
+EVENTS = ("flare", "fading", "lens", "reversed")
+
+
+def area(outlier: ArrayLike, ordinary: ArrayLike) -> float:
+    """Probability that an outlier has the larger score, ties counting half: the area under the ROC curve."""
+    high, low = np.asarray(outlier, np.float64), np.asarray(ordinary, np.float64)
+    ranks = rankdata(np.concatenate([high, low]))[: high.size].sum()
+    return float((ranks - high.size * (high.size + 1) / 2) / (high.size * low.size))
+
+
+def train(training: FeatureSet, ordinary: FeatureSet, model: LightcurveModel, *, version: str) -> OutlierModel:
+    """The outlier model of a training set that goes with a classifier; `ordinary` objects were in no training."""
+    about = {"lc_classifier": model.version, "objects": len(training), "calibrated_on": len(ordinary)}
+    found = model.classify(ordinary.matrix)
+    labels = training.labels.tolist()
+    return outliers.fit(training.matrix, labels, ordinary.matrix, found, version=version, training=about)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Areas under the ROC curve of a class that neither forests nor Gaussians know, against others of its branch.
+
+    `known_branch` judges all objects within the branch of the left-out class, `served` as the broker would.
+    """
+
+    name: str
+    known_branch: float
+    served: float
+
+
+def leave_out(
+    name: str, features: FeatureSet, judged: Mapping[str, FeatureSet], *, seed: int, trees: int = 100, jobs: int = 1
+) -> dict[str, LeftOut]:
+    """Train without class `name` and judge each set of objects that were in no training."""
+    known = features.take(features.labels != name)
+    kept = held_out(known.oid, 1.0 - _TRAINING)
+    training, ordinary = known.take(~kept), known.take(kept)
+    model = lightcurve.train(
+        training.matrix, training.labels.tolist(), seed=seed, version="study", trees=trees, jobs=jobs
+    )
+    made = train(training, ordinary, model, version="study")
+    branch = branch_of(name)
+    result = {}
+    for key, every in judged.items():
+        objects = every.take(np.isin(every.labels.astype(str), BRANCHES[branch]))
+        found = model.classify(objects.matrix)
+        is_new = objects.labels == name
+        rows = np.arange(len(objects))
+        within = made.evidence(objects.matrix, found, list(BRANCHES).index(branch), rows)
+        scores = made.score(objects.matrix, found)
+        areas = (area(values[is_new], values[~is_new]) for values in (within, scores))
+        result[key] = LeftOut(name, *areas)
+    return result
+
+
+def inject(curves: LabelledCurves, event: str, seed: int) -> LabelledCurves:
+    """The same objects with an event that no class has, each at a time of its own.
+
+    flare: 2 mag brighter at once, falling off with 15 d; fading: 1.5 mag fainter from then on; lens: a point lens of
+    impact parameter 0.2 and Einstein time 30 d; reversed: time runs backwards. The first three change the total flux
+    of corrected detections, and the difference flux by as much. Raises ValueError for another event.
+    """
+    if event not in EVENTS:
+        raise ValueError(f"no event {event!r}; there are {', '.join(EVENTS)}")
+    if event == "reversed":
+        return _reversed(curves)
+    rng = np.random.default_rng(seed)
+    d = curves.detections
+    group = np.repeat(np.arange(len(curves)), np.diff(curves.offsets))
+    first, last = d["mjd"][curves.offsets[:-1]], d["mjd"][curves.offsets[1:] - 1]
+    since = d["mjd"] - (first + rng.uniform(0.3, 0.7, len(curves)) * (last - first))[group]
+    if event == "flare":
+        factor = np.where(since >= 0, 1.0 + (10**0.8 - 1.0) * np.exp(-np.maximum(since, 0.0) / 15.0), 1.0)
+    elif event == "fading":
+        factor = np.where(since >= 0, 10**-0.6, 1.0)
+    else:
+        u2 = 0.2**2 + (since / 30.0) ** 2
+        factor = (u2 + 2.0) / np.sqrt(u2 * (u2 + 4.0))
+    is_total = d["corrected"] & np.isfinite(d["magpsf_corr"])
+    change = np.where(is_total, 10 ** (-0.4 * np.where(is_total, d["magpsf_corr"], 0.0)) * (factor - 1.0), 0.0)
+    difference = d["isdiffpos"] * 10 ** (-0.4 * d["magpsf"]) + change
+    changed = {
+        "magpsf_corr": np.where(is_total, d["magpsf_corr"] - 2.5 * np.log10(factor), d["magpsf_corr"]),
+        "magpsf": -2.5 * np.log10(np.maximum(np.abs(difference), 1e-12)),
+        "isdiffpos": np.where(difference < 0, -1.0, 1.0),
+    }
+    return replace(curves, detections={**d, **changed})
+
+
+def _reversed(curves: LabelledCurves) -> LabelledCurves:
+    middle = 58000.0 + 2000.0
+
+    def backwards(columns: Mapping[str, Any], offsets: NDArray[np.int64]) -> dict[str, Any]:
+        group = np.repeat(np.arange(len(curves)), np.diff(offsets))
+        order = np.lexsort((-columns["mjd"], group))
+        turned = {name: column[order] for name, column in columns.items()}
+        return turned | {"mjd": 2 * middle - turned["mjd"]}
+
+    return replace(
+        curves,
+        detections=backwards(curves.detections, curves.offsets),
+        non_detections=backwards(curves.non_detections, curves.limit_offsets),
+    )
+
+
+def false_alarms(curves: LabelledCurves) -> dict[str, tuple[int, float, float]]:
+    """Of each class: points judged by lightcurves/novelty.py, shares that are too bright and too faint by THRESHOLD."""
+    objects = curves.objects()
+    label, values = [], []
+    for band in objects.bands:
+        label.append(np.repeat(curves.label, np.diff(band.offsets)))
+        values.append(novelty.significance(band.offsets, band.mjd, band.mag, band.err))
+    labels, z = np.concatenate(label), np.concatenate(values)
+    found = {}
+    for name in LIGHTCURVE_CLASSES:
+        judged = z[(labels == name) & np.isfinite(z)]
+        if judged.size:
+            bright, faint = (float(np.mean(sign * judged > novelty.THRESHOLD)) for sign in (1, -1))
+            found[name] = (judged.size, bright, faint)
+    return found
+
+
+def quiet(seed: int, curves: int) -> tuple[NDArray[np.int64], Float, Float, Float]:
+    """Constant sources: offsets, mjd, mag, err of 8 to 150 points at uneven times, errors that differ by a third."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(8, 151, curves)
+    mjd = np.concatenate([58200 + np.sort(rng.uniform(0, rng.uniform(60, 1200), n)) for n in counts])
+    err = np.repeat(rng.uniform(0.01, 0.15, curves), counts) * rng.lognormal(0, 0.3, mjd.size)
+    mag = np.repeat(rng.uniform(15, 20, curves), counts) + err * rng.standard_normal(mjd.size)
+    return np.concatenate([[0], np.cumsum(counts)]), mjd, mag, err
+
+
+def quiet_rates(seed: int, curves: int, sigmas: Sequence[float] = (3, 4, 5, 7, 10)) -> tuple[float, dict[float, float]]:
+    """On quiet sources: share of false alarms of a point, and of flares of so many sigmas that are found."""
+    offsets, mjd, mag, err = quiet(seed, curves)
+    z = novelty.significance(offsets, mjd, mag, err)
+    last = offsets[1:] - 1
+    found = {}
+    for size in sigmas:
+        flare = mag.copy()
+        flare[last] -= size * err[last]
+        seen = novelty.significance(offsets, mjd, flare, err, only_last=True)[last]
+        found[size] = float(np.mean(seen > novelty.THRESHOLD))
+    return float(np.mean(np.abs(z[np.isfinite(z)]) > novelty.THRESHOLD)), found
