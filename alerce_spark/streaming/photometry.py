@@ -37,8 +37,10 @@ from alerce_spark.lightcurves.assemble import Rows, assemble, unusable_entries
 from alerce_spark.streaming.pieces import pack, unpack
 from alerce_spark.streaming.source import refusal
 
-#: Tables that a batch reads at fixed versions and writes, in the order of its commits: what is derived comes last.
-_TABLES = ("detections", "non_detections", "forced_photometry", "objects", "magstats")
+#: Tables that a batch reads at fixed versions and writes, in the order of its commits. Detections follow what came with
+#: them: who sees an alert's detection has all that its packet carried, and a light curve is complete when it counts all
+#: detections. What is derived comes last.
+_TABLES = ("non_detections", "forced_photometry", "detections", "objects", "magstats")
 #: Bytes of refused packets that the driver holds at a time.
 _REFUSED_BYTES = 64 << 20
 #: Alerts of one slice at the most: about 100 MB in a worker.

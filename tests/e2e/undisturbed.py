@@ -290,15 +290,17 @@ class CrashingCommits:
 
         monkeypatch.setattr(log, "commit", guarded)
 
-    def again_and_again(self, step: Callable[[], object]) -> None:
-        """Run `step` with a crash at each of its commits, until it ends."""
-        self.armed = True
-        while self.armed:
+    def again_and_again(self, step: Callable[[], object], between: Callable[[], object] = lambda: None) -> None:
+        """Run `step` with a crash at each of its commits until it ends; others do `between` after each crash."""
+        while True:
+            self.armed = True
             try:
                 step()
-                self.armed = False
+                break
             except Crash:
-                continue
+                self.armed = False
+                between()
+        self.armed = False
 
 
 @dataclass
