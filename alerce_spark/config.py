@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 #: Variables that begin with the prefix of the settings and are not settings.
 _NOT_SETTINGS = {"ALERCE_CONF", "ALERCE_TEST_DATA"}
 
-QueryName = Literal["archive", "stamps", "lightcurves", "photometry", "results"]
+QueryName = Literal["archive", "stamps", "lightcurves", "photometry", "crossmatch", "results"]
 
 
 class ConfigError(Exception):
@@ -80,7 +80,7 @@ class ArchiveSettings(_Section):
 class StreamSettings(_Section):
     """Rhythm of the streaming queries."""
 
-    queries: list[QueryName] = ["archive", "stamps", "lightcurves", "photometry", "results"]
+    queries: list[QueryName] = ["archive", "stamps", "lightcurves", "photometry", "crossmatch", "results"]
     checkpoints: str | None = None
     starting_offsets: Literal["earliest", "latest"] = "earliest"
     photometry_interval_s: Annotated[float, Field(ge=0)] = 30.0
@@ -90,6 +90,8 @@ class StreamSettings(_Section):
     archive_max_alerts: Annotated[int, Field(ge=1)] = 4000
     stamps_max_alerts: Annotated[int, Field(ge=1)] = 400
     lightcurves_max_alerts: Annotated[int, Field(ge=1)] = 800
+    crossmatch_interval_s: Annotated[float, Field(ge=0)] = 30.0
+    crossmatch_max_alerts: Annotated[int, Field(ge=1)] = 8000
     results_interval_s: Annotated[float, Field(ge=0)] = 30.0
     results_max_messages: Annotated[int, Field(ge=1)] = 10000
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
@@ -104,6 +106,15 @@ class StreamSettings(_Section):
                 f"{self.photometry_max_alerts}: no batch could begin"
             )
         return self
+
+
+class CrossmatchSettings(_Section):
+    """The remote service of the query `crossmatch`; columns and radii are in conf/catalogs.toml."""
+
+    cds: bool = False
+    cds_tables: dict[str, str] = {"allwise": "II/328/allwise"}
+    cds_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    cds_url: str | None = None
 
 
 class MaintenanceSettings(_Section):
@@ -130,6 +141,7 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     archive: ArchiveSettings = ArchiveSettings()
     stream: StreamSettings = StreamSettings()
+    crossmatch: CrossmatchSettings = CrossmatchSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
     spark: SparkSettings = SparkSettings()
 

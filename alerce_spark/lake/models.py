@@ -129,7 +129,7 @@ def promote(lake: str, classifier: str, version: str) -> Entry:
 
     Raises LakeError for a version that is not registered or whose file is missing or damaged.
     """
-    with _fetched(lake, _registry(delta_table(lake, _TABLE.name)).known(classifier, version)):
+    with fetched(lake, _registry(delta_table(lake, _TABLE.name)).known(classifier, version)):
         pass  # the file is there and whole
     return _change(lake, lambda registry: registry.promote(classifier, version)).entries[classifier, version]
 
@@ -311,7 +311,7 @@ def _store(lake: str, source: Path, artefact: str) -> None:
 
 
 @contextmanager
-def _fetched(lake: str, entry: Entry) -> Iterator[Path]:
+def fetched(lake: str, entry: Entry) -> Iterator[Path]:
     """The file of a model, checked against its checksum; a copy that goes away for a lake on S3. Raises LakeError."""
     if not entry.artefact.startswith(f"{_FOLDER}/") or ".." in entry.artefact.split("/"):
         raise LakeError(f"{entry.classifier} {entry.version}: {entry.artefact!r} is not in the folder of the models")
@@ -418,7 +418,7 @@ class Served(Generic[M]):
     def _serve(self, entry: Entry) -> None:
         if self._served is not None and (entry.sha256, entry.version) == (self._key, self._served[1]):
             return
-        with _fetched(self._lake, entry) as path:
+        with fetched(self._lake, entry) as path:
             model = self._loader(path)
         self._served, self._key = (model, entry.version), entry.sha256
 

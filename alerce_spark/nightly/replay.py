@@ -222,7 +222,7 @@ def _install(lake: str, into: str, chosen: Mapping[str, Model]) -> None:
     """Make the chosen models the current ones of the replay's lake."""
     for classifier, model in chosen.items():
         if model.entry is not None:
-            with models._fetched(lake, model.entry) as file:
+            with models.fetched(lake, model.entry) as file:
                 models.register(
                     into,
                     classifier,

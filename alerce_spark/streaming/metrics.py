@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 
 log = logging.getLogger(__name__)
 
-FILE = "_status.json"
+_FOLDER = "_status"
 #: Latencies that percentiles are made of, the latest of each step.
 _KEPT = 5000
 _BUCKETS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
@@ -155,11 +155,13 @@ class Metrics:
         """Renew the status file, where the lake is a folder."""
         if self.lake is None or "://" in self.lake.removeprefix("file://"):
             return
-        file = _file(self.lake)
+        # Applications with different queries may run side by side on one lake.
+        file = _folder(self.lake) / f"{'-'.join(self.names)}.json"
         temporary = file.with_suffix(f".{os.getpid()}")
         text = json.dumps(self.status())
         with self._lock:
             try:
+                file.parent.mkdir(parents=True, exist_ok=True)
                 temporary.write_text(text)
                 temporary.replace(file)
             except OSError as error:  # a full disk must not end the stream
@@ -167,16 +169,19 @@ class Metrics:
 
 
 def read(lake: str) -> dict[str, Any] | None:
-    """What the last stream on this lake said of itself, None where there was none."""
-    try:
-        found: dict[str, Any] = json.loads(_file(lake).read_text())
-    except (FileNotFoundError, ValueError):
+    """What the last streams on this lake said of themselves, of each query the newest; None where there was none."""
+    found: list[dict[str, Any]] = [json.loads(file.read_text()) for file in _folder(lake).glob("*.json")]
+    if not found:
         return None
-    return found
+    found.sort(key=lambda status: str(status["now"]))
+    together = dict(found[-1])
+    for part in ("queries", "latency", "models"):
+        together[part] = {name: value for status in found for name, value in status[part].items()}
+    return together
 
 
-def _file(lake: str) -> Path:
-    return Path(lake.removeprefix("file:")) / FILE
+def _folder(lake: str) -> Path:
+    return Path(lake.removeprefix("file:")) / _FOLDER
 
 
 def _iso(seconds: float) -> str | None:

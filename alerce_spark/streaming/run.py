@@ -10,13 +10,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from alerce_spark.config import Settings
+from alerce_spark.config import Settings, conf_dir
+from alerce_spark.crossmatch import catalogs
+from alerce_spark.kafka import topics
 from alerce_spark.lake import write
 from alerce_spark.lake.compact import compact
 from alerce_spark.lake.storage import LakeError
@@ -25,6 +28,7 @@ from alerce_spark.lease import WRITERS, Lease, LeaseLost
 from alerce_spark.simulation.night import simulate
 from alerce_spark.streaming.alarms import ModelWatch
 from alerce_spark.streaming.archive import archive
+from alerce_spark.streaming.crossmatch import Crossmatch, Matched
 from alerce_spark.streaming.lightcurves import lightcurves
 from alerce_spark.streaming.metrics import Metrics
 from alerce_spark.streaming.photometry import Photometry, Summary
@@ -32,6 +36,9 @@ from alerce_spark.streaming.results import TOPICS, Results, Stored
 from alerce_spark.streaming.sink import sink_options
 from alerce_spark.streaming.source import PACKETS, from_kafka
 from alerce_spark.streaming.stamps import stamps
+
+if TYPE_CHECKING:
+    from alerce_spark.crossmatch.cds import Asynchronous
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +86,7 @@ class Stream:
         self._busy: dict[str, threading.Lock] = {name: threading.Lock() for name in self.settings.stream.queries}
         self._running: dict[str, StreamingQuery] = {}
         self._fatal: list[str] = []
+        self._service: Asynchronous | None = None
         self.metrics = Metrics(self.settings.stream.queries, self.settings.lake.path, self.settings.stream.metrics_port)
         self._models = ModelWatch(self.settings.lake.path, self.settings.stream.queries, self.metrics.model)
 
@@ -88,8 +96,12 @@ class Stream:
         return all(name in self._running for name in self.settings.stream.queries)
 
     def run(self) -> None:
-        """Run the queries of `stream.queries`. Raises LeaseHeld where another application writes one's tables."""
-        lake = self.settings.lake
+        """Run the queries of `stream.queries`.
+
+        Raises LeaseHeld where another application writes one's tables, ConfigError for bad options of Kafka.
+        """
+        lake, kafka = self.settings.lake, self.settings.kafka
+        topics.client_options(kafka.bootstrap_servers, kafka.options)  # what is bad stops here, not in a query's thread
         names = self.settings.stream.queries
         with self._lease([name for name in names if name in WRITERS]) as check_lease:
             write.create(lake.path, lake.healpix_order)
@@ -107,6 +119,8 @@ class Stream:
                     thread.start()
                 for thread in threads:
                     thread.join()
+        if self._service is not None:
+            self._service.close()
         if self._fatal:
             raise StreamFailed("; ".join(self._fatal))
 
@@ -164,6 +178,7 @@ class Stream:
             "stamps": self._stamps,
             "lightcurves": self._lightcurves,
             "photometry": self._photometry,
+            "crossmatch": self._crossmatch,
             "results": self._results,
         }[name](check_lease)
 
@@ -209,6 +224,25 @@ class Stream:
             packets,
             min(1.0, stream.photometry_interval_s),
             lambda packets, epoch: photometry.process(packets),
+        )
+
+    def _crossmatch(self, check_lease: Callable[[], None]) -> _Query:
+        settings, stream = self.settings, self.settings.stream
+        tables = settings.crossmatch.cds_tables if settings.crossmatch.cds else {}
+        if tables and self._service is None:
+            from alerce_spark.crossmatch.cds import Asynchronous, Cds  # noqa: PLC0415 (half a second)
+
+            told = catalogs.load(conf_dir() / "catalogs.toml")
+            wait, url = settings.crossmatch.cds_timeout_s, settings.crossmatch.cds_url
+            self._service = Asynchronous(Cds(tables, told, timeout_s=wait, url=url))
+        crossmatch = Crossmatch(
+            self.spark, settings.lake.path, settings.survey, check_lease, self._service, tuple(tables)
+        )
+        return _Query(
+            "crossmatch",
+            lambda: from_kafka(self.spark, settings.kafka, stream, stream.crossmatch_max_alerts),
+            stream.crossmatch_interval_s,
+            lambda packets, epoch: crossmatch.process(packets),
         )
 
     def _results(self, check_lease: Callable[[], None]) -> _Query:
@@ -283,7 +317,7 @@ class Stream:
             with self._busy[query.name]:
                 result = batch(packets, epoch)
             progressed.set()
-            waits = result.latency if isinstance(result, Stored | Summary) else {}
+            waits = result.latency if isinstance(result, Stored | Summary | Matched) else {}
             for step, seconds in waits.items():
                 self.metrics.latency(step, seconds)
             self.report(query.name, epoch, result)
