@@ -9,13 +9,16 @@ longer list is read once in its own order and need not be sorted.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
+import pyarrow as pa
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Ids: TypeAlias = NDArray[Any] | pa.ChunkedArray
 
 #: Largest radius of a match [arcsec].
 MAX_RADIUS = 36_000.0
@@ -66,7 +69,7 @@ def within(
     catalog_dec: ArrayLike,
     radius: float,
     *,
-    ids: NDArray[np.generic] | None = None,
+    ids: Ids | None = None,
     motion: Motion | None = None,
 ) -> Pairs:
     """All pairs of positions and catalogue sources [deg] that are no more than `radius` arcsec apart.
@@ -87,7 +90,7 @@ def nearest(
     catalog_dec: ArrayLike,
     radius: float,
     *,
-    ids: NDArray[np.generic] | None = None,
+    ids: Ids | None = None,
     motion: Motion | None = None,
 ) -> tuple[Ints, Floats]:
     """For each position the nearest catalogue source within `radius`: its row and separation [arcsec]; else -1, NaN.
@@ -123,10 +126,12 @@ def _floats(values: ArrayLike) -> Floats:
     return np.ascontiguousarray(np.atleast_1d(np.asarray(values, np.float64)))
 
 
-def _sorted(found: Pairs, ids: NDArray[np.generic] | None) -> Pairs:
+def _sorted(found: Pairs, ids: Ids | None) -> Pairs:
     rank = found.source
     if ids is not None:
-        rank = np.unique(ids[found.source], return_inverse=True)[1]
+        # Only ids of pairs become Python's: a catalogue has many more.
+        of_pairs = ids[found.source] if isinstance(ids, np.ndarray) else ids.take(pa.array(found.source)).to_numpy()
+        rank = np.unique(of_pairs, return_inverse=True)[1]
     order = np.lexsort((rank, found.separation, found.row))
     return Pairs(found.row[order], found.source[order], found.separation[order])
 

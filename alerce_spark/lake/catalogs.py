@@ -338,7 +338,7 @@ def _pairs(
 ) -> tuple[Ints, Ints, Floats]:
     """Rows of positions, of their sources, and separations [arcsec]."""
     there = sources["ra"].to_numpy(), sources["dec"].to_numpy()
-    ids = sources["source_id"].to_numpy()
+    ids = sources["source_id"]
     motion = None
     if settings.epoch is not None and settings.moves:
         motion = Motion(_floats(sources["pmra"]), _floats(sources["pmdec"]), settings.epoch, mjd)
