@@ -12,6 +12,7 @@ from alerce_spark.config import Settings
 from alerce_spark.kafka import topics
 from alerce_spark.lake import write
 from alerce_spark.lease import Lease
+from alerce_spark.streaming.crossmatch import Crossmatch
 from alerce_spark.streaming.lightcurves import of_stored
 from alerce_spark.streaming.photometry import Photometry, Summary
 from alerce_spark.streaming.results import Results
@@ -33,7 +34,8 @@ def import_alerts(
 ) -> Summary:
     """Write the alerts of files, directories and tar archives to the lake; safe to repeat and to interrupt.
 
-    With `classify` first alerts get a stamp class, and in the end every object of the files its features and class.
+    Their objects are cross-matched with what the packets carry and with the catalogues in the lake. With
+    `classify` first alerts get a stamp class, and in the end every object of the files its features and class.
 
     `progress` is called after each batch with files done, files in all, and what the batch did. Raises
     FileNotFoundError for a missing path and LeaseHeld while another application writes the lake.
@@ -44,12 +46,14 @@ def import_alerts(
         write.create(lake.path, lake.healpix_order)
         slices = spark.sparkContext.defaultParallelism
         photometry = Photometry(spark, lake.path, settings.survey, slices, lease.check)
+        crossmatch = Crossmatch(spark, lake.path, settings.survey, lease.check)
         results = Results(spark, lake.path, lease.check)
         total = Summary(0, 0, {}, {})
         done = 0
         for batch in _batches(files):
             packets = from_files(spark, batch, slices)
             summary = photometry.process(packets)
+            crossmatch.process(packets)
             if classify:
                 results.process(as_packets(stamps(packets, lake.path, settings.survey, None)))
             total = total.plus(summary)
