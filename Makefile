@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 ALERTS ?=
 NUMBER ?= 1000
+# Two files of tests at a time: the slow ones wait for JVMs and brokers more than they compute.
+SIDE_BY_SIDE := -n 2 --dist loadfile
 
 export PYSPARK_PYTHON := $(abspath $(BIN)/python)
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
@@ -30,10 +32,10 @@ check: venv ## lint, format and types
 	$(BIN)/mypy
 
 unit: venv ## tests without a JVM
-	$(BIN)/pytest tests/unit -m "not soak"
+	$(BIN)/pytest tests/unit -m "not soak" $(SIDE_BY_SIDE)
 
 test: check ## lint, types and all tests
-	$(BIN)/pytest -m "not soak"
+	$(BIN)/pytest -m "not soak" $(SIDE_BY_SIDE)
 
 soak: venv ## the long forms of the fault tests
 	$(BIN)/pytest -m soak
