@@ -1,14 +1,16 @@
 """The whole stream on this machine: what each query costs, the rate it sustains, its latency, and a growing lake.
 
-`python -m benchmarks.bench_stream [--parts cost sustained latency growth] [--quick]` prints JSON. Simulated alerts of a
-steady sky of all kinds (with stamps and 30 days of history) come night after night; the first 420 days are imported, so
-that most alerts have a long light curve. The following nights are produced to a real Kafka broker, beside the stream on
-the same cores, and go through archive (a directory), stamps, lightcurves, photometry and results. Baseline of the rate:
-the 150 alerts/s that ALeRCE tested its cluster at (Förster et al. 2020, section 4.9).
+`python -m benchmarks.bench_stream [--parts cost sustained latency scaling growth] [--quick]` prints JSON. Simulated
+alerts of a steady sky of all kinds (with stamps and 30 days of history) come night after night; the first 420 days are
+imported, so that most alerts have a long light curve. The following nights are produced to a real Kafka broker, beside
+the stream on the same cores, and go through every query: archive (a directory), stamps, lightcurves, photometry,
+crossmatch and results. Baseline of the rate: the 150 alerts/s that ALeRCE tested its cluster at (Förster et al. 2020,
+section 4.9).
 
 cost: each query alone over the same alerts; processor time of driver, JVM and workers after their warm-up.
 sustained: alerts that wait on the topic, until every query has taken the last one.
 latency: Kafka timestamp of a result less that of its alert, at fixed rates.
+scaling: the sustained rate with every process held to one core, over that with all cores.
 growth: cost of `lightcurves` and `photometry` with more and more stored objects around.
 """
 
@@ -16,10 +18,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -31,17 +35,18 @@ from pyspark.sql import SparkSession
 
 from alerce_spark.config import Settings, conf_dir, load
 from alerce_spark.kafka import local, topics
-from alerce_spark.lake.compact import compact_lake
+from alerce_spark.lake.compact import compact
+from alerce_spark.lake.tables import TABLES
 from alerce_spark.session import spark_session
 from alerce_spark.streaming.backfill import import_alerts
 from alerce_spark.streaming.run import Stream
-from benchmarks.processes import Memory, cpu_seconds
+from benchmarks.processes import Memory, cpu_seconds, tree
 from benchmarks.sky import Sky, crowd, mix, say
 
 PAPER_RATE = 150.0
 RUBIN_RATE = 350.0
-QUERIES = ["archive", "stamps", "lightcurves", "photometry", "results"]
-PARTS = ["cost", "sustained", "latency", "growth"]
+QUERIES = ["archive", "stamps", "lightcurves", "photometry", "crossmatch", "results"]
+PARTS = ["cost", "sustained", "latency", "scaling", "growth"]
 #: Share of the cores that a stream may use on average, so that it can catch up.
 _LOAD = 0.7
 
@@ -124,7 +129,7 @@ class Bench:
         count = self._sky.past(past)
         say(f"the past is {count} packets")
         import_alerts(self.spark, settings, [past], lambda done, files, _: say(f"{done} of {files} imported"))
-        list(compact_lake(self.spark, settings.lake.path, 1, 168.0))
+        self._compact(settings.lake.path)
         sizes = [file.stat().st_size for file in past.iterdir()]
         self.mix = mix(settings.lake.path, sum(sizes) / len(sizes) / 1e6)
         say(f"{self.mix}")
@@ -187,6 +192,11 @@ class Bench:
         say(f"{queries}: {used:.1f} s, {producing - before:.1f} s of them while the alerts were sent")
         self._renew(topic)
         return 1000 * used / (len(packets) - half)
+
+    def _compact(self, lake: str) -> None:
+        for name, table in TABLES.items():
+            if table.on_sky:
+                compact(self.spark, lake, name)
 
     def _renew(self, topic: str) -> None:
         """Empty a topic: the next query finds what is sent to it then."""
@@ -252,13 +262,33 @@ class Bench:
         say(f"{rate:g}/s: {found}")
         return {"alerts": sent, "latency_s": found, "median_batch_ms": parts}
 
+    def scaling(self, count: int) -> dict[str, Any]:
+        """The sustained rate on one core and on all of them."""
+        cores = sorted(os.sched_getaffinity(0))
+        found = {}
+        for number in (1, len(cores)):
+            self._hold(set(cores[:number]))
+            found[number] = self.sustained(count)["alerts_per_s"]
+        return {
+            "alerts": count,
+            "alerts_per_s": {f"{number}_cores": rate for number, rate in found.items()},
+            "all_cores_over_one": round(found[len(cores)] / found[1], 2),
+        }
+
+    def _hold(self, cores: set[int]) -> None:
+        """Hold every process, that of the broker too, to some cores."""
+        for process in [self.broker, *(number for number, _ in tree(self.broker))]:
+            for thread in Path(f"/proc/{process}/task").iterdir():
+                with suppress(ProcessLookupError):
+                    os.sched_setaffinity(int(thread.name), cores)
+
     def growth(self, sizes: Sequence[int], count: int, detections: int) -> dict[str, Any]:
         """Core-milliseconds an alert of the queries that look things up, with that many objects stored."""
         found = {}
         topic = self.topic()
         for size in sizes:
             crowd(self.settings("none", QUERIES).lake.path, size, detections, seed=size)
-            list(compact_lake(self.spark, self.settings("none", QUERIES).lake.path, 1, 168.0))
+            self._compact(self.settings("none", QUERIES).lake.path)
             packets = list(islice(self.live, count))
             found[f"{size}"] = {
                 name: round(self._alone(topic, [name], packets), 2) for name in ("lightcurves", "photometry")
@@ -287,7 +317,7 @@ def produce(servers: str, topic: str, packets: Iterator[bytes], rate: float, sec
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
-    parser.add_argument("--objects", type=int, default=3000)
+    parser.add_argument("--objects", type=int, default=1000)
     parser.add_argument("--days", type=int, default=420)
     parser.add_argument("--alerts", type=int, default=50_000, help="of the part `sustained`")
     parser.add_argument("--some", type=int, default=4000, help="alerts of `cost`, and of each size of `growth`")
@@ -307,6 +337,8 @@ def main() -> None:
             result["latency"] = {f"{rate:g}_per_s": bench.latency(rate, args.seconds) for rate in args.rates}
         if "sustained" in args.parts:
             result["sustained"] = bench.sustained(args.alerts)
+        if "scaling" in args.parts:
+            result["scaling"] = bench.scaling(min(args.alerts, 12_000))
         if "growth" in args.parts:
             result["growth"] = bench.growth(args.sizes, args.some, 20)
     print(json.dumps(result, indent=1))

@@ -33,6 +33,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "features_spark": ["--objects", "200", "--repeats", "1"],
     "forest": ["--objects", "100", "--trees", "30", "--repeats", "2"],
     "stream": ["--quick"],
+    "integrity": ["--quick"],
     "simulation": ["--objects", "20", "--repeats", "1"],
 }
 
