@@ -38,6 +38,8 @@ Single = NDArray[np.float32]
 KNOTS, LEVELS = 63, 400
 #: Share of the diagonal in a covariance, and least number of objects of a class to have one of its own.
 SHRINKAGE, ENOUGH = 0.2, 10
+#: What the training says of the classifier's version.
+CLASSIFIER_KEY = "lc_classifier"
 #: Largest value of a mapped feature, in standard deviations.
 _LIMIT = 6.0
 
@@ -91,6 +93,11 @@ class OutlierModel:
         self._knots, self._means, self._whitening, self._levels = knots, means, whitening, levels
         self._known = np.isfinite(means[:, 0])
 
+    @property
+    def classifier(self) -> str:
+        """Version of the light-curve classifier whose answers the scores are calibrated on; "" where nobody said."""
+        return str(self.training.get(CLASSIFIER_KEY, ""))
+
     def score(self, matrix: ArrayLike, found: Classification) -> Float:
         """Scores (n,) from 0 (ordinary) to 1 of rows of the features of FEATURES, (n, 152), NaN where undefined.
 
@@ -138,8 +145,8 @@ class OutlierModel:
 
     def _distance(self, normal: Single, missing: NDArray[np.bool_], k: int) -> Float:
         """Root mean square over the known features of the whitened deviations from Gaussian k."""
-        deviation = np.where(missing, np.float32(0.0), normal - self._means[k])
-        squares = np.square(deviation @ self._whitening[k]).sum(axis=1, dtype=np.float64)
+        squares = np.empty(len(normal))
+        _squares(normal, missing, self._means[k], self._whitening[k], squares)
         return np.sqrt(squares / np.maximum((~missing).sum(axis=1), 1))
 
     def odd_features(self, matrix: ArrayLike, found: Classification, count: int = 5) -> list[list[tuple[str, float]]]:
@@ -233,6 +240,27 @@ def _normalise(values: Float, knots: Single, targets: Float, out: Single) -> Non
                 share = (x - column[low - 1]) / (column[low] - column[low - 1])
                 z = targets[low - 1] + share * (targets[low] - targets[low - 1])
             out[i, j] = min(max(z, -_LIMIT), _LIMIT)
+
+
+@njit(cache=True)
+def _squares(normal: Single, missing: NDArray[np.bool_], mean: Single, whitening: Single, out: Float) -> None:
+    """Squared distances (n,) of rows (n, p) from a Gaussian; `whitening` is the lower triangular root of its inverse.
+
+    Row by row in a fixed order, unlike a matrix product: a score must not depend on the batch that an object is in.
+    """
+    p = mean.size
+    white = np.empty(p, np.float32)
+    for r in range(len(normal)):
+        white[:] = 0.0
+        for i in range(p):
+            if not missing[r, i]:
+                deviation = normal[r, i] - mean[i]
+                for j in range(i + 1):
+                    white[j] += deviation * whitening[i, j]
+        total = 0.0
+        for j in range(p):
+            total += np.float64(white[j]) * np.float64(white[j])
+        out[r] = total
 
 
 def fit(

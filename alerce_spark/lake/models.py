@@ -44,6 +44,8 @@ CANDIDATE, CURRENT, RETIRED = "candidate", "current", "retired"
 _TABLE = TABLES["models"]
 _FOLDER = "_models"
 _BOOTSTRAP = {LIGHTCURVE: "lc_classifier.forest", STAMP: "stamp_classifier.onnx", OUTLIER: "outlier.gaussians"}
+#: A model that is calibrated on the answers of another goes with it: see `promote`.
+_COMPANIONS = {LIGHTCURVE: OUTLIER}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 #: Key of the commit metadata with the versions that were current before, by classifier, as JSON.
 _PREVIOUS = "alerce.previous"
@@ -127,7 +129,10 @@ def current(lake: str, classifier: str) -> Entry | None:
 def promote(lake: str, classifier: str, version: str) -> Entry:
     """Make a version current and retire the one before, in one commit.
 
-    Raises LakeError for a version that is not registered or whose file is missing or damaged.
+    Whenever the current light-curve classifier changes, by whichever function here, the same commit makes the outlier
+    model current that is registered under its version; where there is none, none stays current, since its scores are
+    calibrated on the classifier's answers. Raises LakeError for a version that is not registered or whose file is
+    missing or damaged.
     """
     with fetched(lake, _registry(delta_table(lake, _TABLE.name)).known(classifier, version)):
         pass  # the file is there and whole
@@ -191,6 +196,18 @@ class _Registry:
         self._set(classifier, earlier[-1], CURRENT)
         self.previous[classifier] = earlier[:-1]
 
+    def follow(self, before: _Registry) -> None:
+        """Let companions follow what became current since `before`."""
+        for leader, companion in _COMPANIONS.items():
+            old, new = before.current(leader), self.current(leader)
+            if (old and old.version) == (new and new.version):
+                continue
+            if new is not None and (companion, new.version) in self.entries:
+                self.promote(companion, new.version)
+            elif (left := self.current(companion)) is not None:
+                self.previous[companion] = [*self.previous.get(companion, []), left.version][-_REMEMBERED:]
+                self._set(companion, left.version, RETIRED)
+
     def _forget(self, classifier: str, version: str) -> None:
         if classifier in self.previous:
             self.previous[classifier] = [v for v in self.previous[classifier] if v != version]
@@ -232,6 +249,7 @@ def _change(lake: str, edit: Callable[[_Registry], None]) -> _Registry:
             registry = _registry(handle)
             before = deepcopy(registry)
             edit(registry)
+            registry.follow(before)
             if registry != before:
                 _commit(handle, registry)
     return registry

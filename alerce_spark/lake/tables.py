@@ -325,6 +325,12 @@ FEATURES = Table(
         Column("ndet_used", "int", "Detections that entered", required=True),
         Column("nown", "int", "Detections known by their own alerts then, not by copies in later ones", required=True),
         Column("period_false_alarm", "double", "Probability that noise alone gives so high a peak in the periodogram"),
+        Column(
+            "novelty",
+            "double",
+            "How unexpected the latest detection is after those before it in its band, above 0 brighter; null for few",
+            "sigma",
+        ),
         *(Column(name, "double", "Feature of the light curve (paper, Appendix B)") for name in FEATURE_NAMES),
     ),
     ("oid", "candid", "version"),
@@ -346,6 +352,8 @@ PROBABILITIES = Table(
         Column("probability", "double", "Its probability", required=True),
         Column("probabilities", "values", "Class to probability"),
         Column("flags", "list", "What a reader should know: ephemeris, negative, stellar (kafka/schemas)"),
+        Column("outlier_score", "double", "Share of ordinary objects that fit the known classes better; null unknown"),
+        Column("outlier_version", "string", "Version of the outlier model that goes with the classifier"),
     ),
     ("oid", "classifier", "version", "candid"),
 )

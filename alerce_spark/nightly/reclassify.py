@@ -14,16 +14,15 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from alerce_spark import sky
-from alerce_spark.classifiers import lightcurve
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES
 from alerce_spark.config import Settings
 from alerce_spark.features.names import FEATURES, FEATURES_VERSION
 from alerce_spark.kafka import records, topics
 from alerce_spark.lake import log, lookup, write
-from alerce_spark.lake.models import Served, bootstrap
 from alerce_spark.lake.storage import table_path
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lease import Lease, LeaseHeld
+from alerce_spark.streaming.serving import LightcurveModels
 from alerce_spark.streaming.sink import MESSAGES, Message, messages, sink_options
 
 _SAME = ("pixel", "healpix29", "survey", "oid", "candid", "mjd", "ndet_used", "nown")
@@ -37,7 +36,7 @@ def reclassify(spark: SparkSession, settings: Settings) -> tuple[int, str, bool]
     broker does not answer.
     """
     lake = settings.lake
-    _, version = Served(lake.path, LIGHTCURVE, lightcurve.load, bootstrap(LIGHTCURVE)).get()
+    version = LightcurveModels(lake.path).get().version
     at = lookup.versions(lake.path, ["probabilities"])["probabilities"]
     missing = _missing(spark, lake.path, version)
     classified = missing.mapInArrow(_classifier(lake.path, version), TABLES["probabilities"].ddl).persist()
@@ -73,20 +72,24 @@ def _classifier(lake: str, version: str) -> Callable[[Iterator[pa.RecordBatch]],
     schema = TABLES["probabilities"].arrow
 
     def classify(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        served = Served(lake, LIGHTCURVE, lightcurve.load, bootstrap(LIGHTCURVE))
+        models = LightcurveModels(lake)
         for batch in batches:
             if not batch.num_rows:
                 continue
-            model, now = served.get()
-            if now != version:
+            serving = models.get()
+            if serving.version != version:
+                now = serving.version
                 raise RuntimeError(f"the current version became {now} while {version} was at work; run it again")
             matrix = np.column_stack([batch.column(name).to_numpy(zero_copy_only=False) for name in FEATURES])
-            found = model.classify(matrix)
+            found = serving.classifier.classify(matrix)
             rows = batch.select([*_SAME]).to_pylist()
-            for row, values in zip(rows, records.published(found.probabilities).tolist(), strict=True):
+            outliers = serving.outlier(matrix, found)
+            for row, values, outlier in zip(
+                rows, records.published(found.probabilities).tolist(), outliers, strict=True
+            ):
                 best = int(np.argmax(values))
-                row |= {"classifier": LIGHTCURVE, "version": version, "flags": []}
-                row |= {"class": LIGHTCURVE_CLASSES[best], "probability": values[best]}
+                row.update(outlier, classifier=LIGHTCURVE, version=version, flags=[])
+                row.update({"class": LIGHTCURVE_CLASSES[best], "probability": values[best]})
                 row["probabilities"] = list(zip(LIGHTCURVE_CLASSES, values, strict=True))
             yield pa.RecordBatch.from_pylist(rows, schema)
 

@@ -23,9 +23,9 @@ from pyspark.sql import DataFrame, SparkSession
 
 from alerce_spark import sky
 from alerce_spark.alerts.avro import decode
-from alerce_spark.classifiers import lightcurve
+from alerce_spark.classifiers import lightcurve, outliers
 from alerce_spark.classifiers.stamp import StampModel
-from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
+from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
 from alerce_spark.config import ArchiveSettings, Settings
 from alerce_spark.lake import catalogs, log, lookup, models, write
 from alerce_spark.lake.storage import LakeError, healpix_order, is_made
@@ -63,7 +63,11 @@ _ALERTS = pa.schema(
 _CHANGES = pa.schema([pa.field("kind", pa.string()), pa.field("change", pa.binary())])
 
 #: How the models that ship are read.
-_LOADERS: dict[str, Callable[..., models.Versioned]] = {LIGHTCURVE: lightcurve.load, STAMP: StampModel.load}
+_LOADERS: dict[str, Callable[..., models.Versioned]] = {
+    LIGHTCURVE: lightcurve.load,
+    OUTLIER: outliers.load,
+    STAMP: StampModel.load,
+}
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,9 @@ class Model:
 def chosen_models(lake: str, wanted: Sequence[str] = ()) -> dict[str, Model]:
     """The model of each classifier that has one: as `wanted`, else the current one.
 
-    wanted: "VERSION", which one classifier alone must have, or "CLASSIFIER=VERSION". Raises LakeError for a version or
-    a classifier that is not there, and for a version that several have.
+    wanted: "VERSION", which one classifier alone must have, or "CLASSIFIER=VERSION". A light-curve classifier brings
+    the outlier model of its own version, if none is wanted by name. Raises LakeError for a version or a classifier that
+    is not there, and for a version that several have.
     """
     chosen, known = {}, {}
     for classifier in sorted({*_LOADERS, *models.listing(lake)["classifier"].to_pylist()}):
@@ -89,12 +94,17 @@ def chosen_models(lake: str, wanted: Sequence[str] = ()) -> dict[str, Model]:
             chosen[classifier] = known[classifier][version]
     for text in wanted:
         name, _, version = text.rpartition("=")
-        having = [c for c in known if version in known[c] and name in ("", c)]
+        having = [c for c in known if version in known[c] and (name == c or (not name and c != OUTLIER))]
         if len(having) != 1:
             there = "; ".join(f"{c}: {', '.join(versions)}" for c, versions in known.items())
             said = f"several classifiers have {version!r}: say which" if having else f"no model {text!r}"
             raise LakeError(f"{said}, as CLASSIFIER=VERSION. There are {there}")
         chosen[having[0]] = known[having[0]][version]
+        if having == [LIGHTCURVE] and not any(text.startswith(f"{OUTLIER}=") for text in wanted):
+            if version in known[OUTLIER]:
+                chosen[OUTLIER] = known[OUTLIER][version]
+            else:
+                chosen.pop(OUTLIER, None)
     return chosen
 
 

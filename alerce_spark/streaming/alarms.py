@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from alerce_spark.classifiers import lightcurve
 from alerce_spark.classifiers.artefact import ModelError
 from alerce_spark.classifiers.stamp import StampModel
-from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
-from alerce_spark.lake.models import Served, Versioned, bootstrap
+from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
+from alerce_spark.lake.models import Served, bootstrap
+from alerce_spark.streaming.serving import LightcurveModels
 
-#: Classifier of a query and what loads its models.
-_CLASSIFIERS: dict[str, tuple[str, Callable[[Path], Versioned]]] = {
-    "stamps": (STAMP, StampModel.load),
-    "lightcurves": (LIGHTCURVE, lightcurve.load),
-}
 _LOOK_S = 5.0
 
 #: Takes classifier, version of the model in use (None: there is none), and why the current one is not.
@@ -34,22 +28,36 @@ class ModelWatch:
         self, lake: str, names: Sequence[str], tell: Tell, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._tell, self._clock = tell, clock
-        self._served: dict[str, tuple[str, Served[Versioned]]] = {
-            name: (classifier, Served(lake, classifier, load, bootstrap(classifier), clock))
-            for name, (classifier, load) in _CLASSIFIERS.items()
-            if name in names
-        }
-        self._next = dict.fromkeys(self._served, -float("inf"))
+        self._looks: dict[str, Callable[[], None]] = {}
+        if "stamps" in names:
+            self._stamps = Served(lake, STAMP, StampModel.load, bootstrap(STAMP), clock)
+            self._looks["stamps"] = self._look_at_stamps
+        if "lightcurves" in names:
+            self._light_curves = LightcurveModels(lake, clock)
+            self._looks["lightcurves"] = self._look_at_light_curves
+        self._next = dict.fromkeys(self._looks, -float("inf"))
 
     def look(self, name: str) -> None:
-        """Tell about the model of the query `name`, if it has one and a few seconds have passed. One thread a query."""
-        if name not in self._served or self._clock() < self._next[name]:
+        """Tell of the models of the query `name`, if it has any and a few seconds have passed. One thread a query."""
+        if name not in self._looks or self._clock() < self._next[name]:
             return
         self._next[name] = self._clock() + _LOOK_S
-        classifier, served = self._served[name]
+        self._looks[name]()
+
+    def _look_at_stamps(self) -> None:
         try:
-            version: str | None = served.get()[1]
-            alarm = served.alarm
+            _, version = self._stamps.get()
         except ModelError as error:
-            version, alarm = None, str(error)
-        self._tell(classifier, version, alarm)
+            self._tell(STAMP, None, str(error))
+        else:
+            self._tell(STAMP, version, self._stamps.alarm)
+
+    def _look_at_light_curves(self) -> None:
+        models = self._light_curves
+        try:
+            serving = models.get()
+        except ModelError as error:
+            self._tell(LIGHTCURVE, None, str(error))
+        else:
+            self._tell(LIGHTCURVE, serving.version, models.classifier.alarm)
+            self._tell(OUTLIER, serving.outlier_version, models.alarm)

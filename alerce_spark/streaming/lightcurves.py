@@ -22,17 +22,18 @@ from numpy.typing import ArrayLike
 from pyspark.sql import DataFrame
 
 from alerce_spark.alerts.avro import decode
-from alerce_spark.classifiers.lightcurve import LightcurveModel, load
-from alerce_spark.classifiers.taxonomy import BRANCHES, LIGHTCURVE, LIGHTCURVE_CLASSES
+from alerce_spark.classifiers.taxonomy import BRANCHES, LIGHTCURVE_CLASSES
 from alerce_spark.config import KafkaSettings
+from alerce_spark.features.curves import Objects
 from alerce_spark.features.io import from_objects
 from alerce_spark.features.names import FEATURES
 from alerce_spark.features.select import MIN_DETECTIONS, select
 from alerce_spark.kafka import records
 from alerce_spark.lake import catalogs, lookup
-from alerce_spark.lake.models import Served, bootstrap
 from alerce_spark.lake.storage import healpix_order
+from alerce_spark.lightcurves import novelty
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, LIMIT_COLUMNS, Stored, light_curves, statistics_of
+from alerce_spark.streaming.serving import LightcurveModels, Serving
 from alerce_spark.streaming.sink import MESSAGES, Message, Topics, error_message, messages
 
 log = logging.getLogger(__name__)
@@ -64,14 +65,14 @@ class _Worker:
     """What a worker keeps from batch to batch."""
 
     lake: str
-    model: Served[LightcurveModel]
+    models: LightcurveModels
     out: Topics
 
 
 @cache
 def _worker(lake: str, broker: str | None) -> _Worker:
     kafka = None if broker is None else KafkaSettings.model_validate_json(broker)
-    return _Worker(lake, Served(lake, LIGHTCURVE, load, bootstrap(LIGHTCURVE)), Topics(kafka))
+    return _Worker(lake, LightcurveModels(lake), Topics(kafka))
 
 
 def _classifier(
@@ -129,8 +130,7 @@ def _published(
 ) -> Iterator[Message]:
     if not features.num_rows:
         return
-    model, version = worker.model.get()
-    for record in _records(features, detections, limits, model, version):
+    for record in _records(features, detections, limits, worker.models.get()):
         came = received.get(record["oid"])
         topic = worker.out.daily(records.LIGHTCURVE_TOPIC, came)
         message = records.LIGHTCURVE.encode(record | {"survey": survey, "received": came})
@@ -171,7 +171,15 @@ def _wise(detections: pl.DataFrame, lake: str) -> pa.Table | None:
 
 
 def _table(detections: pl.DataFrame, limits: pl.DataFrame, wise: pa.Table | None) -> pa.Table:
-    return from_objects(select(detections.to_arrow(), limits.to_arrow(), wise))
+    objects = select(detections.to_arrow(), limits.to_arrow(), wise)
+    return from_objects(objects).append_column("novelty", pa.array(_novelty(objects), from_pandas=True))
+
+
+def _novelty(objects: Objects) -> np.ndarray:
+    """How unexpected the latest detection of each object is; NaN where its band has too few before."""
+    offsets, mjd = tuple(b.offsets for b in objects.bands), tuple(b.mjd for b in objects.bands)
+    points = tuple(novelty.significance(b.offsets, b.mjd, b.mag, b.err, only_last=True) for b in objects.bands)
+    return novelty.latest(offsets, mjd, points)
 
 
 def _nullable(matrix: np.ndarray) -> list[list[float | None]]:
@@ -181,12 +189,12 @@ def _nullable(matrix: np.ndarray) -> list[list[float | None]]:
 
 
 def _records(
-    features: pa.Table, detections: pl.DataFrame, limits: pl.DataFrame, model: LightcurveModel, version: str
+    features: pa.Table, detections: pl.DataFrame, limits: pl.DataFrame, serving: Serving
 ) -> Iterator[records.Record]:
     """Messages (kafka/schemas/lc_classifier.avsc, without survey and received) of the rows of `features`."""
     oids = features.select(["oid"])
     matrix = np.column_stack([features[name].to_numpy() for name in FEATURES])
-    found = model.classify(matrix)
+    found = serving.classifier.classify(matrix)
     probabilities, top, children = (records.published(a) for a in (found.probabilities, found.top, found.children))
     own = detections.filter("has_stamp").with_columns(nown=pl.len().over("oid").cast(pl.Int32))
     latest = own.sort("mjd", "candid").unique("oid", keep="last").select("oid", "candid", "mjd", "ra", "dec", "nown")
@@ -198,14 +206,16 @@ def _records(
     rows = zip(
         about.iter_rows(named=True),
         statistics.select(_STATISTICS).iter_rows(named=True),
-        features.select(["version", "ndet_used", "period_false_alarm"]).to_pylist(),
+        features.select(["version", "ndet_used", "period_false_alarm", "novelty"]).to_pylist(),
         _nullable(matrix),
+        serving.outlier(matrix, found),
         strict=True,
     )
-    for k, (of, counted, made, values) in enumerate(rows):
+    for k, (of, counted, made, values, outlier) in enumerate(rows):
         yield {
             **of,
             **counted,
+            **outlier,
             "features": dict(zip(_FIELDS, values, strict=True)),
             "lc_classification": {
                 "probabilities": dict(zip(LIGHTCURVE_CLASSES, probabilities[k].tolist(), strict=True)),
@@ -218,8 +228,9 @@ def _records(
                     },
                 },
             },
-            "version": version,
+            "version": serving.version,
             "features_version": made["version"],
             "ndet_used": made["ndet_used"],
             "period_false_alarm": made["period_false_alarm"],
+            "novelty": made["novelty"],
         }

@@ -41,6 +41,7 @@ TOPICS = "|".join(
 )
 
 Row = dict[str, Any]
+_OUTLIER = ("outlier_score", "outlier_version")
 _SCHEMAS = {
     **{name: TABLES[name].arrow for name in ("features", "probabilities", "quarantine")},
     # A message that is not ours: no container, or without the fields of its schema.
@@ -166,10 +167,11 @@ def _parsed(topic: str, record: records.Record, published: datetime | None) -> I
     else:
         same = {name: record[name] for name in ("oid", "candid", "mjd", "ndet_used", "nown", "survey", "ra", "dec")}
         values = {name: record["features"][records.field_name(name)] for name in FEATURES}
-        head = {"version": record["features_version"], "period_false_alarm": record["period_false_alarm"]}
-        yield "features", same | head | values
-        found = record["lc_classification"]
-        yield "probabilities", same | _classification(record["version"], found["class"], found["probabilities"])
+        head = {name: record[name] for name in ("period_false_alarm", "novelty")}
+        yield "features", same | head | {"version": record["features_version"]} | values
+        found, outlier = record["lc_classification"], {name: record[name] for name in _OUTLIER}
+        classified = _classification(record["version"], found["class"], found["probabilities"])
+        yield "probabilities", same | outlier | classified
         if published is not None and record["received"] is not None:
             yield "latency", {"classifier": LIGHTCURVE, "seconds": (published - record["received"]).total_seconds()}
 

@@ -35,7 +35,7 @@ def area(outlier: ArrayLike, ordinary: ArrayLike) -> float:
 
 def train(training: FeatureSet, ordinary: FeatureSet, model: LightcurveModel, *, version: str) -> OutlierModel:
     """The outlier model of a training set that goes with a classifier; `ordinary` objects were in no training."""
-    about = {"lc_classifier": model.version, "objects": len(training), "calibrated_on": len(ordinary)}
+    about = {outliers.CLASSIFIER_KEY: model.version, "objects": len(training), "calibrated_on": len(ordinary)}
     found = model.classify(ordinary.matrix)
     labels = training.labels.tolist()
     return outliers.fit(training.matrix, labels, ordinary.matrix, found, version=version, training=about)

@@ -16,9 +16,9 @@ from pyspark.sql import SparkSession
 from alerce_spark import lake
 from alerce_spark.alerts import stamps
 from alerce_spark.alerts.avro import decode
-from alerce_spark.classifiers import lightcurve
+from alerce_spark.classifiers import lightcurve, outliers
 from alerce_spark.classifiers.stamp import StampModel, is_known_mover
-from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, STAMP, STAMP_CLASSES
+from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, OUTLIER, STAMP, STAMP_CLASSES
 from alerce_spark.config import Settings
 from alerce_spark.features.io import table as features_of
 from alerce_spark.features.names import FEATURES
@@ -160,7 +160,14 @@ def test_features_and_classes_equal_those_of_the_stored_light_curves(run: tuple[
         _probabilities(settings, LIGHTCURVE).join(expected.select("oid", "candid"), on=["oid", "candid"]).sort("oid")
     )
     actual = np.array([_values(cell, LIGHTCURVE_CLASSES) for cell in classes["probabilities"].to_list()])
-    np.testing.assert_allclose(actual, model.classify(expected.select(FEATURES).to_numpy()).probabilities, atol=1e-6)
+    matrix = expected.select(FEATURES).to_numpy()
+    np.testing.assert_allclose(actual, model.classify(matrix).probabilities, atol=1e-6)
+    scorer = outliers.load(bootstrap(OUTLIER) or "")
+    scores = scorer.score(matrix, model.classify(matrix))
+    # Features differ by 1e-6 at most, so a score may cross a level.
+    np.testing.assert_allclose(classes["outlier_score"], scores, atol=2 / outliers.LEVELS)
+    assert set(classes["outlier_version"]) == {scorer.version}
+    assert 0 < found["novelty"].count() < len(found)
     assert classes["ndet_used"].to_list() == expected["ndet_used"].to_list()
 
 
@@ -255,11 +262,17 @@ def test_a_promoted_model_classifies_new_alerts_and_quiet_objects(
         model = lightcurve.load(shipped)
         model.version = version
         model.save(tmp_path / "lc_classifier.forest")
+        scorer = outliers.load(bootstrap(OUTLIER) or "")
+        scorer.training = {outliers.CLASSIFIER_KEY: version}
+        scorer.save(tmp_path / "outlier.gaussians")
+        models.register(path, OUTLIER, version, tmp_path / "outlier.gaussians")
         models.register(path, LIGHTCURVE, version, tmp_path / "lc_classifier.forest", state="current")
 
     def objects_of(version: str) -> int:
         found = _probabilities(settings, LIGHTCURVE).filter(pl.col("version") == version)
         assert not found.select("oid", "candid").is_duplicated().any()
+        assert (found["outlier_version"] == version).all()
+        assert found["outlier_score"].is_between(0, 1).all()
         return found["oid"].n_unique()
 
     promote("second")

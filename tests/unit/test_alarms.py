@@ -9,13 +9,15 @@ from urllib.request import urlopen
 
 import pytest
 
-from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
+from alerce_spark.classifiers import lightcurve, outliers
+from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
 from alerce_spark.cli import main
 from alerce_spark.kafka.local import free_port
 from alerce_spark.lake import models
 from alerce_spark.streaming import metrics
 from alerce_spark.streaming.alarms import ModelWatch
 from alerce_spark.streaming.metrics import Metrics
+from alerce_spark.streaming.serving import LightcurveModels
 
 
 def test_a_broken_model_is_told_until_it_is_replaced(
@@ -55,6 +57,61 @@ def test_a_broken_model_is_told_until_it_is_replaced(
         models.retire(lake, LIGHTCURVE, "broken")
         assert look() == shipped
         assert "alarm over" in caplog.text
+
+
+def test_outliers_are_scored_with_the_classifier_that_they_are_calibrated_on_alone(tmp_path: Path) -> None:
+    lake, now = str(tmp_path), [0.0]
+    models_served = LightcurveModels(lake, lambda: now[0])
+    told: dict[str, tuple[str | None, str | None]] = {}
+    watch = ModelWatch(lake, ["lightcurves"], lambda *of: told.update({of[0]: of[1:]}), lambda: now[0])
+
+    def look() -> tuple[str, str | None, str | None]:
+        now[0] += 100.0
+        serving = models_served.get()
+        watch.look("lightcurves")
+        assert told[LIGHTCURVE] == (serving.version, models_served.classifier.alarm)
+        assert told[OUTLIER] == (serving.outlier_version, models_served.alarm)
+        return serving.version, serving.outlier_version, models_served.alarm
+
+    def register(classifier: str, version: str, goes_with: str = "", state: str = "candidate") -> None:
+        name = models.bootstrap(classifier)
+        assert name is not None
+        if classifier == LIGHTCURVE:
+            model = lightcurve.load(name)
+            model.version = version
+            model.save(tmp_path / "file")
+        else:
+            scorer = outliers.load(name)
+            scorer.version, scorer.training = version, {"lc_classifier": goes_with}
+            scorer.save(tmp_path / "file")
+        models.register(lake, classifier, version, tmp_path / "file", state=state)
+
+    shipped = look()
+    assert shipped[1] is not None
+    assert shipped[2] is None
+    register(LIGHTCURVE, "alone", state="current")
+    version, outlier_version, alarm = look()
+    assert (version, outlier_version) == ("alone", None)
+    assert alarm is not None
+    assert "not with alone" in alarm
+    # Registered under one version both are promoted, and rolled back, in one commit.
+    register(OUTLIER, "pair", "pair")
+    register(LIGHTCURVE, "pair", state="current")
+    assert look() == ("pair", "pair", None)
+    # A broken one: the one before serves, an alarm, and the classes go on.
+    (tmp_path / "broken").write_bytes(b"no model")
+    models.register(lake, OUTLIER, "broken", tmp_path / "broken", state="current")
+    version, outlier_version, alarm = look()
+    assert (version, outlier_version) == ("pair", "pair")
+    assert alarm is not None
+    models.roll_back(lake, OUTLIER)
+    assert look() == ("pair", "pair", None)
+    models.roll_back(lake, LIGHTCURVE)
+    assert look()[:2] == ("alone", None)
+    models.promote(lake, LIGHTCURVE, "pair")
+    assert look() == ("pair", "pair", None)
+    models.retire(lake, LIGHTCURVE, "pair")
+    assert look() == shipped
 
 
 def test_the_last_error_of_a_query_stays_with_its_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

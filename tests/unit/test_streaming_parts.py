@@ -74,6 +74,9 @@ def _light_curve_record() -> records.Record:
         "ndet_used": 12,
         "nown": 3,
         "period_false_alarm": None,
+        "outlier_score": 0.995,
+        "outlier_version": "6",
+        "novelty": -4.5,
         "survey": "ztf",
         "received": CAME,
         "mjd": 59000.25,
@@ -98,6 +101,7 @@ def test_a_light_curve_message_becomes_a_row_of_features_and_one_of_probabilitie
     assert (features["oid"], features["candid"], features["version"]) == ("ZTF20a", 2**60 + 1, "1.0.0")
     (row,) = found["probabilities"].to_pylist()
     assert (row["classifier"], row["version"], row["class"], row["probability"]) == (LIGHTCURVE, "7", "SNIa", 0.75)
+    assert (row["outlier_score"], row["outlier_version"], features["novelty"]) == (0.995, "6", -4.5)
     assert row["pixel"] == features["pixel"] == row["healpix29"] >> 50
     assert found["probabilities"].schema == TABLES["probabilities"].arrow
     assert found["latency"].to_pylist() == [{"classifier": LIGHTCURVE, "seconds": 1.5}]

@@ -1,0 +1,71 @@
+"""Models of light curves as workers serve them: the classifier, and the outlier model that goes with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from alerce_spark.classifiers import lightcurve, outliers
+from alerce_spark.classifiers.artefact import ModelError
+from alerce_spark.classifiers.lightcurve import Classification, LightcurveModel
+from alerce_spark.classifiers.outliers import OutlierModel
+from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER
+from alerce_spark.lake.models import Served, bootstrap
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A classifier with its version in the registry, and the outlier model that goes with it, if there is one."""
+
+    classifier: LightcurveModel
+    version: str
+    outliers: OutlierModel | None
+    outlier_version: str | None
+
+    def outlier(self, matrix: ArrayLike, found: Classification) -> list[dict[str, Any]]:
+        """`outlier_score` and `outlier_version` of each row of features (n, 152), None where unknown."""
+        if self.outliers is None:
+            return [{"outlier_score": None, "outlier_version": None}] * len(found.class_codes)
+        scores = self.outliers.score(matrix, found)
+        return [
+            {"outlier_score": None if np.isnan(score) else score, "outlier_version": self.outlier_version}
+            for score in scores.tolist()
+        ]
+
+
+class LightcurveModels:
+    """The current classifier and outlier model of a lake, as of `lake.models.Served`.
+
+    Scores of outliers are calibrated on what a classifier says of ordinary objects. So an outlier model serves only
+    with the classifier that it was calibrated on (by the version in its file); with another there are no scores, and
+    `alarm` says so, as it does where the outlier model cannot be loaded. Classes never wait for it.
+    """
+
+    def __init__(self, lake: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.classifier = Served(lake, LIGHTCURVE, lightcurve.load, bootstrap(LIGHTCURVE), clock)
+        self.alarm: str | None = None
+        self._outliers = Served(lake, OUTLIER, outliers.load, bootstrap(OUTLIER), clock)
+
+    def get(self) -> Serving:
+        """The models to use now. Raises ModelError where there is no classifier at all."""
+        model, version = self.classifier.get()
+        try:
+            scorer, outlier_version = self._outliers.get()
+        except ModelError as error:
+            self.alarm = str(error)
+            return Serving(model, version, None, None)
+        if scorer.classifier != model.version:  # both may have been promoted between the two looks
+            model, version = self.classifier.get()
+        self.alarm = self._outliers.alarm
+        if scorer.classifier != model.version:
+            self.alarm = self.alarm or (
+                f"{OUTLIER}: {outlier_version} goes with {LIGHTCURVE} {scorer.classifier or 'of no known version'}, "
+                f"not with {model.version}: no outlier scores until one that does is current"
+            )
+            return Serving(model, version, None, None)
+        return Serving(model, version, scorer, outlier_version)
