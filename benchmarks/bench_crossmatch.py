@@ -2,8 +2,10 @@
 
 `python -m benchmarks.bench_crossmatch [--quick] [--repeats 3] [--lsdb-python PATH]` prints JSON. 10⁵ positions, each
 with a source about half an arcsecond away, among 10⁷ sources over the whole sky, in no order; the nearest within an
-arcsecond. One core. lsdb needs libraries of its own: PATH is a Python that has it, and its catalogues lie in memory
-before its clock starts. The look-ups are those of a stream: objects of one exposure in an imported catalogue.
+arcsecond. One core, but for the query, which has all. lsdb needs libraries of its own: PATH is a Python that has it
+(default: LSDB_PYTHON of the environment), and its catalogues lie in memory before its clock starts. The look-ups are
+those of a stream: objects of one exposure in an imported catalogue. The query is `Crossmatch.process` on Spark: packets
+with stamps of new objects in one exposure, from files to committed rows.
 """
 
 from __future__ import annotations
@@ -26,19 +28,27 @@ import pyarrow.parquet as pq
 from astropy.coordinates import SkyCoord, match_coordinates_sky, search_around_sky
 
 from alerce_spark.config import conf_dir
+from alerce_spark.config import load as load_settings
 from alerce_spark.crossmatch.catalogs import load
 from alerce_spark.crossmatch.match import nearest, within
-from alerce_spark.lake import catalogs
+from alerce_spark.lake import catalogs, write
+from alerce_spark.session import spark_session
+from alerce_spark.simulation.night import simulate
+from alerce_spark.streaming.crossmatch import Crossmatch
+from alerce_spark.streaming.source import from_files
 
 #: Libraries read these when they start; `main` sets them and starts again.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 RADIUS = 1.0  # arcsec
 EXPOSURE = 3.4  # half the side of an exposure of 47 square degrees [deg]
+#: New objects of the batches of the query; the first batch warms up. The second is what the light curves take at once,
+#: the last the most that the query takes.
+BATCHES = (800, 800, 8000)
 
 _LSDB = """
 import json, sys, time
 import dask, lsdb, numpy as np, pandas as pd
-dask.config.set(scheduler="single-threaded")
+dask.config.set(num_workers=1)
 folder, repeats, radius = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 def catalog(name, **options):
     ra, dec = np.load(f"{folder}/{name}.npy")
@@ -120,7 +130,7 @@ def against_lsdb(
     for name, points in (("positions", positions), ("sources", sources)):
         np.save(folder / name, points)
     command = [str(python), "-W", "ignore", "-c", _LSDB, str(folder), str(repeats), str(RADIUS)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     found: dict[str, Any] = json.loads(output.splitlines()[-1])
     progress("lsdb")
     assert found["matched"] == ours["matched"]
@@ -129,6 +139,11 @@ def against_lsdb(
         "positions_per_second": round(rate),
         "nearest_over_lsdb": round(ours["nearest_positions_per_second"] / rate, 1),
     }
+
+
+def in_exposure(sources: np.ndarray) -> np.ndarray:
+    """Rows of the sources in one exposure."""
+    return np.flatnonzero((abs(sources[0] - 180) < EXPOSURE) & (abs(sources[1] - 20) < EXPOSURE))
 
 
 def local_catalogue(folder: Path, sources: np.ndarray, repeats: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -148,8 +163,7 @@ def local_catalogue(folder: Path, sources: np.ndarray, repeats: int, rng: np.ran
         "import_rows_per_second": round(done.rows / imported),
         "order": done.order,
     }
-    inside = (abs(sources[0] - 180) < EXPOSURE) & (abs(sources[1] - 20) < EXPOSURE)
-    fields = (("one_exposure", np.flatnonzero(inside), (200, 1000)), ("all_sky", np.arange(size), (200, 100_000)))
+    fields = (("one_exposure", in_exposure(sources), (200, 1000)), ("all_sky", np.arange(size), (200, 100_000)))
     for field, choice, sizes in fields:
         for number in sizes:
             some = near(sources[:, rng.choice(choice, min(number, choice.size), replace=False)], 0.4, rng)
@@ -171,6 +185,38 @@ def local_catalogue(folder: Path, sources: np.ndarray, repeats: int, rng: np.ran
     return result
 
 
+def query(folder: Path, sources: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+    """Seconds that the query takes for batches of new objects, half of them with a source, and when they come again."""
+    lake = str(folder / "lake")
+    write.create(lake, 4)
+    near_source = rng.permutation(in_exposure(sources))
+    spark = spark_session(load_settings(conf_dir() / "alerce.toml"), "alerce-spark bench")
+    slices = spark.sparkContext.defaultParallelism
+    crossmatch = Crossmatch(spark, lake, "ztf", lambda: None)
+    result: dict[str, Any] = {}
+    for number, objects in enumerate(BATCHES):
+        mine, near_source = near_source[: objects // 2], near_source[objects // 2 :]
+        places = np.array([rng.uniform(180 - 3, 180 + 3, objects), rng.uniform(17, 23, objects)])
+        places[:, : mine.size] = sources[:, mine]
+        packets = folder / f"packets{number}"
+        packets.mkdir()
+        night = simulate(number, objects=objects, positions=places.T, alerts_per_object=1)
+        for candid, packet in zip(night.candids, night.packets, strict=True):
+            (packets / f"{candid}.avro").write_bytes(packet)
+        told = {}
+        for name in ("s", "again_s"):
+            frame = from_files(spark, sorted(packets.iterdir()), slices)
+            start = time.perf_counter()
+            done = crossmatch.process(frame)
+            told[name] = round(time.perf_counter() - start, 2)
+            if name == "s":
+                told |= {"rows": sum(done.rows.values()), "matched": done.found["allwise"]}
+        result["warm_up" if number == 0 else f"{objects}_objects"] = told
+        progress(f"query: {objects} objects {told}")
+    spark.stop()
+    return result | {"cores": len(os.sched_getaffinity(0))}
+
+
 def progress(text: str) -> None:
     """A line for who waits."""
     print(f"  {text}", file=sys.stderr, flush=True)
@@ -181,7 +227,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=" ".join((__doc__ or "").split("\n\n")[0].split()))
     parser.add_argument("--quick", action="store_true", help="a hundredth of the points")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--lsdb-python", type=Path, help="a Python that has lsdb")
+    parser.add_argument(
+        "--lsdb-python", type=Path, default=os.environ.get("LSDB_PYTHON"), help="a Python with lsdb; also LSDB_PYTHON"
+    )
     arguments = parser.parse_args()
     if not ONE_THREAD.items() <= os.environ.items():
         command = [sys.executable, "-m", "benchmarks.bench_crossmatch", *sys.argv[1:]]
@@ -196,7 +244,8 @@ def main() -> None:
         memory = in_memory(positions, sources, arguments.repeats)
         lsdb = against_lsdb(arguments.lsdb_python, folder, positions, sources, memory, arguments.repeats)
         local = local_catalogue(folder, sources, arguments.repeats, rng)
-    print(json.dumps({"in_memory": memory, "lsdb": lsdb, "local_catalogue": local}, indent=1))
+        batches = query(folder, sources, rng)
+    print(json.dumps({"in_memory": memory, "lsdb": lsdb, "local_catalogue": local, "query": batches}, indent=1))
 
 
 if __name__ == "__main__":

@@ -19,13 +19,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from confluent_kafka import KafkaException
 
     from alerce_spark.classifiers.artefact import ModelError
+    from alerce_spark.crossmatch.rows import CdsError
     from alerce_spark.kafka.local import KafkaError
     from alerce_spark.lake.storage import LakeError
     from alerce_spark.lease import LeaseHeld
     from alerce_spark.repository import RepositoryError
     from alerce_spark.streaming.run import StreamFailed
 
-    ours = (ConfigError, LakeError, LeaseHeld, KafkaError, RepositoryError, StreamFailed, ModelError)
+    ours = (ConfigError, LakeError, LeaseHeld, KafkaError, RepositoryError, StreamFailed, ModelError, CdsError)
     try:
         app(args=arguments)
     except (*ours, FileNotFoundError, ValueError) as error:

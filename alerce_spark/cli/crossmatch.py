@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +13,18 @@ from rich.table import Table
 from alerce_spark.cli.common import Lake, app, console, settings_of
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from alerce_spark.config import CrossmatchSettings, Settings
+    from alerce_spark.crossmatch.catalogs import Catalog
+
+    Ask = Callable[[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]], pa.Table]
+
+#: Objects that a service is asked about at a time; their rows are stored before it is asked about others.
+_REQUEST = 1000
 
 catalog_app = typer.Typer(no_args_is_help=True, help="Local catalogues that objects are matched with.")
 app.add_typer(catalog_app, name="catalog")
@@ -57,10 +70,13 @@ def catalog_list(lake: Lake = None) -> None:
 
 @app.command("crossmatch")
 def crossmatch(
-    names: Annotated[list[str] | None, typer.Argument(help="Catalogues of the lake; default: all of them.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Catalogues; default: all imported ones.")] = None,
     lake: Lake = None,
     radius: Annotated[float | None, typer.Option(help="Arcsec; default: that of each catalogue.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Match objects anew that have an attempt.")] = False,
+    cds: Annotated[
+        bool, typer.Option("--cds", help="Ask the CDS X-Match service; default: about all of crossmatch.cds_tables.")
+    ] = False,
     csv: Annotated[Path | None, typer.Option(help="Match the positions of this file, not the objects.")] = None,
     out: Annotated[Path | None, typer.Option(help="With --csv: the result, a CSV file.")] = None,
     oid_column: Annotated[str, typer.Option(help="With --csv.")] = "oid",
@@ -72,17 +88,22 @@ def crossmatch(
     every: Annotated[bool, typer.Option("--all", help="With --csv: all sources within the radius.")] = False,
 ) -> None:
     """Match all objects of the lake with its catalogues, into the table xmatch; or a file, into another file."""
-    from alerce_spark.lake.catalogs import imported
+    from alerce_spark.lake.catalogs import imported, match
     from alerce_spark.lake.storage import LakeError
 
     settings = settings_of(lake={"path": lake})
     path = settings.lake.path
+    if cds:
+        if csv is not None or radius is not None:
+            raise LakeError("--cds asks about the objects of the lake, within the radius of conf/catalogs.toml")
+        _ask_cds(settings, names, again)
+        return
     chosen = names or [catalog.name for catalog in imported(path)]
     if not chosen:
         raise LakeError(f"no catalogues in {path}; import one with: alerce-spark catalog import NAME FILE…")
     if csv is None:
         for name in chosen:
-            _match_lake(path, settings.survey, name, radius, again, settings.lake.lease_timeout_s)
+            _match_lake(settings, name, partial(match, path, name, radius=radius), again)
         return
     if out is None:
         raise LakeError("say with --out where the result goes")
@@ -93,22 +114,45 @@ def crossmatch(
     console.print(f"{len(positions)} rows, {placed} of them with a position; {matched} matched; {out}")
 
 
-def _match_lake(path: str, survey: str, name: str, radius: float | None, again: bool, lease_timeout_s: float) -> None:
-    from alerce_spark.lake import catalogs
+def _ask_cds(settings: Settings, names: list[str] | None, again: bool) -> None:
+    """Ask the service about every object that lacks a row, one request's worth at a time."""
+    from alerce_spark.config import ConfigError, conf_dir
+    from alerce_spark.crossmatch.catalogs import load
+
+    tables = settings.crossmatch.cds_tables
+    if unknown := sorted(set(names or ()) - set(tables)):
+        raise ConfigError(f"crossmatch.cds_tables has no {', '.join(unknown)}; there are {', '.join(tables)}")
+    known = load(conf_dir() / "catalogs.toml")
+    for name in names or tables:
+        _match_lake(settings, name, _service(settings.crossmatch, known, name), again, _REQUEST)
+
+
+def _service(options: CrossmatchSettings, known: dict[str, Catalog], name: str) -> Ask:
+    from alerce_spark.crossmatch.cds import Cds
+
+    table = {name: options.cds_tables[name]}
+    service = Cds(table, known, timeout_s=options.cds_timeout_s, url=options.cds_url, batch=_REQUEST)
+
+    def ask(ra: NDArray[np.float64], dec: NDArray[np.float64], _mjd: NDArray[np.float64]) -> pa.Table:
+        return service.attempts(ra, dec)
+
+    return ask
+
+
+def _match_lake(settings: Settings, name: str, ask: Ask, again: bool, most: int | None = None) -> None:
+    """Attempts for the objects of the lake, in parts of `most`; `ask` as of `match_objects`."""
+    from alerce_spark.crossmatch.rows import CdsError
     from alerce_spark.lease import Lease
     from alerce_spark.streaming.crossmatch import match_objects
 
-    objects = matched = 0
-    with Lease(path, "alerce-spark crossmatch", lease_timeout_s, ["crossmatch"]) as lease:
-        for done in match_objects(
-            path,
-            survey,
-            name,
-            lambda ra, dec, mjd: catalogs.match(path, name, ra, dec, mjd, radius),
-            lease.check,
-            again,
-        ):
-            objects, matched = objects + done.alerts, matched + done.found[name]
+    path, objects, matched = settings.lake.path, 0, 0
+    parts = {} if most is None else {"most": most}
+    with Lease(path, "alerce-spark crossmatch", settings.lake.lease_timeout_s, ["crossmatch"]) as lease:
+        try:
+            for done in match_objects(path, settings.survey, name, ask, lease.check, again, **parts):
+                objects, matched = objects + done.alerts, matched + done.found[name]
+        except CdsError as error:
+            raise CdsError(f"{error}; {objects} objects have their rows, the others when it is run again") from error
     console.print(f"{name}: {objects} objects, {matched} matched")
 
 

@@ -38,7 +38,7 @@ from tenacity import (
 
 from alerce_spark import sky
 from alerce_spark.crossmatch.catalogs import Catalog, CatalogSettingsError
-from alerce_spark.crossmatch.rows import ATTEMPTS, attempts
+from alerce_spark.crossmatch.rows import ATTEMPTS, CdsError, attempts
 from alerce_spark.training.catalogs.tables import find
 
 with contextlib.redirect_stdout(io.StringIO()):  # it prints what it would do with a package that we do not need
@@ -73,10 +73,6 @@ FINISHED = pa.schema(
         *(field for field in ATTEMPTS if field.name != "row"),
     ]
 )
-
-
-class CdsError(Exception):
-    """The service gave no answer that can be used; the message says what happened."""
 
 
 class _PassingError(CdsError):

@@ -9,6 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+
+class CdsError(Exception):
+    """A service gave no answer that can be used; the message says what happened. It is not "no match"."""
+
+
 ATTRIBUTES = pa.map_(pa.string(), pa.string())
 
 #: An attempt: `row` of the position asked about; without a source `separation` and `attributes` are null. A source has

@@ -177,15 +177,15 @@ def match_objects(
     ask: Callable[[np.ndarray, np.ndarray, np.ndarray], pa.Table],
     check_lease: Callable[[], None],
     again: bool = False,
+    most: int = _OBJECTS,
 ) -> Iterator[Matched]:
     """Attempts for every object of the lake that lacks one with the catalogue `name`, written part by part.
 
     ask: ra, dec [deg], mjd → ATTEMPTS, one row each (`lake.catalogs.match`, `crossmatch.cds`). With `again` every
-    object is asked for anew. Yields what each part did; what was written stays where `ask` raises.
+    object is asked for anew. A part has `most` objects, the last one the rest. Yields what each part did; what was
+    written stays where `ask` raises.
     """
-    for part in lacking(lake, [name], again):
-        if part.is_empty():
-            continue
+    for part in _gathered(lacking(lake, [name], again), most):
         where = (part[column].to_numpy() for column in ("ra", "dec", "mjd"))
         found = ask(*where)
         about = part[found["row"].to_numpy()].to_arrow()
@@ -199,6 +199,18 @@ def match_objects(
 
         write.unhindered(change)
         yield Matched(len(part), *_counted(rows))
+
+
+def _gathered(parts: Iterator[pl.DataFrame], size: int) -> Iterator[pl.DataFrame]:
+    """The rows of all parts, in frames of `size` and the rest."""
+    left = pl.DataFrame()
+    for part in parts:
+        left = pl.concat([left, part], how="diagonal")
+        while len(left) >= size:
+            yield left[:size]
+            left = left[size:]
+    if len(left):
+        yield left
 
 
 def _matcher(

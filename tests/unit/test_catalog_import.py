@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from astropy.coordinates import SkyCoord, search_around_sky
+from astropy.coordinates import SkyCoord, match_coordinates_sky, search_around_sky
 from astropy.table import Table
 from astropy.time import Time
 from deltalake import DeltaTable
@@ -233,6 +233,49 @@ def test_a_match_from_partitions_equals_one_without_and_astropys(
     assert pairs.num_rows == row.size
     assert sorted(set(every["row"].to_pylist())) == list(range(ra.size))
     np.testing.assert_allclose(np.sort(pairs["separation"]), np.sort(apart.arcsec), rtol=0, atol=1e-9)
+
+
+def _clustered(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of `_big`, and as many in 200 clusters of a hundredth of a degree."""
+    ra, dec = _big(rng, size - size // 2)
+    middle = rng.normal(size=(200, 3))[rng.integers(0, 200, size // 2)]
+    vectors = middle / np.linalg.norm(middle, axis=1, keepdims=True)
+    crowd = healpy.vec2ang(vectors + rng.normal(0, np.radians(0.01), vectors.shape), lonlat=True)
+    return np.concatenate([ra, crowd[0] % 360]), np.concatenate([dec, crowd[1]])
+
+
+def test_many_positions_in_a_large_catalogue_match_as_astropy_matches_them(tmp_path: Path) -> None:
+    rng = np.random.default_rng(11)
+    lake, file = str(tmp_path / "lake"), tmp_path / "large.parquet"
+    ra, dec = _clustered(rng, 1_000_000)
+    pl.DataFrame({"objID": np.arange(ra.size), "ra": ra, "dec": dec, "gmag": 20.0}).write_parquet(file)
+    assert catalogs.import_catalog(lake, "large", SETTINGS, [file]).rows == ra.size
+    chosen = rng.permutation(ra.size)[:100_000]
+    steps = rng.normal(0, 0.15 / 3600, (2, chosen.size))
+    here_dec = np.clip(dec[chosen] + steps[1], -90, 90)
+    here_ra = (ra[chosen] + steps[0] / np.maximum(np.cos(np.radians(here_dec)), 1e-3)) % 360
+    left, right = SkyCoord(here_ra, here_dec, unit="deg"), SkyCoord(ra, dec, unit="deg")
+    best, apart, _ = match_coordinates_sky(left, right)
+    row, other, distance, _ = search_around_sky(left, right, 0.3 * u.arcsec)
+
+    mjd = np.full(chosen.size, 59000.0)
+    found = catalogs.match(lake, "large", here_ra, here_dec, mjd, radius=0.1)
+    assert found["row"].to_pylist() == list(range(chosen.size))
+    near = apart.arcsec <= 0.1
+    assert 0.1 < near.mean() < 0.5
+    source = found["source_id"].cast(pa.int64()).fill_null(-1).to_numpy()
+    np.testing.assert_array_equal(source, np.where(near, best, -1))
+    expected = np.where(near, apart.arcsec, np.nan)
+    np.testing.assert_allclose(found["separation"].to_numpy(), expected, rtol=0, atol=1e-9)
+
+    every = catalogs.match(lake, "large", here_ra, here_dec, mjd, radius=0.3, every=True)
+    every = every.filter(every["separation"].is_valid())
+    assert every.num_rows == row.size > 1.2 * chosen.size
+    at, source = every["row"].to_numpy(), every["source_id"].cast(pa.int64()).to_numpy()
+    ours, theirs = np.lexsort((source, at)), np.lexsort((other, row))
+    np.testing.assert_array_equal(at[ours], row[theirs])
+    np.testing.assert_array_equal(source[ours], other[theirs])
+    np.testing.assert_allclose(every["separation"].to_numpy()[ours], distance.arcsec[theirs], rtol=0, atol=1e-9)
 
 
 def test_a_catalogue_is_replaced_whole_with_its_settings(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,20 @@ import pytest
 from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.table import Column, MaskedColumn, Table, vstack
+from deltalake import DeltaTable
 
+from alerce_spark import lake as lakes
+from alerce_spark.cli import crossmatch as cli
+from alerce_spark.cli import main
 from alerce_spark.config import conf_dir
 from alerce_spark.crossmatch import cds
 from alerce_spark.crossmatch.catalogs import Attribute, Catalog, CatalogSettingsError, load
 from alerce_spark.crossmatch.cds import FINISHED, Asynchronous, Cds, CdsError
 from alerce_spark.crossmatch.rows import ATTEMPTS
 from alerce_spark.kafka.local import free_port
+from alerce_spark.lake import log, write
+from alerce_spark.lake.tables import TABLES
+from alerce_spark.sky import healpix, parent
 
 _ERROR_PAGE = b"<html><head><title>504 Gateway Time-out</title></head><body>The server is busy</body></html>"
 _REFUSAL = """<?xml version="1.0"?><VOTABLE version="1.3" xmlns="http://www.ivoa.net/xml/VOTable/v1.3">
@@ -402,6 +410,77 @@ def test_memory_is_bounded(service: _Service, sky: tuple[np.ndarray, np.ndarray]
     service.requests.clear()
     assert client.attempts(*sky).equals(first)
     assert [len(r) for r in service.requests] == [55]
+
+
+# As a command about the objects of a lake.
+
+
+def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as done:
+        main(["crossmatch", *arguments])
+    captured = capsys.readouterr()
+    assert isinstance(done.value.code, int)
+    return done.value.code, " ".join((captured.out + captured.err).split())
+
+
+@pytest.fixture
+def filled(
+    service: _Service, sky: tuple[np.ndarray, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """A lake with an object at each position, and settings that name the service."""
+    path = str(tmp_path / "lake")
+    write.create(path, 4)
+    schema = TABLES["objects"].arrow
+    index = healpix(*sky)
+    known = {"meanra": sky[0], "meandec": sky[1], "healpix29": index, "pixel": parent(index, 4)}
+    known |= {"oid": [f"ZTF{k}" for k in range(len(sky[0]))], "survey": ["ztf"] * len(sky[0])}
+    nothing = {pa.string(): "", pa.bool_(): False}
+    values = [known.get(f.name, [None if f.nullable else nothing.get(f.type, 0)] * len(sky[0])) for f in schema]
+    rows = pa.table([pa.array(v, f.type) for v, f in zip(values, schema, strict=True)], schema=schema)
+    log.commit(path, "objects", DeltaTable(f"{path}/objects").version(), write.append(path, "objects", rows))
+    for name in ("W2mag", "W3mag", *(f"e_W{band}mag" for band in (1, 2, 3, 4)), "Jmag", "Hmag", "Kmag"):
+        service.sources[name] = np.arange(len(service.sources), dtype=np.float32)
+    monkeypatch.setenv("ALERCE_LAKE__PATH", path)
+    monkeypatch.setenv("ALERCE_CROSSMATCH__CDS_URL", service.url)
+    monkeypatch.setenv("ALERCE_CROSSMATCH__CDS_TIMEOUT_S", "2")
+    monkeypatch.setattr(cli, "_REQUEST", 40)
+    return path
+
+
+@pytest.mark.usefixtures("once")
+def test_the_command_asks_about_what_lacks_and_keeps_what_was_answered(
+    service: _Service, sky: tuple[np.ndarray, np.ndarray], filled: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.modes = [_good, lambda *_: (503, _ERROR_PAGE, {})]
+    code, said = _run(capsys, "--cds")
+    assert code == 2
+    assert f"error: allwise from {service.url}: " in said
+    assert "504 Gateway Time-out" in said
+    assert "40 objects have their rows" in said
+    assert len(lakes.open(filled).table("xmatch").collect()) == 40
+
+    code, said = _run(capsys, "allwise", "--cds")
+    assert (code, [len(request) for request in service.requests]) == (0, [40, 25, 25])
+    rows = lakes.open(filled).table("xmatch").collect().sort(pl.col("oid").str.slice(3).cast(int))
+    near = _sky(*sky)[:, None].separation(_sky(service.sources["ra"], service.sources["dec"])[None, :]).arcsec.min(1)
+    assert rows["oid"].to_list() == [f"ZTF{k}" for k in range(65)]
+    expected = [None if apart > 1 else pytest.approx(apart, abs=1e-6) for apart in near]
+    assert rows["separation"].to_list() == expected
+    assert "allwise: 25 objects" in said
+
+    assert _run(capsys, "--cds")[0] == 0
+    assert len(service.requests) == 3
+
+
+def test_what_the_command_cannot_ask_is_said(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, said in (
+        (("sdss",), "crossmatch.cds_tables has no sdss; there are allwise"),
+        (("--radius", "2"), "--cds asks about the objects of the lake"),
+        (("--csv", "mine.csv"), "--cds asks about the objects of the lake"),
+    ):
+        code, text = _run(capsys, "--cds", *arguments)
+        assert code == 2
+        assert said in text
 
 
 # In the background.
