@@ -33,6 +33,8 @@ from alerce_spark.kafka.local import free_port
 from alerce_spark.lake import log, write
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.sky import healpix, parent
+from alerce_spark.streaming.crossmatch import Crossmatch
+from alerce_spark.streaming.pieces import PIECES
 
 _ERROR_PAGE = b"<html><head><title>504 Gateway Time-out</title></head><body>The server is busy</body></html>"
 _REFUSAL = """<?xml version="1.0"?><VOTABLE version="1.3" xmlns="http://www.ivoa.net/xml/VOTable/v1.3">
@@ -567,4 +569,53 @@ def test_a_service_that_is_down_is_probed_at_growing_intervals(
     assert _all(asynchronous, 10).num_rows == 10
     assert asynchronous.alarm is None
     assert asynchronous.submit(oids, *sky) == 65
+    asynchronous.close()
+
+
+class _NoPackets:
+    """A batch of the stream without alerts."""
+
+    def select(self, *_: str) -> _NoPackets:
+        return self
+
+    def mapInArrow(self, *_: Any) -> _NoPackets:
+        return self
+
+    def toArrow(self) -> pa.Table:
+        return PIECES.empty_table()
+
+
+@pytest.mark.usefixtures("once")
+def test_the_stream_goes_on_and_objects_are_asked_for_again(service: _Service, filled: str) -> None:
+    hanging, release = threading.Event(), threading.Event()
+
+    def hang(_: _Request, answer: bytes) -> tuple[int, bytes, dict[str, str]]:
+        hanging.set()
+        release.wait()
+        return 200, answer[: len(answer) // 2], {}
+
+    service.default = hang
+    clock = _Clock()
+    shipped = {"allwise": load(conf_dir() / "catalogs.toml")["allwise"]}
+    asynchronous = Asynchronous(_client(service, catalogs=shipped), clock=clock)
+    query = Crossmatch(None, filled, "ztf", lambda: None, asynchronous, ("allwise",))  # type: ignore[arg-type]
+
+    def batch() -> dict[str, int]:
+        return query.process(_NoPackets()).rows  # type: ignore[arg-type]
+
+    # It hands in the objects of the lake, and goes on while the service is silent.
+    _until(lambda: batch() != {} or hanging.is_set())
+    assert batch() == {}
+    # Half an answer is none.
+    release.set()
+    _until(lambda: "no whole VOTable" in (asynchronous.alarm or ""))
+    assert batch() == {}
+    assert lakes.open(filled).table("xmatch").collect().is_empty()
+    # Later the service is well, and the objects are still due.
+    service.default = _good
+    clock.now += 31
+    stored: list[int] = []
+    _until(lambda: stored.append(batch().get("allwise", 0)) or sum(stored) == 65)  # type: ignore[func-returns-value]
+    assert asynchronous.alarm is None
+    assert lakes.open(filled).table("xmatch").collect()["oid"].n_unique() == 65
     asynchronous.close()
