@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from alerce_spark.cli import crossmatch, models, nightly, pipeline, science
+from alerce_spark.cli import crossmatch, models, nightly, outliers, pipeline, science
 from alerce_spark.cli.common import app
 from alerce_spark.config import ConfigError
 
-__all__ = ["crossmatch", "main", "models", "nightly", "pipeline", "science"]
+__all__ = ["crossmatch", "main", "models", "nightly", "outliers", "pipeline", "science"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 models_app = typer.Typer(no_args_is_help=True, help="Trained models of the lake.")
 app.add_typer(models_app, name="models")
 
-Classifier = Annotated[str, typer.Argument(help="lc_classifier or stamp_classifier.")]
+Classifier = Annotated[str, typer.Argument(help="lc_classifier, stamp_classifier or outlier.")]
 Version = Annotated[str, typer.Argument(help="Version of the model.")]
 
 
@@ -46,7 +46,10 @@ def models_register(classifier: Classifier, version: Version, file: Path, lake: 
 
 @models_app.command("promote")
 def models_promote(classifier: Classifier, version: Version, lake: Lake = None) -> None:
-    """Make a version current: running queries use it from their next batch, no restart."""
+    """Make a version current: running queries use it from their next batch, no restart.
+
+    With a light-curve classifier goes the outlier model that is registered under its version.
+    """
     from alerce_spark.lake import models
 
     _say(models.promote(_lake(lake), classifier, version))

@@ -19,10 +19,10 @@ from alerce_spark.config import Settings
 from alerce_spark.features.names import FEATURES, FEATURES_VERSION
 from alerce_spark.kafka import records, topics
 from alerce_spark.lake import log, lookup, write
+from alerce_spark.lake.serving import LightcurveModels
 from alerce_spark.lake.storage import table_path
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lease import Lease, LeaseHeld
-from alerce_spark.streaming.serving import LightcurveModels
 from alerce_spark.streaming.sink import MESSAGES, Message, messages, sink_options
 
 _SAME = ("pixel", "healpix29", "survey", "oid", "candid", "mjd", "ndet_used", "nown")

@@ -1,4 +1,4 @@
-"""Nightly retraining of the light-curve classifier: build the set, train, judge, gate, register, report."""
+"""Nightly retraining of light-curve classifier and outlier model: set, training, judgement, gate, registry, report."""
 
 from __future__ import annotations
 
@@ -12,11 +12,19 @@ import pyarrow as pa
 
 from alerce_spark.classifiers import lightcurve
 from alerce_spark.classifiers.lightcurve import LightcurveModel
-from alerce_spark.classifiers.taxonomy import BRANCHES, LIGHTCURVE, LIGHTCURVE_CLASSES, STAMP_CLASSES, branch_of
+from alerce_spark.classifiers.outliers import OutlierModel
+from alerce_spark.classifiers.taxonomy import (
+    BRANCHES,
+    LIGHTCURVE,
+    LIGHTCURVE_CLASSES,
+    OUTLIER,
+    STAMP_CLASSES,
+    branch_of,
+)
 from alerce_spark.config import Settings
 from alerce_spark.lake import models, training_sets
 from alerce_spark.lake.storage import LakeError, is_made
-from alerce_spark.training import metrics, report, sets
+from alerce_spark.training import metrics, outliers, report, sets
 from alerce_spark.training.figures import Agreement
 from alerce_spark.training.light_curves import Progress, simulated_provenance, simulated_set
 from alerce_spark.training.metrics import Level, Sky, Standing, Verdict
@@ -77,10 +85,13 @@ def retrain(
     `labels` (oid, class_name) use the newest features of the lake; a fifth of them, always the same ones, is kept for
     judging. Classes with fewer than `per_class` are completed by simulation, all of them without labels. Candidate and
     current model are judged by the same simulated objects (of HELD_OUT_SEED) and by the labels kept back; both must
-    pass, and so must the classes given to unlabelled objects of the lake. The training set is stored in the lake, so
-    the model can be made again to the bit from it and `seed`. `date` (YYYYMMDD) names the version; `out` is the folder
-    of the report. `real_data` adds the figures of `evaluate_real`, which decide nothing. Raises LakeError, ModelError,
-    and ValueError for a bad date, an unknown class, or a seed that would train on what judges.
+    pass, and so must the classes given to unlabelled objects of the lake. An outlier model of the same training set,
+    calibrated on what the candidate says of the objects that judge, is registered under the same version: both are
+    promoted together, now or later (`lake.models.promote`); the gate asks the classifier alone. The training set is
+    stored in the lake, so the model can be made again to the bit from it and `seed`. `date` (YYYYMMDD) names the
+    version; `out` is the folder of the report. `real_data` adds the figures of `evaluate_real`, which decide nothing.
+    Raises LakeError, ModelError, and ValueError for a bad date, an unknown class, or a seed that would train on what
+    judges.
     """
     if not _DATE.fullmatch(date):
         raise ValueError(f"the date {date!r} is not written YYYYMMDD")
@@ -105,10 +116,25 @@ def retrain(
     out.mkdir(parents=True, exist_ok=True)
     file = out / "lc_classifier.forest"
     model.save(file)
+    scorer, reasons = _outliers(training, held_out, model)
+    if scorer is not None:
+        scorer.save(out / "outlier.gaussians")
+        models.register(lake, OUTLIER, version, out / "outlier.gaussians", training_set=named)
     state = models.CURRENT if verdict.promote else models.CANDIDATE
     models.register(lake, LIGHTCURVE, version, file, training_set=named, metrics=figures, state=state)
     page = report.write(made, out / f"lc_classifier_{version}.html")
-    return Outcome(version, verdict.promote, verdict.reasons, named, page, figures)
+    return Outcome(version, verdict.promote, (*verdict.reasons, *reasons), named, page, figures)
+
+
+def _outliers(
+    training: FeatureSet, held_out: Mapping[str, FeatureSet], model: LightcurveModel
+) -> tuple[OutlierModel | None, tuple[str, ...]]:
+    """The outlier model that goes with a candidate, or why there is none: a bad one may know no ordinary object."""
+    ordinary = sets.concatenate(list(held_out.values()))
+    try:
+        return outliers.train(training, ordinary, model, version=model.version), ()
+    except ValueError as error:
+        return None, (f"no outlier model: {error}",)
 
 
 def next_version(lake: str, classifier: str, date: str) -> str:

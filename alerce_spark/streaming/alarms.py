@@ -9,7 +9,7 @@ from alerce_spark.classifiers.artefact import ModelError
 from alerce_spark.classifiers.stamp import StampModel
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
 from alerce_spark.lake.models import Served, bootstrap
-from alerce_spark.streaming.serving import LightcurveModels
+from alerce_spark.lake.serving import LightcurveModels
 
 _LOOK_S = 5.0
 

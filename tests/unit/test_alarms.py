@@ -14,10 +14,10 @@ from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
 from alerce_spark.cli import main
 from alerce_spark.kafka.local import free_port
 from alerce_spark.lake import models
+from alerce_spark.lake.serving import LightcurveModels
 from alerce_spark.streaming import metrics
 from alerce_spark.streaming.alarms import ModelWatch
 from alerce_spark.streaming.metrics import Metrics
-from alerce_spark.streaming.serving import LightcurveModels
 
 
 def test_a_broken_model_is_told_until_it_is_replaced(

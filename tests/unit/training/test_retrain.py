@@ -14,8 +14,8 @@ import pytest
 from test_sets import lake_table
 from typer.testing import CliRunner
 
-from alerce_spark.classifiers import lightcurve
-from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES
+from alerce_spark.classifiers import lightcurve, outliers
+from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, OUTLIER
 from alerce_spark.config import Settings
 from alerce_spark.features.names import FEATURES, FEATURES_VERSION
 from alerce_spark.lake import models, training_sets
@@ -81,6 +81,11 @@ def test_the_first_model_is_promoted_and_reported(run: Callable[..., Outcome], t
     assert current.metrics == dict(outcome.metrics)
     assert {"top_f1", "class_recall", "ece_all", "ece_6-10", "ece_51"} <= set(current.metrics)
     found = json.loads(outcome.report.with_suffix(".json").read_text())
+    # The outlier model that goes with it is promoted with it.
+    scorer = models.current(_lake(tmp_path), OUTLIER)
+    assert scorer is not None
+    assert (scorer.version, scorer.training_set) == (outcome.version, outcome.training_set)
+    assert outliers.load(tmp_path / "out" / "outlier.gaussians").classifier == outcome.version
     assert found["levels"]["class"]["scores"]["recall"]["value"] == current.metrics["class_recall"]
     assert set(found["levels"]) == {"top", "class"}
     assert found["verdict"]["promote"]
@@ -96,11 +101,12 @@ def test_a_worse_candidate_is_kept_out_and_a_better_one_goes_in(
     kept = run(date="20260102")
     assert (kept.version, kept.promoted, kept.exit_code) == ("20260102.1", False, 3)
     assert kept.reasons[0].startswith("simulated: ")
-    states = models.listing(_lake(tmp_path), LIGHTCURVE).select(["version", "state"]).to_pylist()
-    assert states == [
-        {"version": "20260101.1", "state": "current"},
-        {"version": "20260102.1", "state": "candidate"},
-    ]
+    for classifier in (LIGHTCURVE, OUTLIER):
+        states = models.listing(_lake(tmp_path), classifier).select(["version", "state"]).to_pylist()
+        assert states == [
+            {"version": "20260101.1", "state": "current"},
+            {"version": "20260102.1", "state": "candidate"},
+        ]
     noise["training"] = 2.0
     better = run(date="20260102", trees=30, per_class=40)
     assert (better.version, better.exit_code) == ("20260102.2", 0)

@@ -51,6 +51,10 @@ class LightcurveModels:
         self.alarm: str | None = None
         self._outliers = Served(lake, OUTLIER, outliers.load, bootstrap(OUTLIER), clock)
 
+    def scorer(self) -> OutlierModel:
+        """The outlier model, whichever classifier it goes with. Raises ModelError where there is none."""
+        return self._outliers.get()[0]
+
     def get(self) -> Serving:
         """The models to use now. Raises ModelError where there is no classifier at all."""
         model, version = self.classifier.get()

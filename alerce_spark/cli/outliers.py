@@ -1,0 +1,85 @@
+"""Commands that say what to look at: the most outlying objects, and those whose label would teach the models most."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from alerce_spark.cli.common import Lake, app, console, settings_of
+
+if TYPE_CHECKING:
+    import polars as pl
+
+#: Columns that a file has and a screen has no room for.
+_UNPRINTED = ("candid", "version", "outlier_version", "firstmjd", "lastmjd")
+Out = Annotated[Path | None, typer.Option(help="Result: .csv or .parquet; default: printed.")]
+
+
+@app.command()
+def outliers(
+    branch: Annotated[
+        str | None, typer.Option(help="Only predicted classes of Stochastic, Periodic, Transient.")
+    ] = None,
+    min_score: Annotated[float, typer.Option(help="Least outlier score, 0 to 1.")] = 0.0,
+    min_novelty: Annotated[
+        float, typer.Option(help="Least novelty of the latest detection, either way [sigma].")
+    ] = 0.0,
+    limit: Annotated[int, typer.Option(help="Most objects.")] = 50,
+    column: Annotated[list[str] | None, typer.Option(help="Column of objects or features to add; repeatable.")] = None,
+    out: Out = None,
+    lake: Lake = None,
+) -> None:
+    """List the most outlying objects of a lake, with the features that make them odd."""
+    from alerce_spark.lake.discovery import outlying
+
+    found = outlying(
+        settings_of(lake={"path": lake}).lake.path,
+        branch=branch,
+        min_score=min_score,
+        min_novelty=min_novelty,
+        limit=limit,
+        columns=column or (),
+    )
+    _show(found, out)
+
+
+@app.command()
+def uncertain(
+    count: Annotated[int, typer.Option(help="Objects wanted.")] = 50,
+    labels: Annotated[Path | None, typer.Option(help="Labels that are known (.csv or .parquet with oid).")] = None,
+    out: Out = None,
+    lake: Lake = None,
+) -> None:
+    """List the objects whose label would teach the light-curve classifier most, no two of them alike."""
+    import polars as pl
+
+    from alerce_spark.lake.discovery import uncertain as most_telling
+
+    known: list[str] = []
+    if labels is not None:
+        table = pl.read_parquet(labels) if labels.suffix == ".parquet" else pl.read_csv(labels)
+        known = table["oid"].cast(pl.String).to_list()
+    _show(most_telling(settings_of(lake={"path": lake}).lake.path, count, known), out)
+
+
+def _show(found: pl.DataFrame, out: Path | None) -> None:
+    """Print a table or write it as .csv or .parquet. Raises ValueError for another suffix."""
+    if out is not None:
+        if out.suffix not in (".csv", ".parquet"):
+            raise ValueError(f"{out}: results are written as .csv or .parquet")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.suffix == ".csv":
+            found.write_csv(out)
+        else:
+            found.write_parquet(out)
+        console.print(f"{len(found)} objects in {out}")
+        return
+    shown = Table()
+    for name in (printed := found.drop(_UNPRINTED, strict=False)).columns:
+        shown.add_column(name, no_wrap=name == "oid")
+    for row in printed.iter_rows():
+        shown.add_row(*("" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
+    console.print(shown)
