@@ -17,6 +17,7 @@ from alerce_spark.lake.tables import TABLES
 from alerce_spark.nightly import invariants
 from alerce_spark.sky import position
 from alerce_spark.streaming.backfill import import_alerts
+from alerce_spark.streaming.crossmatch import Crossmatch
 from alerce_spark.streaming.lightcurves import lightcurves
 from alerce_spark.streaming.photometry import Photometry
 from alerce_spark.streaming.results import Results
@@ -42,7 +43,7 @@ def in_order(spark: SparkSession, settings_for: SettingsFor, sent: Sent, tmp_pat
     """The lake of an import of all packets in order, in one batch."""
     settings = settings_for(
         lake={"path": str(tmp_path / "in_order")},
-        stream={"queries": ["photometry", "stamps", "lightcurves", "results"]},
+        stream={"queries": ["photometry", "stamps", "lightcurves", "crossmatch", "results"]},
     )
     folder = tmp_path / "alerts"
     folder.mkdir()
@@ -77,6 +78,7 @@ def test_out_of_order_repeated_late_without_the_first_packets_and_with_crashes(
     path = settings.lake.path
     write.create(path, settings.lake.healpix_order)
     photometry = Photometry(spark, path, settings.survey, 2, lambda: None)
+    crossmatch = Crossmatch(spark, path, settings.survey, lambda: None)
     results = Results(spark, path, lambda: None)
 
     crashing = CrashingCommits()
@@ -90,8 +92,10 @@ def test_out_of_order_repeated_late_without_the_first_packets_and_with_crashes(
             run = crashing.again_and_again if is_crashing else _once
             run(partial(results.process, messages))
         if is_crashing:
+            crashing.again_and_again(partial(crossmatch.process, frame))
             crashing.again_and_again(partial(photometry.process, frame), between=classify_latest)
         else:
+            crossmatch.process(frame)
             photometry.process(frame)
 
     def classify_latest() -> None:
@@ -105,7 +109,7 @@ def test_out_of_order_repeated_late_without_the_first_packets_and_with_crashes(
     arrive(second)
     # Rows of all kinds: new ones, and better ones in place of stored ones.
     arrive(third, is_crashing=True)
-    assert crashing.crashed >= {name for name, table in TABLES.items() if table.on_sky and name != "xmatch"}
+    assert crashing.crashed >= {name for name, table in TABLES.items() if table.on_sky}
     short = _short(settings, expected)
     arrive([last[oid] for oid in short])
     assert _short(settings, expected).is_empty()

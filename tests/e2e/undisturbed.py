@@ -45,6 +45,7 @@ FILLED = tuple(name for name in TABLES if name not in ("taxonomy", "models", "ni
 ARRIVAL_COLUMNS = {
     "objects": ("pixel",),  # the home: where the alert was that came first; it never moves
     "magstats": ("pixel",),  # likewise
+    "xmatch": ("attempted",),  # when; about which alert and position is the same
     "quarantine": ("source", "partition", "offset"),  # where the bytes were met first
 }
 #: Rows that depend on the order of arrival are left out; these are compared.
@@ -100,7 +101,7 @@ def survey(seed: int, alerts: int, *, bad: int = 4, **options: Any) -> Sent:
 
 def settings_of(folder: Path, servers: str, topic: str, **overrides: dict[str, Any]) -> Settings:
     """Settings of a lake below `folder` whose queries have a fast rhythm; sections override by keyword."""
-    rhythm = {f"{query}_interval_s": 1.0 for query in ("photometry", "archive", "results")}
+    rhythm = {f"{query}_interval_s": 1.0 for query in ("photometry", "archive", "crossmatch", "results")}
     limits = {"photometry_min_alerts": 200, "photometry_max_alerts": 1000, "archive_max_alerts": 1000}
     sections: dict[str, dict[str, Any]] = {
         "lake": {"path": str(folder / "lake"), "lease_timeout_s": 2.0},
