@@ -20,7 +20,9 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
-from alerce_spark.config import Settings, load
+from alerce_spark.config import Settings, conf_dir, load
+from alerce_spark.crossmatch.catalogs import load as load_catalogs
+from alerce_spark.lake.catalogs import WISE, import_catalog
 from alerce_spark.session import spark_session
 from alerce_spark.simulation.night import simulate
 from alerce_spark.simulation.simulator import HISTORY_DAYS, Simulator
@@ -31,6 +33,7 @@ from alerce_spark.streaming.backfill import import_alerts
 NIGHTS, LAST = 310, 12
 #: Supernovae of a simulation are over by its last night; the lake ends so many nights earlier, when some are young.
 UNSEEN = 90
+_WISE = ("w1mpro", "w2mpro", "w3mpro", "w4mpro")
 _NIGHT = 10**15  # a candid is night, fraction of the day, chip and number in the image
 
 
@@ -92,7 +95,10 @@ def packets(region: Region) -> tuple[dict[int, bytes], dict[str, str]]:
 
 
 def truth(region: Region, kind_of: Mapping[str, str]) -> pl.DataFrame:
-    """What each object is: `oid`, `kind`, and the `period` [d] of the periodic ones."""
+    """What each object is: `oid`, `kind`, the `period` [d] of the periodic ones, true position and AllWISE magnitudes.
+
+    Columns ra, dec [deg], w1mpro … w4mpro [mag], null where AllWISE has no source.
+    """
     sim = Simulator(region.seed, **region.survey)
     slots = np.arange(sim.objects)
     begin = np.full(slots.size, float(sim.start))
@@ -101,16 +107,28 @@ def truth(region: Region, kind_of: Mapping[str, str]) -> pl.DataFrame:
     # The simulation tries object after object in each place until one sends an alert.
     for generation in count():
         objects = sim.sky.at(slots, np.full(slots.size, generation), begin, begin + sim.nights)
-        period = np.full(slots.size, np.nan)
+        period, wise = np.full(slots.size, np.nan), np.full((4, slots.size), np.nan)
         for part in sim.parts(objects, visits):
+            wise[:, part.rows] = part.kind.wise(part.draws)
             if hasattr(part.kind, "period"):
                 period[part.rows] = part.kind.period(part.draws)
-        made = pl.DataFrame({"oid": object_ids(sim.seed, objects), "period": period}, nan_to_null=True)
+        columns = {"oid": object_ids(sim.seed, objects), "period": period, "ra": objects.ra, "dec": objects.dec}
+        made = pl.DataFrame(columns | dict(zip(_WISE, wise, strict=True)), nan_to_null=True)
         generations.append(made.filter(pl.col("oid").is_in(kind_of.keys())))
         if sum(map(len, generations)) == len(kind_of):
             break
     kinds = pl.DataFrame({"oid": kind_of.keys(), "kind": kind_of.values()})
     return kinds.join(pl.concat(generations), "oid").sort("oid")
+
+
+def import_allwise(lake: Path, objects: pl.DataFrame) -> None:
+    """A catalogue of the sources that AllWISE has at objects, as a file of the archive would give it."""
+    seen = objects.drop_nulls("w1mpro")
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "allwise.csv"
+        names = pl.format("J{}{}", pl.col("ra").round(5), pl.col("dec").round(5)).alias("designation")
+        seen.select(names, "ra", "dec", *_WISE).write_csv(file)
+        import_catalog(str(lake), WISE, load_catalogs(conf_dir() / "catalogs.toml")[WISE], [file])
 
 
 def make(settings: Settings) -> None:
@@ -125,6 +143,8 @@ def make(settings: Settings) -> None:
         made, kinds = packets(region)
         alerts |= made
         known.append(truth(region, kinds))
+    objects = pl.concat(known)
+    import_allwise(lake, objects)
     spark = spark_session(settings, "alerce-spark notebooks")
     last = max(alerts) // _NIGHT - LAST
     for part in (lambda night: night <= last, lambda night: night > last):
@@ -133,8 +153,8 @@ def make(settings: Settings) -> None:
                 if part(candid // _NIGHT):
                     (Path(folder) / f"{candid}.avro").write_bytes(packet)
             import_alerts(spark, settings, [Path(folder)])
-    pl.concat(known).write_parquet(lake / "truth.parquet")
-    Console().print(f"{len(alerts)} alerts of {sum(map(len, known))} objects in {lake}")
+    objects.write_parquet(lake / "truth.parquet")
+    Console().print(f"{len(alerts)} alerts of {len(objects)} objects in {lake}")
 
 
 if __name__ == "__main__":
