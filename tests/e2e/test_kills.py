@@ -78,7 +78,7 @@ def test_killed_at_random_moments(form: Form, spark: SparkSession, servers: str,
         topics.send(servers, topic, messages[-1].tolist())
         application.start()
         wait_until_stored(settings, sent)
-        proof = check(spark, settings, NIGHT, wait_s=60)
+        proof = check(spark, settings, NIGHT, wait_s=180)
         assert proof.ok, (proof.broken, proof.rounds[-1].examples, proof.notes)
         application.stop()
     finally:

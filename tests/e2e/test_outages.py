@@ -147,7 +147,7 @@ def test_broker_disk_and_checkpoints_fail_one_after_the_other(
 
     def proven(of: Sent) -> None:
         wait_until_stored(settings, of)
-        proof = check(spark, settings, NIGHT, wait_s=60)
+        proof = check(spark, settings, NIGHT, wait_s=180)
         assert proof.ok, (proof.broken, proof.rounds[-1].examples, proof.notes)
         assert_everything_once(settings, of)
         assert_published(servers, of)
