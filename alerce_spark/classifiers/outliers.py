@@ -289,7 +289,7 @@ def fit(
             raise ValueError(f"no class of branch {branch} has {ENOUGH} objects")
     members = {name: names == name for name in LIGHTCURVE_CLASSES}
     members |= {branch: np.isin(names, classes) for branch, classes in BRANCHES.items()} | {"all": names != ""}
-    pairs = [_gaussian(normal[members[name]]) for name in _GAUSSIANS]
+    pairs = [gaussian(normal[members[name]]) for name in _GAUSSIANS]
     means, whitening = (np.stack([pair[k] for pair in pairs]) for k in (0, 1))
     made = OutlierModel(
         knots,
@@ -315,8 +315,11 @@ def _quantiles(values: Float) -> Single:
     return knots
 
 
-def _gaussian(rows: Single) -> tuple[Single, Single]:
-    """Mean (p,) and whitening matrix (p, p) of rows; a missing value counts as the mean; NaN for too few rows."""
+def gaussian(rows: Single, shrinkage: float = SHRINKAGE) -> tuple[Single, Single]:
+    """Mean (p,) and whitening matrix (p, p), lower triangular, of rows (n, p); NaN for fewer than ENOUGH rows.
+
+    A missing value (NaN) counts as the mean. `shrinkage` is the share of the mean variance in the covariance.
+    """
     p = rows.shape[1]
     if len(rows) < ENOUGH:
         return np.full(p, np.nan, np.float32), np.full((p, p), np.nan, np.float32)
@@ -325,8 +328,8 @@ def _gaussian(rows: Single) -> tuple[Single, Single]:
     mean = np.where(there, rows, 0.0).sum(axis=0) / np.maximum(count, 1)
     deviation = np.where(there, rows - mean, 0.0)
     covariance = deviation.T @ deviation / len(rows)
-    covariance *= 1.0 - SHRINKAGE
-    covariance[np.diag_indices(p)] += SHRINKAGE * np.trace(covariance) / ((1.0 - SHRINKAGE) * p)
+    covariance *= 1.0 - shrinkage
+    covariance[np.diag_indices(p)] += shrinkage * np.trace(covariance) / ((1.0 - shrinkage) * p)
     return mean.astype(np.float32), np.linalg.cholesky(np.linalg.inv(covariance)).astype(np.float32)
 
 

@@ -9,6 +9,10 @@ All three images have their median taken off, are divided by one number, the noi
 that the difference stays science minus template, and are compressed by asinh; sums are in units of their own noise.
 Median and MAD do not move for NaN, saturated pixels, cosmic rays or a bright neighbour; minimum and maximum, by which
 ALeRCE scales, do.
+
+How outlying an alert is, the network says too: in the space that its head judges, of the pooled features of the images
+and the columns, each class is a Gaussian (`training.stamps.with_outliers`), and the score is the share of ordinary
+alerts that are nearer to one.
 """
 
 from __future__ import annotations
@@ -286,11 +290,15 @@ def views(images: npt.ArrayLike) -> tuple[Floats, Floats, npt.NDArray[np.object_
 
 @dataclass(frozen=True)
 class StampModel:
-    """A trained network with what it needs: version, classes in the order of its probabilities, and its inputs."""
+    """A trained network with what it needs: version, classes in the order of its probabilities, and its inputs.
+
+    `levels` are quantiles of the distances of ordinary alerts, empty for a model file that says nothing of outliers.
+    """
 
     version: str
     classes: tuple[str, ...]
     inputs: tuple[Input, ...]
+    levels: Doubles
     _session: Any = field(repr=False)
 
     @classmethod
@@ -314,34 +322,44 @@ class StampModel:
         if about.get("format") != FORMAT:
             raise ModelError(f"{path} is a stamp model of format {about.get('format')}, this code reads {FORMAT}")
         wanted = tuple(Input(*one) for one in json.loads(about["inputs"]))
-        return cls(about["version"], tuple(json.loads(about["classes"])), wanted, session)
+        levels = np.array(json.loads(about.get("outlier_levels", "[]")), np.float64)
+        return cls(about["version"], tuple(json.loads(about["classes"])), wanted, levels, session)
 
-    def predict(self, fine: Floats, coarse: Floats, table: Floats) -> Doubles:
-        """Probabilities (n, classes), each row of sum 1, of views (n, 4, 21, 21) and normalised inputs (n, c)."""
+    def _answers(self, fine: Floats, coarse: Floats, table: Floats) -> tuple[Doubles, Doubles]:
+        """Probabilities (n, classes) and outlier scores (n,) of views (n, 4, 21, 21) and normalised inputs (n, c)."""
         given = {"fine": fine, "coarse": coarse, "columns": table}
         taken = [one.name for one in self._session.get_inputs()]
-        (answer,) = self._session.run(None, {name: given[name] for name in taken})
+        answer, *distance = self._session.run(None, {name: given[name] for name in taken})
         probabilities: Doubles = answer.astype(np.float64)
-        return probabilities / probabilities.sum(axis=1, keepdims=True)
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        if not distance:
+            return probabilities, np.full(len(answer), np.nan)
+        return probabilities, np.searchsorted(self.levels, distance[0].ravel()) / len(self.levels)
 
     def classify(self, images: npt.ArrayLike, columns: Columns) -> tuple[Doubles, npt.NDArray[np.object_]]:
-        """Probabilities float64 (n, classes), each row of sum 1, and why an alert has none (n,), None where it has.
+        """Probabilities and reasons of `judge`."""
+        probabilities, _, reason = self.judge(images, columns)
+        return probabilities, reason
+
+    def judge(self, images: npt.ArrayLike, columns: Columns) -> tuple[Doubles, Doubles, npt.NDArray[np.object_]]:
+        """Probabilities, float64 (n, classes), each row of sum 1; outlier scores (n,); why an alert has none (n,).
 
         images: (n, 3, 63, 63) as of `alerts.stamps`; columns: those of the candidates, as far as they are there. Rows
-        with a reason are NaN. Raises ValueError as of `views` and `inputs`.
+        with a reason are NaN, others have None. Scores are from 0 (ordinary) to 1, NaN throughout where the model file
+        knows of none. Raises ValueError as of `views` and `inputs`.
         """
         array = np.asarray(images)
         n = len(array)
         table = normalise(inputs(columns, [one.name for one in self.inputs], n), self.inputs)
-        probabilities = np.full((n, len(self.classes)), np.nan)
+        probabilities, scores = np.full((n, len(self.classes)), np.nan), np.full(n, np.nan)
         reason = np.full(n, None, object)
         for first in range(0, n, _BATCH):
             rows = slice(first, min(first + _BATCH, n))
             fine, coarse, reason[rows] = views(array[rows])
-            answer = self.predict(fine, coarse, table[rows])
-            answer[[text is not None for text in reason[rows]]] = np.nan
-            probabilities[rows] = answer
-        return probabilities, reason
+            probabilities[rows], scores[rows] = self._answers(fine, coarse, table[rows])
+        without = [text is not None for text in reason]
+        probabilities[without], scores[without] = np.nan, np.nan
+        return probabilities, scores, reason
 
 
 @dataclass(frozen=True)

@@ -353,7 +353,7 @@ PROBABILITIES = Table(
         Column("probabilities", "values", "Class to probability"),
         Column("flags", "list", "What a reader should know: ephemeris, negative, stellar (kafka/schemas)"),
         Column("outlier_score", "double", "Share of ordinary objects that fit the known classes better; null unknown"),
-        Column("outlier_version", "string", "Version of the outlier model that goes with the classifier"),
+        Column("outlier_version", "string", "Version of the model that gave the score; of stamps it is the classifier"),
     ),
     ("oid", "classifier", "version", "candid"),
 )

@@ -186,7 +186,11 @@ def _stamp_row(record: records.Record) -> Row:
         "probabilities": list(probabilities.items()),
         "ndet_used": 1,
         "nown": 1,
-        **{name: record[name] for name in ("survey", "version", "candid", "mjd", "flags", "ra", "dec")},
+        # The stamp classifier itself knows what is outlying.
+        "outlier_version": record["version"] if record["outlier_score"] is not None else None,
+        **{
+            name: record[name] for name in ("survey", "version", "candid", "mjd", "flags", "outlier_score", "ra", "dec")
+        },
     }
 
 

@@ -107,7 +107,7 @@ def _classified(batch: pa.RecordBatch, survey: str, worker: _Worker) -> Iterator
     images = cutouts.decode(*(alerts[name] for name in CUTOUTS), xpos=x, ypos=y)
     is_mover = is_known_mover(alerts)
     model, version = worker.model.get()
-    probabilities, reasons = model.classify(images.images, alerts)
+    probabilities, outlying, reasons = model.judge(images.images, alerts)
     probabilities[is_mover] = np.eye(len(STAMP_CLASSES))[STAMP_CLASSES.index("asteroid")]
     probabilities = records.published(probabilities)
     flags = _flags(alerts, is_mover)
@@ -134,6 +134,7 @@ def _classified(batch: pa.RecordBatch, survey: str, worker: _Worker) -> Iterator
             "class": STAMP_CLASSES[int(np.argmax(values))],
             "version": version,
             "flags": flags[k],
+            "outlier_score": None if np.isnan(outlying[k]) else float(outlying[k]),
             "survey": survey,
             "received": received[row].as_py(),
             "mjd": jd - MJD_ZERO,

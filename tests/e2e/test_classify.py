@@ -129,7 +129,8 @@ def test_stamp_classes_are_those_of_the_model(run: tuple[Settings, Callable[[], 
     images = stamps.decode(
         *(mine[name] for name in ("cutoutScience", "cutoutTemplate", "cutoutDifference")), xpos=x, ypos=y
     )
-    expected, _ = model.classify(images.images, mine)
+    expected, scores, _ = model.judge(images.images, mine)
+    np.testing.assert_allclose(found["outlier_score"], scores, atol=2 / outliers.LEVELS)
     expected[is_known_mover(mine)] = np.eye(5)[STAMP_CLASSES.index("asteroid")]
     actual = np.array([_values(cell, STAMP_CLASSES) for cell in found["probabilities"].to_list()])
     np.testing.assert_allclose(actual, expected, atol=1e-5)

@@ -42,6 +42,7 @@ def stamp_record(**changes: object) -> records.Record:
         "class": "SN",
         "version": "1",
         "flags": ["negative"],
+        "outlier_score": 0.25,
         "survey": "ztf",
         "received": datetime(2020, 6, 1, tzinfo=UTC),
         "mjd": 59000.25,

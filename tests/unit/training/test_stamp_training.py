@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 pytest.importorskip("tensorflow", reason="the extra `training` is not installed")
@@ -74,6 +75,24 @@ def test_the_model_file_answers_as_keras_does(trained: Trained, tmp_path: Path) 
     assert (model.version, model.classes) == ("test", STAMP_CLASSES)
     assert [one.name for one in model.inputs] == list(SMALL.columns)
     assert model.inputs == trained.inputs
+
+
+def test_outliers_are_found_and_the_answers_are_the_same_to_the_bit(trained: Trained, tmp_path: Path) -> None:
+    bare = onnx.load_from_string(trained.content)
+    del bare.graph.output[1:]
+    (tmp_path / "bare.onnx").write_bytes(bare.SerializeToString())
+    images, columns, _ = drawn(300, 11)
+    plain, _ = StampModel.load(tmp_path / "bare.onnx").classify(images, columns)
+    probabilities, scores, _ = _loaded(trained, tmp_path).judge(images, columns)
+    assert np.array_equal(probabilities, plain)
+    # Shares of ordinary alerts: about uniform for others of the kind.
+    assert abs(scores.mean() - 0.5) < 0.12
+    trail = np.abs(np.arange(63)[:, None] - np.arange(63)) < 2
+    _, odd, _ = _loaded(trained, tmp_path).judge(images + 300.0 * trail[None, None] * [[[[1]], [[0]], [[1]]]], columns)
+    assert np.mean(odd > 0.95) > 0.5
+    without = images.copy()
+    without[0, 1] = np.nan
+    assert np.isnan(_loaded(trained, tmp_path).judge(without, columns)[1][0])
 
 
 def test_images_and_columns_together_beat_either_alone(trained: Trained, tmp_path: Path) -> None:
