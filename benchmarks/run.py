@@ -32,6 +32,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "features": ["--objects", "20", "--repeats", "1"],
     "features_spark": ["--objects", "200", "--repeats", "1"],
     "forest": ["--objects", "100", "--trees", "30", "--repeats", "2"],
+    "outliers": ["--objects", "20", "--curves", "50", "--repeats", "1"],
     "stream": ["--quick"],
     "integrity": ["--quick"],
     "simulation": ["--objects", "20", "--repeats", "1"],

@@ -183,7 +183,7 @@ def _page(report: Report) -> str:
         parts += _verdict(report.verdict)
     for level in report.levels:
         parts += _level(level, [p for p in report.published if p.level == level.name])
-    classes = report.levels[-1].classes
+    classes = report.levels[-1].classes if report.levels else ()
     for binned in report.recall:
         parts += _section(f"Recall against {binned.quantity}", figures.recall(binned, classes))
     if report.calibration:
