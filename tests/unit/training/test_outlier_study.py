@@ -10,9 +10,11 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from alerce_spark.classifiers import lightcurve, outliers
-from alerce_spark.classifiers.taxonomy import BRANCHES, LIGHTCURVE, LIGHTCURVE_CLASSES, OUTLIER
+from alerce_spark.classifiers.stamp import StampModel
+from alerce_spark.classifiers.taxonomy import BRANCHES, LIGHTCURVE, LIGHTCURVE_CLASSES, OUTLIER, STAMP
 from alerce_spark.lake.models import bootstrap
 from alerce_spark.simulation.curves import light_curves
+from alerce_spark.simulation.first_alerts import first_alerts
 from alerce_spark.training import outliers as studies
 from alerce_spark.training.light_curves import simulated_set
 
@@ -52,13 +54,29 @@ def test_an_event_changes_what_it_says_and_nothing_before() -> None:
         studies.inject(curves, "sneeze", 1)
 
 
+def test_odd_stamps_are_found() -> None:
+    shipped = bootstrap(STAMP)
+    assert shipped is not None
+    model = StampModel.load(shipped)
+    alerts = first_alerts(99, 30)
+    _, usual, _ = model.judge(alerts.images, alerts.columns)
+    assert abs(usual.mean() - 0.5) < 0.1
+    for kind, least in (("trail", 0.85), ("noise", 0.8), ("swapped", 0.7)):
+        _, odd, _ = model.judge(studies.odd_stamps(alerts.images, kind, 1), alerts.columns)
+        assert studies.area(odd, usual) > least
+    with pytest.raises(ValueError, match="no odd stamps"):
+        studies.odd_stamps(alerts.images, "cat", 1)
+
+
 @pytest.mark.soak
 def test_the_bars_in_full(tmp_path: Path) -> None:
     """Fifteen classes left out in turn, as in docs/reports/outliers.html, and its page; some six minutes."""
-    shipped, forest = bootstrap(OUTLIER), bootstrap(LIGHTCURVE)
+    shipped, forest, stamps = bootstrap(OUTLIER), bootstrap(LIGHTCURVE), bootstrap(STAMP)
+    assert stamps is not None
     assert shipped is not None
     assert forest is not None
-    out = studies.study(tmp_path / "outliers.html", outliers.load(shipped), lightcurve.load(forest))
+    loaded = outliers.load(shipped), lightcurve.load(forest), StampModel.load(stamps)
+    out = studies.study(tmp_path / "outliers.html", *loaded)
     sheets = json.loads(out.with_suffix(".json").read_text())["sheets"]
     left_out = {row["class"]: row for row in sheets["Each class left out in turn"]}
     assert set(left_out) == {*LIGHTCURVE_CLASSES, "mean"}
