@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
-from deltalake.exceptions import DeltaError
+from deltalake import Schema
+from deltalake.exceptions import CommitFailedError, DeltaError
 from obstore.exceptions import AlreadyExistsError, NotFoundError
 from pyroaring import BitMap64
 
@@ -105,6 +106,26 @@ def create(lake: str, table: Table, configuration: dict[str, str]) -> bool:
     except AlreadyExistsError:
         return False
     return True
+
+
+def add_columns(lake: str, table: Table) -> list[str]:
+    """Add the columns of the definition that a stored table lacks; returns their names. Stored rows have nulls there.
+
+    Raises Conflict where another writer committed meanwhile, LakeError for a new column that may not be null.
+    """
+    stored = delta_table(lake, table.name)
+    known = {field.name for field in stored.schema().fields}
+    missing = [field for field in Schema.from_json(table.delta_schema).fields if field.name not in known]
+    if required := [field.name for field in missing if not field.nullable]:
+        raise LakeError(
+            f"table {table.name} lacks {', '.join(required)}: make a new lake and import the archive into it"
+        )
+    if missing:
+        try:
+            stored.alter.add_columns(missing)
+        except CommitFailedError as error:
+            raise Conflict(f"columns of {table.name}: {error}") from None
+    return [field.name for field in missing]
 
 
 def commit(lake: str, table: str, version: int, change: Change) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import polars as pl
@@ -28,7 +29,7 @@ _ATTEMPTS = 10
 
 
 def create(lake: str, order: int) -> list[str]:
-    """Make the tables that are not there yet; returns their names.
+    """Make the tables that are not there yet, and add columns that are new to those that are; returns the former.
 
     Raises LakeError where the lake exists with another HEALPix order.
     """
@@ -39,6 +40,9 @@ def create(lake: str, order: int) -> list[str]:
         )
     properties = {ORDER_PROPERTY: str(order), "delta.deletedFileRetentionDuration": "interval 1 days"}
     made = [table.name for table in TABLES.values() if log.create(lake, table, properties)]
+    for table in TABLES.values():
+        if table.name not in made:
+            unhindered(partial(log.add_columns, lake, table))
     rows = [
         {"classifier": name, "version": taxonomy.VERSION, "classes": list(classes)}
         for name, classes in (

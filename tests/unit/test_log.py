@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from alerce_spark import sky
 from alerce_spark.lake import files, log, lookup, write
 from alerce_spark.lake.log import Change, Conflict
 from alerce_spark.lake.storage import LakeError, delta_table
-from alerce_spark.lake.tables import TABLES
+from alerce_spark.lake.tables import TABLES, Column
 
 ORDER = 3
 
@@ -263,3 +264,33 @@ def test_a_move_and_a_change_of_the_same_rows_never_both_happen(lake: str) -> No
     with pytest.raises(Conflict):
         log.commit(lake, "magstats", version, late)
     assert stored(lake) == {"Z1": 3, "Z2": 1}
+
+
+def test_columns_of_a_new_version_are_added_to_an_old_lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = str(tmp_path / "lake")
+    new = TABLES["magstats"]
+    old = replace(new, columns=tuple(column for column in new.columns if column.name != "dt_first"))
+    with monkeypatch.context() as patch:
+        patch.setitem(TABLES, "magstats", old)
+        write.create(lake, ORDER)
+        rows = magstats({1: 5})
+        version = lookup.versions(lake, ["magstats"])["magstats"]
+        log.commit(lake, "magstats", version, Change(files.write(lake, "magstats", rows)))
+    assert write.create(lake, ORDER) == []
+    assert "dt_first" in [field.name for field in delta_table(lake, "magstats").schema().fields]
+    _store_with_dt_first(lake, 2, 7.5)
+    seen = pl.scan_delta(delta_table(lake, "magstats")).select("oid", "dt_first").collect()
+    assert dict(seen.iter_rows()) == {"Z1": None, "Z2": 7.5}
+    _store_with_dt_first(lake, 1, 6.5)
+    seen = pl.scan_delta(delta_table(lake, "magstats")).select("oid", "dt_first").collect()
+    assert dict(seen.iter_rows()) == {"Z1": 6.5, "Z2": 7.5}
+    assert log.add_columns(lake, new) == []
+    with pytest.raises(LakeError, match="magstats lacks more"):
+        log.add_columns(lake, replace(new, columns=(*new.columns, Column("more", "int", "", required=True))))
+
+
+def _store_with_dt_first(lake: str, number: int, days: float) -> None:
+    rows = magstats({number: 1})
+    rows = rows.set_column(rows.schema.get_field_index("dt_first"), "dt_first", pa.array([days]))
+    version = lookup.versions(lake, ["magstats"])["magstats"]
+    log.commit(lake, "magstats", version, write.replace(lake, "magstats", rows, version))
