@@ -39,10 +39,11 @@ _NIGHT = 10**15  # a candid is night, fraction of the day, chip and number in th
 
 @dataclass(frozen=True)
 class Region:
-    """A piece of sky: seed, number of objects, centre (ra, dec) [deg], and the weight of each kind of object."""
+    """A piece of sky: seed, number of objects, days between visits, centre (ra, dec) [deg], weight of each kind."""
 
     seed: int
     objects: int
+    cadence: int
     centre: tuple[float, float]
     mix: Mapping[str, float]
 
@@ -50,12 +51,13 @@ class Region:
     def survey(self) -> dict[str, Any]:
         """The arguments of the simulation."""
         place = {"objects": self.objects, "centre": self.centre, "mix": self.mix, "fields": 2}
-        return {"start_mjd": 59000.0, "nights": NIGHTS + UNSEEN, "cadence": 3, **place}
+        return {"start_mjd": 59000.0, "nights": NIGHTS + UNSEEN, "cadence": self.cadence, **place}
 
 
 HIGH = Region(
     1,
-    480,
+    420,
+    3,
     (160.0, 10.0),
     {
         **{"SNIa": 20, "SNIbc": 5, "SNII": 9, "SLSN": 4, "QSO": 14, "AGN": 12, "Blazar": 6},
@@ -64,7 +66,8 @@ HIGH = Region(
 )
 PLANE = Region(
     2,
-    240,
+    200,
+    6,
     (300.0, 30.0),
     {"E": 24, "RRL": 14, "CEP": 12, "LPV": 14, "DSCT": 8, "Periodic-Other": 6, "YSO": 10, "CV/Nova": 8, "bogus": 4},
 )

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import nbformat
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell
 from rich.console import Console
 
 FOLDER = Path(__file__).resolve().parent
@@ -22,10 +24,15 @@ def notebooks() -> list[Path]:
     return sorted(FOLDER.glob("*.ipynb"))
 
 
-def execute(path: Path, seconds: int = 300) -> NotebookNode:
-    """The notebook with outputs; the environment chooses the lake. Raises CellExecutionError for a cell that fails."""
+def execute(path: Path, seconds: int = 300, kernel: AsyncKernelManager | None = None) -> NotebookNode:
+    """The notebook with outputs; the environment chooses the lake. Raises CellExecutionError for a cell that fails.
+
+    kernel: one that stays, with what it has imported, its JVM, and no names of earlier notebooks; default: a new one.
+    """
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=seconds, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    if kernel is not None:
+        notebook.cells.insert(0, new_code_cell("%reset -f"))
+    NotebookClient(notebook, timeout=seconds, km=kernel, resources={"metadata": {"path": str(FOLDER)}}).execute()
     return notebook
 
 

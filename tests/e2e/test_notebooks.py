@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jupyter_client.manager import AsyncKernelManager
 from pyspark.sql import SparkSession
 
 from alerce_spark.config import load
@@ -25,7 +27,15 @@ def _lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield
 
 
+@pytest.fixture(scope="module")
+def kernel(_lake: None) -> Iterator[AsyncKernelManager]:
+    """One kernel for all notebooks: half of the time of each is imports, and two start Spark."""
+    manager = AsyncKernelManager(kernel_name="python3")
+    yield manager
+    asyncio.run(manager.shutdown_kernel(now=True))
+
+
 @pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.stem)
-def test_notebook(path: Path) -> None:
-    outputs = [o for cell in execute(path).cells for o in cell.get("outputs", [])]
+def test_notebook(path: Path, kernel: AsyncKernelManager) -> None:
+    outputs = [o for cell in execute(path, kernel=kernel).cells for o in cell.get("outputs", [])]
     assert sum("image/png" in o.get("data", {}) for o in outputs) >= 2
