@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
@@ -9,9 +10,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
+from confluent_kafka import Consumer
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -21,20 +24,26 @@ from alerce_spark import lake
 from alerce_spark.alerts.files import find_files, packets_of
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, STAMP, STAMP_CLASSES
 from alerce_spark.config import Settings, load
-from alerce_spark.kafka import local, topics
+from alerce_spark.kafka import local, records, topics
 from alerce_spark.lightcurves.plot import figure
 from alerce_spark.nightly.integrity import Integrity, check
 from alerce_spark.session import spark_session
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.first_alerts import stamp_class
 from alerce_spark.simulation.night import Traits, simulate
+from alerce_spark.streaming.crossmatch import Matched
 from alerce_spark.streaming.photometry import Summary
 from alerce_spark.streaming.results import Stored
 from alerce_spark.streaming.run import Stream
 from alerce_spark.training import figures, metrics
 
-_SHOWN = ("detections", "non_detections", "forced_photometry", "objects", "features", "probabilities", "quarantine")
-_QUERIES = ["archive", "stamps", "lightcurves", "photometry", "results"]
+_SHOWN = (
+    *("detections", "non_detections", "forced_photometry", "objects", "xmatch"),
+    *("features", "probabilities", "quarantine"),
+)
+_QUERIES = ["archive", "stamps", "lightcurves", "photometry", "crossmatch", "results"]
+#: A consumer that has heard nothing for so long has heard everything [s].
+_SILENCE_S = 6.0
 _DEFECTS = ("html", "truncated", "nan_position")
 
 
@@ -68,6 +77,7 @@ def run(base: Settings, folder: Path, alerts: Path | None, number: int, console:
                 "photometry_max_alerts": 2000,
                 "photometry_interval_s": 5.0,
                 "archive_interval_s": 2.0,
+                "crossmatch_interval_s": 5.0,
                 "results_interval_s": 5.0,
             },
         }
@@ -86,15 +96,18 @@ def run(base: Settings, folder: Path, alerts: Path | None, number: int, console:
             packets, truth = _packets(alerts, number)
             bar.update(making, completed=1)
             told, proof = _stream(settings, night, topic, packets, bar)
+            heard = _listen(servers)
             sent = len(packets)
         finally:
             local.stop(settings.kafka.local_dir)
     opened = lake.open(settings.lake.path)
     classes = opened.table("probabilities").collect()
     _summary(opened, sent, told, classes, console)
+    for name, messages in heard.items():
+        console.print(f"topic {name}: {len(messages)} messages")
     console.print(f"integrity of the night: {'complete and right' if proof.ok else proof.broken}")
     page = folder / "report.html"
-    page.write_text(_page(opened, sent, told, classes, truth, proof), encoding="utf-8")
+    page.write_text(_page(opened, sent, told, classes, truth, proof, heard), encoding="utf-8")
     console.print(f"Report: {page}\nTables: {settings.lake.path}  (alerce-spark tables describe)")
 
 
@@ -127,15 +140,9 @@ def _stream(settings: Settings, night: str, topic: str, packets: list[bytes], ba
     told = _Told()
 
     def report(query: str, epoch: int, result: object) -> None:
-        done = int(str(result)) if isinstance(result, int) else 0
-        if isinstance(result, Summary):
-            done = result.alerts + result.refused
-        if isinstance(result, Stored):
-            done = sum(result.rows.values())
-        if isinstance(result, Summary | Stored):
+        if isinstance(result, Summary | Stored | Matched):
             for step, waits in result.latency.items():
                 told.waits.setdefault(step, []).append(waits)
-        bar.advance(tasks[query], done)
 
     stream = Stream(spark, settings, report)
     running = threading.Thread(target=stream.run, name="demo stream")
@@ -148,6 +155,8 @@ def _stream(settings: Settings, night: str, topic: str, packets: list[bytes], ba
         servers = settings.kafka.bootstrap_servers
         topics.send(servers, topic, packets, lambda n: bar.update(producing, completed=n))
         while running.is_alive() and any(bar.tasks[tasks[name]].completed < sent for name in _QUERIES[:-1]):
+            for name, figures_of in stream.metrics.status()["queries"].items():
+                bar.update(tasks[name], completed=figures_of["alerts"])
             time.sleep(0.2)
         told.seconds = time.monotonic() - began
         checking = bar.add_task("integrity", total=None)
@@ -159,6 +168,18 @@ def _stream(settings: Settings, night: str, topic: str, packets: list[bytes], ba
         running.join()
         spark.stop()
     return told, proof
+
+
+def _listen(servers: str) -> dict[str, list[dict[str, Any]]]:
+    """What a consumer of the output topics hears, by topic."""
+    consumer = Consumer({"bootstrap.servers": servers, "group.id": "demo", "auto.offset.reset": "earliest"})
+    consumer.subscribe([f"^{records.STAMP_TOPIC}_.*", f"^{records.LIGHTCURVE_TOPIC}_.*", records.ERROR_TOPIC])
+    heard: dict[str, list[dict[str, Any]]] = {}
+    while (message := consumer.poll(_SILENCE_S)) is not None:
+        if message.error() is None:
+            heard.setdefault(str(message.topic()), []).append(records.decode(message.value() or b""))
+    consumer.close()
+    return heard
 
 
 def _summary(opened: lake.Lake, sent: int, told: _Told, classes: pl.DataFrame, console: Console) -> None:
@@ -185,7 +206,13 @@ def _counts(classes: pl.DataFrame) -> pl.DataFrame:
 
 
 def _page(
-    opened: lake.Lake, sent: int, told: _Told, classes: pl.DataFrame, truth: dict[str, str], proof: Integrity
+    opened: lake.Lake,
+    sent: int,
+    told: _Told,
+    classes: pl.DataFrame,
+    truth: dict[str, str],
+    proof: Integrity,
+    heard: dict[str, list[dict[str, Any]]],
 ) -> str:
     parts = [
         ("Classes of the objects", _bars(classes)),
@@ -198,6 +225,11 @@ def _page(
             title = f"{classifier}: true and predicted classes of the simulated objects"
             parts.append((title, _confusion(_latest(classes, classifier), truth, classifier, names)))
     body = "".join(f"<h2>{escape(title)}</h2>{figures.as_html(drawn, title)}" for title, drawn in parts)
+    body += "<h2>Messages on the output topics</h2>"
+    for name, messages in heard.items():
+        example = json.dumps(messages[-1], indent=1, default=str)
+        body += f"<details><summary>{escape(name)}: {len(messages)}; the last one</summary>"
+        body += f"<pre>{escape(example)}</pre></details>"
     wrong = "nothing is missing and no invariant is broken" if proof.ok else f"broken: {proof.broken}"
     head = f"{sent} alerts in {told.seconds:.0f} s through {', '.join(_QUERIES)}. Integrity of the night: {wrong}."
     return (
