@@ -42,6 +42,8 @@ TOPICS = "|".join(
 
 Row = dict[str, Any]
 _OUTLIER = ("outlier_score", "outlier_version")
+#: Fields that messages of earlier versions of this package lack: such messages may still wait on a topic.
+_LATER: records.Record = dict.fromkeys((*_OUTLIER, "novelty"))
 _SCHEMAS = {
     **{name: TABLES[name].arrow for name in ("features", "probabilities", "quarantine")},
     # A message that is not ours: no container, or without the fields of its schema.
@@ -132,7 +134,7 @@ def _parser(order: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.Reco
             columns = (batch.column(name).to_pylist() for name in ("source", "packet", "received"))
             for topic, message, published in zip(*columns, strict=True):
                 try:
-                    found = list(_parsed(topic, records.decode(message), published))
+                    found = list(_parsed(topic, _LATER | records.decode(message), published))
                 except (ValueError, KeyError, TypeError) as error:
                     found = [("unreadable", {"topic": topic, "reason": f"{type(error).__name__}: {error}"})]
                 for kind, row in found:

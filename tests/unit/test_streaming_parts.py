@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import fastavro
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -110,6 +112,18 @@ def test_a_light_curve_message_becomes_a_row_of_features_and_one_of_probabilitie
 def test_messages_of_files_have_no_latency() -> None:
     message = records.LIGHTCURVE.encode(_light_curve_record() | {"received": None})
     assert set(_parsed(records.LIGHTCURVE_TOPIC, message, None)) == {"features", "probabilities"}
+
+
+def test_messages_of_a_version_without_outliers_still_count() -> None:
+    later = ("outlier_score", "outlier_version", "novelty")
+    schema = records.LIGHTCURVE.definition
+    earlier = schema | {"fields": [f for f in schema["fields"] if f["name"] not in later]}
+    message = io.BytesIO()
+    fastavro.writer(message, earlier, [_light_curve_record()])
+    found = _parsed("lc_classifier_20200601", message.getvalue(), None)
+    assert found["features"]["novelty"].to_pylist() == [None]
+    assert found["probabilities"]["outlier_score"].to_pylist() == [None]
+    assert found["probabilities"]["class"].to_pylist() == ["SNIa"]
 
 
 @pytest.mark.parametrize("message", [b"", b"<html>", b"Obj\x01 and so on"])
