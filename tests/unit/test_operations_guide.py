@@ -30,7 +30,7 @@ def _logged() -> Iterator[str]:
     """Texts of the log with … for what changes; those that only pass an exception on are empty."""
     for call in _calls():
         function = call.func
-        if isinstance(function, ast.Attribute) and function.attr in _LEVELS:
+        if isinstance(function, ast.Attribute) and function.attr in _LEVELS and call.args:
             assert ast.unparse(function.value) in ("log", "logger")
             yield _PLACE.sub("…", ast.literal_eval(call.args[0]))
 
