@@ -474,6 +474,30 @@ def test_the_command_asks_about_what_lacks_and_keeps_what_was_answered(
     assert len(service.requests) == 3
 
 
+def test_the_command_without_the_service_matches_with_what_is_imported(
+    service: _Service,
+    sky: tuple[np.ndarray, np.ndarray],
+    filled: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "allwise.csv"
+    service.sources.write(file, format="ascii.csv")
+    with pytest.raises(SystemExit) as done:
+        main(["catalog", "import", "allwise", str(file)])
+    assert done.value.code == 0
+    near = _sky(*sky)[:, None].separation(_sky(service.sources["ra"], service.sources["dec"])[None, :]).arcsec.min(1)
+    code, said = _run(capsys)
+    assert code == 0
+    assert f"allwise: 65 objects, {(near <= 1).sum()} matched" in said
+    rows = lakes.open(filled).table("xmatch").collect().sort(pl.col("oid").str.slice(3).cast(int))
+    expected = [None if apart > 1 else pytest.approx(apart, abs=1e-9) for apart in near]
+    assert rows["separation"].to_list() == expected
+    assert "allwise: 0 objects" in _run(capsys)[1]
+    assert "allwise: 65 objects" in _run(capsys, "--again")[1]
+    assert service.requests == []
+
+
 def test_what_the_command_cannot_ask_is_said(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, said in (
         (("sdss",), "crossmatch.cds_tables has no sdss; there are allwise"),
