@@ -88,8 +88,8 @@ class StreamSettings(_Section):
     photometry_max_alerts: Annotated[int, Field(ge=1)] = 8000
     archive_interval_s: Annotated[float, Field(ge=0)] = 10.0
     archive_max_alerts: Annotated[int, Field(ge=1)] = 4000
-    stamps_max_alerts: Annotated[int, Field(ge=1)] = 400
-    lightcurves_max_alerts: Annotated[int, Field(ge=1)] = 800
+    stamps_max_alerts: Annotated[int, Field(ge=1)] = 2000
+    lightcurves_max_alerts: Annotated[int, Field(ge=1)] = 2000
     crossmatch_interval_s: Annotated[float, Field(ge=0)] = 30.0
     crossmatch_max_alerts: Annotated[int, Field(ge=1)] = 8000
     results_interval_s: Annotated[float, Field(ge=0)] = 30.0
