@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -340,7 +341,8 @@ class Application:
         group = self._alive
         pids = [pid for pid, name in _group(group) if victim == "all" or (victim == "jvm") == ("java" in name)]
         for pid in [group] if victim == "driver" else pids:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # a worker may end by itself meanwhile
+                os.kill(pid, signal.SIGKILL)
         process, self._process = self._process, None
         assert process is not None
         try:
@@ -348,7 +350,8 @@ class Application:
             wait(lambda: not _group(group), f"the others end after the {victim} was killed", 60)
         finally:
             for pid, _ in _group(group):
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def stop(self) -> None:
         """SIGTERM: it ends after its running batches, without an error."""
