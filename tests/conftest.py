@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ sys.path.insert(0, str(ROOT))  # tests share helpers as tests.lakes
 # A JVM of a test lives a minute or two: the second compiler would cost it more than it gives.
 # Its code cache is then 48 MB by default, full in mid-run, and everything after it interpreted.
 os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
+# No wall-clock limits: the first example may wait for a compiler or for another test.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
