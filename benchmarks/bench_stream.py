@@ -338,7 +338,7 @@ def main() -> None:
         if "sustained" in args.parts:
             result["sustained"] = bench.sustained(args.alerts)
         if "scaling" in args.parts:
-            result["scaling"] = bench.scaling(min(args.alerts, 12_000))
+            result["scaling"] = bench.scaling(min(args.alerts, 8_000))
         if "growth" in args.parts:
             result["growth"] = bench.growth(args.sizes, args.some, 20)
     print(json.dumps(result, indent=1))
