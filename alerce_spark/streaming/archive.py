@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame
 from alerce_spark.alerts.avro import decode
 from alerce_spark.config import ArchiveSettings
 from alerce_spark.repository import Repository, RepositoryError, absolute, key, open_repository, unreadable_key
+from alerce_spark.streaming.worker import map_in_workers
 
 
 def archive(packets: DataFrame, settings: ArchiveSettings, survey: str) -> int:
@@ -24,7 +25,7 @@ def archive(packets: DataFrame, settings: ArchiveSettings, survey: str) -> int:
     RepositoryError when a packet could not be stored.
     """
     upload = uploader(absolute(settings), survey)
-    tasks = packets.select("packet").mapInArrow(upload, "stored BIGINT, error STRING").collect()
+    tasks = map_in_workers(packets.select("packet"), upload, "stored BIGINT, error STRING").collect()
     for task in tasks:
         if task.error is not None:
             raise RepositoryError(task.error)

@@ -32,6 +32,7 @@ from alerce_spark.lake.storage import delta_table, healpix_order
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.lightcurves.statistics import MJD_ZERO
 from alerce_spark.streaming.pieces import PIECES, piece, unpack
+from alerce_spark.streaming.worker import map_in_workers
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Crossmatch:
         local = [catalog.name for catalog in catalogs.imported(self.lake)]
         asked = tuple(name for name in self.asked if name not in local)
         match = _matcher(self.lake, self.survey, version, local, asked)
-        pieces = packets.select("packet", "received").mapInArrow(match, ddl_of(PIECES)).toArrow()
+        pieces = map_in_workers(packets.select("packet", "received"), match, ddl_of(PIECES)).toArrow()
         rows = _earliest(_rows(pieces, _TABLE))
         if finished is not None and finished.num_rows:
             rows = pa.concat_tables([rows, self._answered(finished, asked, version)])

@@ -35,6 +35,7 @@ from alerce_spark.lake.storage import healpix_order
 from alerce_spark.lightcurves import novelty
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, LIMIT_COLUMNS, Stored, light_curves, statistics_of
 from alerce_spark.streaming.sink import MESSAGES, Message, Topics, error_message, messages
+from alerce_spark.streaming.worker import map_in_workers
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +53,12 @@ _STATISTICS = ("ndet", "firstmjd", "lastmjd", "meanra", "meandec", "corrected", 
 
 def lightcurves(packets: DataFrame, lake: str, survey: str, kafka: KafkaSettings | None) -> DataFrame:
     """Messages for the Kafka sink (`streaming/sink.py`): one for each object of a batch that has features."""
-    return packets.mapInArrow(_classifier(lake, survey, kafka), MESSAGES)
+    return map_in_workers(packets, _classifier(lake, survey, kafka), MESSAGES)
 
 
 def of_stored(objects: DataFrame, lake: str, survey: str) -> DataFrame:
     """Messages about stored objects (columns oid, ra, dec), from what the lake holds of them; no packet is needed."""
-    return objects.select("oid", "ra", "dec").mapInArrow(_stored_classifier(lake, survey), MESSAGES)
+    return map_in_workers(objects.select("oid", "ra", "dec"), _stored_classifier(lake, survey), MESSAGES)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.lightcurves.assemble import Rows, assemble, unusable_entries
 from alerce_spark.streaming.pieces import pack, unpack
 from alerce_spark.streaming.source import refusal
+from alerce_spark.streaming.worker import map_in_workers
 
 #: Tables that a batch reads at fixed versions and writes, in the order of its commits. Detections follow what came with
 #: them: who sees an alert's detection has all that its packet carried, and a light curve is complete when it counts all
@@ -108,9 +109,8 @@ class Photometry:
     def process(self, packets: DataFrame) -> Summary:
         """Write everything that `packets` bring; safe to repeat."""
         clock = _Clock()
-        opened = packets.select("packet", "source", "partition", "offset", "received").mapInArrow(
-            _opener(self.survey), ddl_of(_OPENED)
-        )
+        columns = packets.select("packet", "source", "partition", "offset", "received")
+        opened = map_in_workers(columns, _opener(self.survey), ddl_of(_OPENED))
         opened = opened.persist(StorageLevel.MEMORY_AND_DISK)
         try:
             # Bounded: a few tens of bytes for each alert of the batch.
@@ -170,7 +170,7 @@ class Photometry:
         homes = self.spark.createDataFrame(placed.to_arrow().cast(_PLACED))
         joined = opened.where("oid IS NOT NULL").join(F.broadcast(homes), "oid")
         met = joined.repartitionById(slices, F.col("slice")).select("oid", "home", "ra", "dec", "packet")
-        return met.mapInArrow(_assembler(self.lake, self.survey, versions), ddl_of(_CHANGES))
+        return map_in_workers(met, _assembler(self.lake, self.survey, versions), ddl_of(_CHANGES))
 
     def _quarantine(self, opened: DataFrame) -> None:
         bad = opened.where("refused IS NOT NULL").select("refused")

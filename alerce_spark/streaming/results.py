@@ -28,6 +28,7 @@ from alerce_spark.lake import lookup, write
 from alerce_spark.lake.storage import healpix_order
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.streaming.pieces import PIECES, piece, unpack
+from alerce_spark.streaming.worker import map_in_workers
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Results:
         """Write what `messages` bring; safe to repeat."""
         parser = _parser(healpix_order(self.lake))
         # Bounded by the most messages of a batch: 2 kB a light-curve result.
-        pieces = messages.select("source", "packet", "received").mapInArrow(parser, ddl_of(PIECES)).toArrow()
+        pieces = map_in_workers(messages.select("source", "packet", "received"), parser, ddl_of(PIECES)).toArrow()
         written = {}
         for name in ("features", "probabilities"):
             if count := self._store(_rows(pieces, name), name):

@@ -33,6 +33,7 @@ from alerce_spark.lake.models import Served, bootstrap
 from alerce_spark.lake.storage import healpix_order
 from alerce_spark.lightcurves.statistics import MJD_ZERO
 from alerce_spark.streaming.sink import MESSAGES, Message, Topics, error_message, messages
+from alerce_spark.streaming.worker import map_in_workers
 
 STAGE = "stamps"
 #: Objects that a worker remembers: enough for the minutes until the lake has them.
@@ -46,7 +47,7 @@ def stamps(
 
     is_warm_up: the packets are not of the sky, workers must not remember their objects.
     """
-    return packets.mapInArrow(_classifier(lake, survey, kafka, is_warm_up), MESSAGES)
+    return map_in_workers(packets, _classifier(lake, survey, kafka, is_warm_up), MESSAGES)
 
 
 @dataclass

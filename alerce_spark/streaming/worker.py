@@ -1,0 +1,36 @@
+"""Functions on Spark's Python workers, without the garbage collection that a worker makes after each task.
+
+Spark's daemon collects after every task (pyspark/daemon.py), which walks through all objects of all modules that a
+worker has loaded: 160 to 230 ms of a core for ours, more than most tasks take. What survived such a collection is set
+aside here (gc.freeze), so that the next one looks at what is new only: 0.02 ms.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql.types import StructType
+
+Batches = Iterator[pa.RecordBatch]
+
+#: Survivors that are worth setting aside: a walk through fewer takes a few milliseconds.
+_MANY = 20_000
+
+
+def map_in_workers(frame: DataFrame, function: Callable[[Batches], Batches], schema: str | StructType) -> DataFrame:
+    """As `frame.mapInArrow(function, schema)`."""
+
+    def run(batches: Batches) -> Batches:
+        settle()
+        return function(batches)
+
+    return frame.mapInArrow(run, schema)
+
+
+def settle() -> None:
+    """Set aside what has survived a full collection, where that is much. Cycles among it are never collected."""
+    if len(gc.get_objects(generation=2)) > _MANY:
+        gc.freeze()
