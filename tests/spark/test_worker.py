@@ -1,0 +1,40 @@
+"""Workers set aside what they have loaded, and what a function yields is what Spark gets."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pytest
+from pyspark.sql import SparkSession
+
+from alerce_spark.streaming.worker import map_in_workers, settle
+
+pytestmark = pytest.mark.spark
+
+
+def test_survivors_of_a_collection_are_set_aside() -> None:
+    gc.unfreeze()
+    living = [[k] for k in range(50_000)]
+    gc.collect()
+    settle()
+    frozen = gc.get_freeze_count()
+    assert frozen >= len(living)
+    settle()  # nothing is left that is worth it
+    assert gc.get_freeze_count() == frozen
+    gc.unfreeze()
+
+
+def test_workers_do(spark: SparkSession) -> None:
+    def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        from alerce_spark.streaming import lightcurves  # noqa: F401, PLC0415 (what a worker of the stream loads)
+
+        for batch in batches:
+            yield pa.RecordBatch.from_pydict({"id": batch.column("id"), "frozen": [gc.get_freeze_count()] * len(batch)})
+
+    # The first task of a worker loads, the collection after it finds what survives, the second one sets it aside.
+    for _ in range(3):
+        rows = map_in_workers(spark.range(40).repartition(2), count, "id LONG, frozen LONG").collect()
+        assert sorted(row["id"] for row in rows) == list(range(40))
+    assert max(row["frozen"] for row in rows) > 20_000
