@@ -317,7 +317,7 @@ def produce(servers: str, topic: str, packets: Iterator[bytes], rate: float, sec
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
-    parser.add_argument("--objects", type=int, default=1000)
+    parser.add_argument("--objects", type=int, default=3000)
     parser.add_argument("--days", type=int, default=420)
     parser.add_argument("--alerts", type=int, default=50_000, help="of the part `sustained`")
     parser.add_argument("--some", type=int, default=4000, help="alerts of `cost`, and of each size of `growth`")

@@ -22,6 +22,8 @@ from alerce_spark.simulation import night
 _THINNED_DAYS = 25
 #: First digits of a candid: days since 2017.
 _CANDID_DAY = 10**15
+#: A visit every so many days: after 400 days half of the alerts are of objects with 80 detections or more.
+CADENCE, VISITS = 6, 1
 #: Rows of invented objects are made for so many at a time.
 _BLOCK = 50_000
 
@@ -35,7 +37,7 @@ class Sky:
     """A steady sky of `objects`, every kind of object that the simulation knows, night after night, with stamps."""
 
     def __init__(self, seed: int, objects: int, days: int) -> None:
-        self._alerts = night.stream(seed, objects=objects)
+        self._alerts = night.stream(seed, objects=objects, cadence=CADENCE, visits_per_night=VISITS)
         self._days = days
         self._first: bytes | None = None
 
@@ -71,7 +73,12 @@ def mix(lake: str, packets_mb: float) -> dict[str, Any]:
     objects = opened.table("objects").select("oid", "ndet", "deltamjd").collect()
     featured = opened.table("features").select("oid").unique().collect()["oid"]
     chosen = objects.filter(pl.col("oid").is_in(featured.implode()))
+    recent = opened.table("detections").filter(pl.col("mjd") > pl.col("mjd").max() - 30).select("oid").collect()
+    alerts = recent.join(objects, "oid")
     return {
+        "recent_alerts_median_detections": alerts["ndet"].median(),
+        "recent_alerts_median_days": round(float(alerts["deltamjd"].median() or 0), 1),  # type: ignore[arg-type]
+        "recent_alerts_with_features": round(alerts["oid"].is_in(featured.implode()).mean() or 0, 3),  # type: ignore[arg-type]
         "objects": len(objects),
         "detections": opened.table("detections").select(pl.len()).collect().item(),
         "objects_with_features": len(chosen),
