@@ -74,9 +74,9 @@ def settings_for(tmp_path: Path) -> Callable[..., Settings]:
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Bootstrap servers of a broker of the test run."""
+    """Bootstrap servers of a broker of the module: output topics hold results of its own alerts only."""
     from alerce_spark.kafka import local
 
     folder = tmp_path_factory.mktemp("kafka")
