@@ -31,6 +31,7 @@ from alerce_spark.kafka.records import published
 from alerce_spark.lake.models import Served, Versioned, bootstrap
 from alerce_spark.lake.tables import ddl_of
 from alerce_spark.lightcurves.correction import correct
+from alerce_spark.worker import map_in_workers
 
 M = TypeVar("M", bound=Versioned)
 
@@ -60,7 +61,7 @@ def features(
         # Of several matches the brightest in W1.
         brightest = F.min_by(F.struct(*_WISE), F.coalesce("w1mpro", F.lit(float("inf"))))
         grouped = grouped.join(matches.groupBy("oid").agg(brightest.alias("wise")), "oid", "left")
-    return grouped.mapInArrow(_compute(), ddl_of(schema()))
+    return map_in_workers(grouped, _compute(), ddl_of(schema()))
 
 
 def register(spark: SparkSession, lake: str | None = None) -> None:

@@ -21,6 +21,7 @@ from alerce_spark.lake import files, log, lookup, write
 from alerce_spark.lake.log import Change, Conflict
 from alerce_spark.lake.storage import delta_table, table_path
 from alerce_spark.lake.tables import TABLES, ddl_of
+from alerce_spark.worker import map_in_workers
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def compact(
         return Compacted(table, 0, 0, 0, 0)
     rows = [{"number": k, "version": live.version, "paths": group} for k, group in enumerate(groups)]
     tasks = spark.createDataFrame(pa.Table.from_pylist(rows, _GROUPS)).repartitionById(len(groups), "number")
-    made = tasks.mapInArrow(_rewriter(lake, table), ddl_of(_MADE)).toArrow().to_pylist()
+    made = map_in_workers(tasks, _rewriter(lake, table), ddl_of(_MADE)).toArrow().to_pylist()
     before = after = overtaken = 0
     pixels = set()
     for done in made:

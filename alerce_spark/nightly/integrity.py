@@ -34,6 +34,7 @@ from alerce_spark.nightly import invariants, packets
 from alerce_spark.nightly.invariants import ALERTS, FINDINGS, MISSING
 from alerce_spark.repository import key, open_repository
 from alerce_spark.sky import healpix
+from alerce_spark.worker import map_in_workers
 
 #: Alerts whose objects are checked together: a few hundred thousand rows in a worker.
 _SLICE_ALERTS = 2000
@@ -203,7 +204,7 @@ class _Job:
                 found = invariants.violations(alerts, invariants.reader(alerts, path), queries)
                 yield from found.to_arrow().cast(FINDINGS).to_batches()
 
-        found = frame.repartitionById(slices, "slice").mapInArrow(violations, ddl_of(FINDINGS)).toArrow()
+        found = map_in_workers(frame.repartitionById(slices, "slice"), violations, ddl_of(FINDINGS)).toArrow()
         return pl.DataFrame(found.cast(FINDINGS))
 
     def _in_repository(self, known: pl.DataFrame) -> pl.DataFrame:

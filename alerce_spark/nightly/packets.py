@@ -20,6 +20,7 @@ from alerce_spark.config import KafkaSettings
 from alerce_spark.kafka import topics
 from alerce_spark.lake.tables import ddl_of
 from alerce_spark.streaming.sink import sink_options
+from alerce_spark.worker import map_in_workers
 
 #: Of each message: where it lies, the checksum of its bytes, and what it is about; null where it cannot be decoded.
 PACKETS = pa.schema(
@@ -136,7 +137,7 @@ def _messages(spark: SparkSession, kafka: KafkaSettings, options: dict[str, str]
 
 def _keys_of(spark: SparkSession, kafka: KafkaSettings, names: list[str], options: dict[str, str]) -> pa.Table:
     messages = _messages(spark, kafka, {"subscribe": ",".join(names), **options})
-    keys = messages.select("value", "topic", "partition", "offset").mapInArrow(_keys, ddl_of(PACKETS)).toArrow()
+    keys = map_in_workers(messages.select("value", "topic", "partition", "offset"), _keys, ddl_of(PACKETS)).toArrow()
     return keys.cast(PACKETS)
 
 

@@ -24,6 +24,7 @@ from alerce_spark.lake.storage import table_path
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lease import Lease, LeaseHeld
 from alerce_spark.streaming.sink import MESSAGES, Message, messages, sink_options
+from alerce_spark.worker import map_in_workers
 
 _SAME = ("pixel", "healpix29", "survey", "oid", "candid", "mjd", "ndet_used", "nown")
 
@@ -39,19 +40,19 @@ def reclassify(spark: SparkSession, settings: Settings) -> tuple[int, str, bool]
     version = LightcurveModels(lake.path).get().version
     at = lookup.versions(lake.path, ["probabilities"])["probabilities"]
     missing = _missing(spark, lake.path, version)
-    classified = missing.mapInArrow(_classifier(lake.path, version), TABLES["probabilities"].ddl).persist()
+    classified = map_in_workers(missing, _classifier(lake.path, version), TABLES["probabilities"].ddl).persist()
     try:
         count = classified.count()
         try:
             with Lease(lake.path, "alerce-spark reclassify", lake.lease_timeout_s, ["results"]):
-                made = classified.mapInArrow(_writer(lake.path), "change BINARY").toArrow()["change"].to_pylist()
+                made = map_in_workers(classified, _writer(lake.path), "change BINARY").toArrow()["change"].to_pylist()
                 log.commit(lake.path, "probabilities", at, write.joined([write.unpacked(change) for change in made]))
             return count, version, False
         except LeaseHeld:
             kafka = settings.kafka
             wanted = [records.RECLASSIFIED_TOPIC]
             topics.create(kafka.bootstrap_servers, wanted, kafka.partitions, options=kafka.options)
-            sent = classified.mapInArrow(_encode, MESSAGES)
+            sent = map_in_workers(classified, _encode, MESSAGES)
             sent.write.format("kafka").options(**sink_options(settings.kafka)).save()
             return count, version, True
     finally:

@@ -40,6 +40,7 @@ from alerce_spark.streaming.results import Results
 from alerce_spark.streaming.sink import as_packets
 from alerce_spark.streaming.source import PACKETS
 from alerce_spark.streaming.stamps import stamps
+from alerce_spark.worker import map_in_workers
 
 #: Packets of one batch: half a gigabyte of ZTF's.
 _BATCH = 8000
@@ -171,7 +172,7 @@ class _Job:
             batch = keys[start : start + _BATCH]
             packets = self._packets(batch, archive, slices).persist(StorageLevel.DISK_ONLY)
             try:
-                alerts.append(pl.DataFrame(packets.mapInArrow(_alerts, ddl_of(_ALERTS)).toArrow()))
+                alerts.append(pl.DataFrame(map_in_workers(packets, _alerts, ddl_of(_ALERTS)).toArrow()))
                 self._copy_history(alerts[-1].join(total.objects, "oid", "anti"), slices)
                 summary = photometry.process(packets)
                 results.process(as_packets(stamps(packets, self.into, self.survey, None)))
@@ -187,7 +188,7 @@ class _Job:
 
     def _packets(self, keys: list[str], archive: ArchiveSettings, slices: int) -> DataFrame:
         listed = self.spark.createDataFrame(pa.table({"key": keys})).repartition(min(slices, len(keys)))
-        return listed.mapInArrow(_reader(archive), PACKETS)
+        return map_in_workers(listed, _reader(archive), PACKETS)
 
     def _copy_history(self, alerts: pl.DataFrame, slices: int) -> None:
         """Copy what the lake holds from before the night of the objects of these alerts."""
@@ -198,7 +199,7 @@ class _Job:
         number = pl.int_range(pl.len(), dtype=pl.Int32) // _SLICE_OBJECTS
         placed = self.spark.createDataFrame(objects.with_columns(slice=number).to_arrow())
         met = placed.repartitionById(max(1, -(-len(objects) // _SLICE_OBJECTS)), "slice").select("oid", "ra", "dec")
-        made = met.mapInArrow(_copier(self.lake, self.into, self.begin), ddl_of(_CHANGES)).toArrow().to_pylist()
+        made = map_in_workers(met, _copier(self.lake, self.into, self.begin), ddl_of(_CHANGES)).toArrow().to_pylist()
         for table, version in lookup.versions(self.into, _HISTORY).items():
             parts = [write.unpacked(change["change"]) for change in made if change["kind"] == table]
             if parts:

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame
 from alerce_spark.alerts.avro import decode
 from alerce_spark.config import ArchiveSettings
 from alerce_spark.repository import Repository, RepositoryError, absolute, key, open_repository, unreadable_key
-from alerce_spark.streaming.worker import map_in_workers
+from alerce_spark.worker import map_in_workers
 
 
 def archive(packets: DataFrame, settings: ArchiveSettings, survey: str) -> int:

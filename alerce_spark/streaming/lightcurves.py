@@ -35,7 +35,7 @@ from alerce_spark.lake.storage import healpix_order
 from alerce_spark.lightcurves import novelty
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, LIMIT_COLUMNS, Stored, light_curves, statistics_of
 from alerce_spark.streaming.sink import MESSAGES, Message, Topics, error_message, messages
-from alerce_spark.streaming.worker import map_in_workers
+from alerce_spark.worker import map_in_workers
 
 log = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.lightcurves.assemble import Rows, assemble, unusable_entries
 from alerce_spark.streaming.pieces import pack, unpack
 from alerce_spark.streaming.source import refusal
-from alerce_spark.streaming.worker import map_in_workers
+from alerce_spark.worker import map_in_workers
 
 #: Tables that a batch reads at fixed versions and writes, in the order of its commits. Detections follow what came with
 #: them: who sees an alert's detection has all that its packet carried, and a light curve is complete when it counts all

@@ -28,7 +28,7 @@ from alerce_spark.lake import lookup, write
 from alerce_spark.lake.storage import healpix_order
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.streaming.pieces import PIECES, piece, unpack
-from alerce_spark.streaming.worker import map_in_workers
+from alerce_spark.worker import map_in_workers
 
 log = logging.getLogger(__name__)
 

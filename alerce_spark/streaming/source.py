@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from alerce_spark.alerts.files import packets_of
 from alerce_spark.config import KafkaSettings, StreamSettings
 from alerce_spark.kafka.topics import subscription
+from alerce_spark.worker import map_in_workers
 
 #: Columns of packets from anywhere. `source` is the topic or the file.
 PACKETS = "packet BINARY, source STRING, `partition` INT, `offset` BIGINT, received TIMESTAMP"
@@ -64,7 +65,7 @@ def from_files(spark: SparkSession, files: Sequence[Path], partitions: int) -> D
     """Packets of files as PACKETS; tar archives are streamed, never unpacked. Workers must see the paths."""
     listed = spark.createDataFrame([(i, str(f.resolve())) for i, f in enumerate(files)], "number INT, path STRING")
     spread = listed.repartitionById(min(partitions, len(files)), F.col("number") % min(partitions, len(files)))
-    return spread.select("path").mapInArrow(_read_files, PACKETS)
+    return map_in_workers(spread.select("path"), _read_files, PACKETS)
 
 
 def _read_files(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

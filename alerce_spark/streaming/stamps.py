@@ -33,7 +33,7 @@ from alerce_spark.lake.models import Served, bootstrap
 from alerce_spark.lake.storage import healpix_order
 from alerce_spark.lightcurves.statistics import MJD_ZERO
 from alerce_spark.streaming.sink import MESSAGES, Message, Topics, error_message, messages
-from alerce_spark.streaming.worker import map_in_workers
+from alerce_spark.worker import map_in_workers
 
 STAGE = "stamps"
 #: Objects that a worker remembers: enough for the minutes until the lake has them.

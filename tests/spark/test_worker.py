@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from alerce_spark.streaming.worker import map_in_workers, settle
+from alerce_spark.worker import map_in_workers, settle
 
 pytestmark = pytest.mark.spark
 
