@@ -27,6 +27,7 @@ from alerce_spark.config import Settings, load
 from alerce_spark.kafka import local, records, topics
 from alerce_spark.lightcurves.plot import figure
 from alerce_spark.nightly.integrity import Integrity, check
+from alerce_spark.pages import page
 from alerce_spark.session import spark_session
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.first_alerts import stamp_class
@@ -232,12 +233,7 @@ def _page(
         body += f"<pre>{escape(example)}</pre></details>"
     wrong = "nothing is missing and no invariant is broken" if proof.ok else f"broken: {proof.broken}"
     head = f"{sent} alerts in {told.seconds:.0f} s through {', '.join(_QUERIES)}. Integrity of the night: {wrong}."
-    return (
-        "<!doctype html><html lang='en'><meta charset='utf-8'><title>alerce_spark: the demo</title>"
-        "<style>img{max-width:100%}</style>"
-        "<body style='font-family:sans-serif;max-width:60em;margin:2em auto'>"
-        f"<h1>alerce_spark: the demo</h1><p>{escape(head)}</p>{body}</body></html>"
-    )
+    return page("alerce_spark: the demo", f"<p>{escape(head)}</p>{body}")
 
 
 def _bars(classes: pl.DataFrame) -> Figure:

@@ -11,6 +11,7 @@ from pyspark.sql import SparkSession
 
 from alerce_spark.config import ConfigError, Settings, conf_dir
 
+_JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 _NEEDED_CLASSES = ("io.delta.sql.DeltaSparkSessionExtension", "org.apache.spark.sql.kafka010.KafkaSourceProvider")
 
 
@@ -54,13 +55,14 @@ def spark_session(settings: Settings, app: str = "alerce_spark", **extra: str) -
     builder = SparkSession.Builder().appName(app)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
     if not submitted:
-        for key, value in profile(settings.spark.profile).items():
+        options = profile(settings.spark.profile)
+        log = f"-Dlog4j2.configurationFile=file:{spark_dir() / 'log4j2.properties'}"
+        options[_JAVA_OPTIONS] = f"{options.get(_JAVA_OPTIONS, '')} {log}".strip()
+        for key, value in options.items():
             # Two tasks a core: those of a long batch must not keep the others waiting.
             twice = f"local[{2 * len(os.sched_getaffinity(0))}]"
             builder = builder.config(key, twice if (key, value) == ("spark.master", "local[*]") else value)
         builder = builder.config("spark.scheduler.allocation.file", f"file:{spark_dir() / 'fairscheduler.xml'}")
-        log = spark_dir() / "log4j2.properties"
-        builder = builder.config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile=file:{log}")
     for key, value in extra.items():
         builder = builder.config(key.replace("__", "."), value)
     spark = builder.getOrCreate()

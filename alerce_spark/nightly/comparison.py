@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 
 from alerce_spark.classifiers.taxonomy import STAMP
 from alerce_spark.lake.storage import table_path
+from alerce_spark.pages import page
 from alerce_spark.training import figures
 from alerce_spark.training.figures import Agreement
 
@@ -166,11 +167,10 @@ def _change(row: dict[str, Any]) -> Change:
 
 
 def _page(done: Comparison) -> str:
-    title = f"Replay of the night {escape(done.night)}"
     refused = f", {done.refused} that cannot be decoded" if done.refused else ""
     models = ", ".join(f"{escape(name)} {escape(version)}" for name, version in done.models.items())
     parts = [
-        f"<h1>{title}</h1><p>{done.packets} packets{refused}; {done.objects} objects; by {models}.",
+        f"<p>{done.packets} packets{refused}; {done.objects} objects; by {models}.",
         f"<p>Stored: {escape(done.lake)}. Replayed: {escape(done.into)}.",
     ]
     for name, objects in done.only_replayed.items():
@@ -181,11 +181,9 @@ def _page(done: Comparison) -> str:
         parts += _section(versions)
     if not done.versions:
         parts.append("<p><b>Nothing to compare</b>: the lake holds no class at these alerts.")
-    head = f"<meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>"
-    return f"<!DOCTYPE html><html lang=en>{head}{''.join(parts)}</html>\n"
+    return page(f"Replay of the night {done.night}", "".join(parts))
 
 
-_STYLE = "body{font-family:sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}img{max-width:100%}"
 _HEADER = ("object", "alert", "stored class", "probability", "replayed class", "probability", "distance", "detections")
 
 

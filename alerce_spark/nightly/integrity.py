@@ -32,6 +32,7 @@ from alerce_spark.lake.storage import healpix_order
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.nightly import invariants, packets
 from alerce_spark.nightly.invariants import ALERTS, FINDINGS, MISSING
+from alerce_spark.pages import page
 from alerce_spark.repository import key, open_repository
 from alerce_spark.sky import healpix
 from alerce_spark.worker import map_in_workers
@@ -303,11 +304,9 @@ def _page(done: Integrity) -> str:
     last = done.rounds[-1].examples
     examples = "".join(f"<li><b>{escape(name)}</b>: {escape('; '.join(keys))}" for name, keys in last.items())
     notes = "".join(f"<p>{escape(note)}</p>" for note in done.notes)
-    title = f"Integrity of the night {escape(done.night)}"
-    return (
-        f"<!DOCTYPE html><html lang=en><meta charset=utf-8><title>{title}</title>"
-        "<style>body{font-family:sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}</style>"
-        f"<h1>{title}</h1><p><b>{verdict}</b></p>{notes}"
+    body = (
+        f"<p><b>{verdict}</b></p>{notes}"
         "<table><tr><th>round<th>finished (UTC)<th>packets<th>missing<th>sent again<th>broken invariants"
-        f"{rows}</table>" + (f"<h2>Examples</h2><ul>{examples}</ul>" if examples else "") + "</html>\n"
+        f"{rows}</table>" + (f"<h2>Examples</h2><ul>{examples}</ul>" if examples else "")
     )
+    return page(f"Integrity of the night {done.night}", body)

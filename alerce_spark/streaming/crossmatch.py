@@ -69,7 +69,7 @@ class Matched:
     alerts: int
     rows: dict[str, int]
     found: dict[str, int]
-    latency: dict[str, np.ndarray] = field(default_factory=dict)
+    latency: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
 
 @dataclass

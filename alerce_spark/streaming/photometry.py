@@ -78,7 +78,7 @@ class Summary:
     refused: int
     rows: dict[str, int]
     seconds: dict[str, float]
-    latency: dict[str, np.ndarray] = field(default_factory=dict)
+    latency: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     objects: pl.DataFrame = field(default_factory=lambda: _NO_OBJECTS, repr=False)
 
     def plus(self, other: Summary) -> Summary:

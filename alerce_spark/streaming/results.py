@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -62,7 +62,7 @@ class Stored:
 
     unreadable: int
     rows: dict[str, int]
-    latency: dict[str, np.ndarray]
+    latency: dict[str, np.ndarray] = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -100,9 +100,18 @@ class Stream:
 
         Raises LeaseHeld where another application writes one's tables, ConfigError for bad options of Kafka.
         """
-        lake, kafka = self.settings.lake, self.settings.kafka
+        kafka = self.settings.kafka
         topics.client_options(kafka.bootstrap_servers, kafka.options)  # what is bad stops here, not in a query's thread
-        names = self.settings.stream.queries
+        try:
+            self._run_queries()
+        finally:
+            if self._service is not None:
+                self._service.close()
+        if self._fatal:
+            raise StreamFailed("; ".join(self._fatal))
+
+    def _run_queries(self) -> None:
+        lake, names = self.settings.lake, self.settings.stream.queries
         with self._lease([name for name in names if name in WRITERS]) as check_lease:
             write.create(lake.path, lake.healpix_order)
             self._warm_up()
@@ -119,10 +128,6 @@ class Stream:
                     thread.start()
                 for thread in threads:
                     thread.join()
-        if self._service is not None:
-            self._service.close()
-        if self._fatal:
-            raise StreamFailed("; ".join(self._fatal))
 
     def stop(self) -> None:
         """End after the running batches."""

@@ -24,6 +24,7 @@ from scipy import stats
 from alerce_spark.alerts.avro import decode
 from alerce_spark.features.extract import extract
 from alerce_spark.features.names import FEATURES
+from alerce_spark.pages import page
 from alerce_spark.simulation import survey
 from alerce_spark.simulation.curves import light_curves
 from alerce_spark.simulation.night import simulate
@@ -40,10 +41,6 @@ FEATURE_NIGHTS, RELEASE_NIGHTS = (58194, 59030), (58197, 59029)
 #: Objects made for each real one of a class, and the least number a class.
 _MADE_PER_REAL, _MADE_LEAST = 10, 40
 _NULL = -999.0
-_STYLE = (
-    "<style>body{font-family:sans-serif;margin:2em}table{border-collapse:collapse;font-size:80%}"
-    "td,th{padding:2px 8px;border-bottom:1px solid #ccc;text-align:right}</style>"
-)
 
 
 def compare(real: Samples, made: Samples, group: str) -> pa.Table:
@@ -338,9 +335,9 @@ def realism_page(out: Path, data_dir: Path, seed: int) -> Path:
         "<h3>Least likely pairs of distributions, by class</h3>",
         _table(worst.to_arrow()),
     ]
-    head = f"<!doctype html><meta charset='utf-8'><title>Realism</title>{_STYLE}<h1>Simulation and reality</h1>"
+    about = f"<p>Seed {seed}. Shifts of medians are in units of the real spread.</p>"
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(head + f"<p>Seed {seed}. Shifts of medians are in units of the real spread.</p>" + "\n".join(parts))
+    out.write_text(page("Simulation and reality", about + "\n".join(parts)))
     return out
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from alerce_spark.pages import page
 from alerce_spark.training import figures
 from alerce_spark.training.figures import Agreement
 from alerce_spark.training.metrics import Binned, Calibration, Estimate, Level, Sky, Verdict
@@ -166,19 +167,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1180px; margin: 2em auto; padding: 0 1em; }
-h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ccc; }
-table { border-collapse: collapse; margin: 1em 0; }
-caption { text-align: left; font-weight: 600; padding-bottom: .3em; }
-td, th { padding: .2em .8em; border-bottom: 1px solid #e3e3e3; text-align: right; }
-td:first-child, th:first-child { text-align: left; }
-img { max-width: 100%; } .note { color: #555; } .no { color: #b04000; font-weight: 600; }
-"""
-
-
 def _page(report: Report) -> str:
-    parts = [f"<h1>{escape(report.title)}</h1>", _table("", ("", ""), report.about.items())]
+    parts = [_table("", ("", ""), report.about.items())]
     if report.verdict is not None:
         parts += _verdict(report.verdict)
     for level in report.levels:
@@ -202,9 +192,7 @@ def _page(report: Report) -> str:
         parts += _section("Feature importance", figures.importances(report.importances))
     for sheet in report.sheets:
         parts += [f"<h2>{escape(sheet.title)}</h2>", _table("", sheet.header, sheet.rows), _note(sheet.note)]
-    body = "\n".join(parts)
-    head = f"<meta charset=utf-8><title>{escape(report.title)}</title><style>{_STYLE}</style>"
-    return f"<!doctype html><html lang=en><head>{head}</head><body>\n{body}\n</body></html>\n"
+    return page(report.title, "\n".join(parts))
 
 
 def _verdict(verdict: Verdict) -> list[str]:

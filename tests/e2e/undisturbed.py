@@ -246,13 +246,19 @@ def values(servers: str, prefix: str) -> list[bytes]:
 
 
 def wait_until_stored(settings: Settings, sent: Sent) -> None:
-    """Until every alert has its own row: what comes next is about results that were made before."""
+    """Until every alert has its own row: what comes next is about results that were made before.
 
-    def stored() -> bool:
+    How long a backlog takes is the machine's affair; it fails where nothing more is stored.
+    """
+    stored, since = -1, time.monotonic()
+    while stored < len(sent.alerts):
+        before = stored
         own = lake.open(settings.lake.path).table("detections").filter("has_stamp").select("candid").collect()
-        return len(own) >= len(sent.alerts)
-
-    wait(stored, "every alert is stored", pause=1.0)
+        stored = len(own)
+        since = time.monotonic() if stored > before else since
+        late = f"{stored} of {len(sent.alerts)} alerts are stored, and none more in {_PATIENCE_S:.0f} s"
+        assert time.monotonic() - since < _PATIENCE_S, late
+        time.sleep(1.0)
 
 
 def wait(condition: Callable[[], bool], what: str, limit: float = _PATIENCE_S, pause: float = 0.1) -> None:
