@@ -88,7 +88,9 @@ class StreamSettings(_Section):
     photometry_max_alerts: Annotated[int, Field(ge=1)] = 8000
     archive_interval_s: Annotated[float, Field(ge=0)] = 10.0
     archive_max_alerts: Annotated[int, Field(ge=1)] = 4000
+    stamps_interval_s: Annotated[float, Field(ge=0)] = 0.2
     stamps_max_alerts: Annotated[int, Field(ge=1)] = 2000
+    lightcurves_interval_s: Annotated[float, Field(ge=0)] = 0.5
     lightcurves_max_alerts: Annotated[int, Field(ge=1)] = 2000
     crossmatch_interval_s: Annotated[float, Field(ge=0)] = 30.0
     crossmatch_max_alerts: Annotated[int, Field(ge=1)] = 8000

@@ -203,7 +203,7 @@ class Stream:
             packets = from_kafka(self.spark, settings.kafka, stream, stream.stamps_max_alerts)
             return stamps(packets, settings.lake.path, settings.survey, settings.kafka)
 
-        return _Query("stamps", results, 0.0)
+        return _Query("stamps", results, stream.stamps_interval_s)
 
     def _lightcurves(self, check_lease: Callable[[], None]) -> _Query:
         settings, stream = self.settings, self.settings.stream
@@ -212,7 +212,7 @@ class Stream:
             packets = from_kafka(self.spark, settings.kafka, stream, stream.lightcurves_max_alerts)
             return lightcurves(packets, settings.lake.path, settings.survey, settings.kafka)
 
-        return _Query("lightcurves", results, 0.0)
+        return _Query("lightcurves", results, stream.lightcurves_interval_s)
 
     def _photometry(self, check_lease: Callable[[], None]) -> _Query:
         settings, stream = self.settings, self.settings.stream

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,17 @@ def from_kafka(
         "maxOffsetsPerTrigger": str(most),
         # Topics made while the stream runs are seen at the next batch.
         "kafka.metadata.max.age.ms": "1000",
+        # After each poll Spark asks for the end of the partition, on the connection where the client's fetch ahead
+        # waits for new messages: with Kafka's half second a batch of a few alerts takes that (docs/decisions.md).
+        "kafka.fetch.max.wait.ms": "1",
         **kafka.options,
     }
     if least is not None and wait_s is not None:
         options |= {"minOffsetsPerTrigger": str(least), "maxTriggerDelay": f"{wait_s * 1000:.0f}ms"}
     records = spark.readStream.format("kafka").options(**options).load()
+    if (spark.sparkContext.master or "").startswith("local"):
+        # The fixed cost of a task is most of that of a small batch, and more tasks than cores make it no faster.
+        records = records.coalesce(len(os.sched_getaffinity(0)))
     return records.select(
         F.col("value").alias("packet"),
         F.col("topic").alias("source"),
