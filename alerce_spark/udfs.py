@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,21 +17,17 @@ from pyspark.sql import functions as F
 
 from alerce_spark.alerts import stamps
 from alerce_spark.alerts.model import sign
-from alerce_spark.classifiers import lightcurve
-from alerce_spark.classifiers.artefact import ModelError
-from alerce_spark.classifiers.lightcurve import LightcurveModel
 from alerce_spark.classifiers.stamp import StampModel, is_known_mover
-from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, STAMP
+from alerce_spark.classifiers.taxonomy import LIGHTCURVE_CLASSES, STAMP
 from alerce_spark.features import select
 from alerce_spark.features.io import from_objects, schema
 from alerce_spark.features.names import FEATURES
 from alerce_spark.kafka.records import published
-from alerce_spark.lake.models import Served, Versioned, bootstrap
+from alerce_spark.lake.models import Served, bootstrap
+from alerce_spark.lake.serving import LightcurveModels
 from alerce_spark.lake.tables import ddl_of
 from alerce_spark.lightcurves.correction import correct
 from alerce_spark.worker import map_in_workers
-
-M = TypeVar("M", bound=Versioned)
 
 _OPTIONAL = ("candid", "has_stamp", "parent_candid", "isdiffpos", "magpsf_corr", "sigmapsf_corr_ext", "corrected")
 _DETECTIONS = (*select.REQUIRED, *_OPTIONAL, "ra", "dec", "rb", "sgscore1")
@@ -71,14 +65,15 @@ def register(spark: SparkSession, lake: str | None = None) -> None:
       sigmapsf_corr, sigmapsf_corr_ext;
     * `lc_features(detections)`, `lc_features(detections, limits)`: arrays of structs with ALeRCE's names (`features`
       says which) → struct of version, ndet_used, period_false_alarm and the 152;
-    * `classify_lightcurve(features)` → struct of class, probability, probabilities, version; null without features;
+    * `classify_lightcurve(features)` → struct of class, probability, probabilities, version, outlier_score; nulls
+      without features, and no score where no outlier model goes with the classifier;
     * `classify_stamps(cutoutScience, cutoutTemplate, cutoutDifference, candidate)`: gzipped FITS files and a struct of
-      the packet's candidate columns → the same struct and `reason`, which says why there is no class.
+      the packet's candidate columns → the first four and `reason`, which says why there is no class.
     """
     for name, function, returns in (
         ("correct", _correct, _CORRECTED),
         ("lc_features", _lc_features, ddl_of(_FEATURES)),
-        ("classify_lightcurve", _classify_lightcurve(lake), _CLASS),
+        ("classify_lightcurve", _classify_lightcurve(lake), f"{_CLASS}, outlier_score DOUBLE"),
         ("classify_stamps", _classify_stamps(lake), f"{_CLASS}, reason STRING"),
     ):
         spark.udf.register(name, F.arrow_udf(function, returns))  # type: ignore[call-overload]
@@ -109,41 +104,40 @@ def _lc_features(*columns: pa.Array) -> pa.Array:
 
 
 @cache
-def _light_curve_model(lake: str | None) -> Callable[[], tuple[LightcurveModel, str]]:
-    return _served(lake, LIGHTCURVE, lightcurve.load)
+def _light_curve_models(lake: str | None) -> LightcurveModels:
+    return LightcurveModels(lake)
 
 
 @cache
-def _stamp_model(lake: str | None) -> Callable[[], tuple[StampModel, str]]:
-    return _served(lake, STAMP, StampModel.load)
-
-
-def _served(lake: str | None, classifier: str, loader: Callable[[Path], M]) -> Callable[[], tuple[M, str]]:
-    """What gives a worker the model: current in the lake, or the one that ships with the package."""
-    shipped = bootstrap(classifier)
-    if lake is not None:
-        return Served(lake, classifier, loader, shipped).get
-    if shipped is None:
-        raise ModelError(f"no model of {classifier} ships with this package; name a lake that has one")
-    model = loader(shipped)
-    return lambda: (model, model.version)
+def _stamp_model(lake: str | None) -> Served[StampModel]:
+    return Served(lake, STAMP, StampModel.load, bootstrap(STAMP))
 
 
 def _classify_lightcurve(lake: str | None) -> Callable[[pa.Array], pa.Array]:
     def classify(features: pa.Array) -> pa.Array:
-        model, version = _light_curve_model(lake)()
+        serving = _light_curve_models(lake).get()
         rows = pa.RecordBatch.from_struct_array(features)
         matrix = np.column_stack(
             [pc.cast(rows[name], pa.float64()).to_numpy(zero_copy_only=False) for name in FEATURES]
         )
-        return _classes(model.classify(matrix).probabilities, LIGHTCURVE_CLASSES, version)
+        classified = serving.classifier.classify(matrix)
+        known = np.isfinite(classified.probabilities[:, 0])
+        scores = [
+            outlier["outlier_score"] if is_known else None
+            for outlier, is_known in zip(serving.outlier(matrix, classified), known, strict=True)
+        ]
+        return _with_field(
+            _classes(classified.probabilities, LIGHTCURVE_CLASSES, serving.version),
+            "outlier_score",
+            pa.array(scores, pa.float64()),
+        )
 
     return classify
 
 
 def _classify_stamps(lake: str | None) -> Callable[..., pa.Array]:
     def classify(science: pa.Array, template: pa.Array, difference: pa.Array, candidate: pa.Array) -> pa.Array:
-        model, version = _stamp_model(lake)()
+        model, version = _stamp_model(lake).get()
         columns = pa.Table.from_batches([pa.RecordBatch.from_struct_array(candidate)])
         place = {n: columns[n].to_numpy() for n in ("xpos", "ypos") if n in columns.schema.names}
         read = stamps.decode(science, template, difference, **place)
@@ -154,11 +148,15 @@ def _classify_stamps(lake: str | None) -> Callable[..., pa.Array]:
             is_mover = is_known_mover(columns)
             probabilities[is_mover] = np.eye(len(model.classes))[model.classes.index("asteroid")]
         reason = [None if m else a or b for m, a, b in zip(is_mover, read.reason, reasons, strict=True)]
-        found = _classes(probabilities, model.classes, version)
-        fields = [*(found.field(k) for k in range(found.type.num_fields)), pa.array(reason, pa.string())]
-        return pa.StructArray.from_arrays(fields, [*(f.name for f in found.type), "reason"])
+        return _with_field(_classes(probabilities, model.classes, version), "reason", pa.array(reason, pa.string()))
 
     return classify
+
+
+def _with_field(structs: pa.StructArray, name: str, values: pa.Array) -> pa.StructArray:
+    """The structs with one more field; of a null struct it is null too where `values` is."""
+    fields = [structs.field(k) for k in range(structs.type.num_fields)]
+    return pa.StructArray.from_arrays([*fields, values], [*(field.name for field in structs.type), name])
 
 
 def _classes(probabilities: np.ndarray, names: Sequence[str], version: str) -> pa.Array:

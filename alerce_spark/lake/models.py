@@ -365,12 +365,13 @@ class Served(Generic[M]):
     """The current model of a classifier in a worker: `get` at each batch gives it, newly promoted ones included.
 
     `loader` makes a model of a file and raises where it cannot; `fallback` is the file of the model to use while the
-    lake has none. `alarm` says why the newest model could not be loaded, None while all is well.
+    lake has none, or where there is no lake (None). `alarm` says why the newest model could not be loaded, None while
+    all is well.
     """
 
     def __init__(
         self,
-        lake: str,
+        lake: str | None,
         classifier: str,
         loader: Callable[[Path], M],
         fallback: Path | None = None,
@@ -391,9 +392,9 @@ class Served(Generic[M]):
         Where the current one cannot be loaded, the one that was current before serves, `alarm` says why, and it is
         tried again after a while. Raises ModelError where there is none at all.
         """
-        if self._clock() >= self._not_before:
+        if self._lake is not None and self._clock() >= self._not_before:
             try:
-                self._follow()
+                self._follow(self._lake)
                 self.alarm, self._wait = None, _FIRST_WAIT_S
             except Exception as error:  # noqa: BLE001  (whatever a loader raises, the model before serves on)
                 self._raise_alarm(f"{self._classifier}: {error}")
@@ -409,12 +410,12 @@ class Served(Generic[M]):
             log.error("%s", alarm)
         self.alarm = alarm
 
-    def _follow(self) -> None:
+    def _follow(self, lake: str) -> None:
         """Serve what the table says, if it says something new."""
         if self._handle is None:
-            if not is_made(self._lake, _TABLE.name):
+            if not is_made(lake, _TABLE.name):
                 return
-            self._handle = delta_table(self._lake, _TABLE.name)
+            self._handle = delta_table(lake, _TABLE.name)
         else:
             self._handle.update_incremental()
         version = self._handle.version()
@@ -427,33 +428,34 @@ class Served(Generic[M]):
                 self._served, self._key = self._bootstrapped(), None
         else:
             try:
-                self._serve(entry)
+                self._serve(lake, entry)
             except Exception:
-                self._serve_earlier(registry)
+                self._serve_earlier(lake, registry)
                 raise
         self._seen = version
 
-    def _serve(self, entry: Entry) -> None:
+    def _serve(self, lake: str, entry: Entry) -> None:
         if self._served is not None and (entry.sha256, entry.version) == (self._key, self._served[1]):
             return
-        with fetched(self._lake, entry) as path:
+        with fetched(lake, entry) as path:
             model = self._loader(path)
         self._served, self._key = (model, entry.version), entry.sha256
 
-    def _serve_earlier(self, registry: _Registry) -> None:
+    def _serve_earlier(self, lake: str, registry: _Registry) -> None:
         """Serve the version that was current before, or the latest that can be loaded; else what is served stays.
 
         A worker that started or was idle while it was current has never served it, and all are to agree.
         """
         for version in reversed(registry.previous.get(self._classifier, [])):
             try:
-                self._serve(registry.entries[self._classifier, version])
+                self._serve(lake, registry.entries[self._classifier, version])
                 return
             except Exception as error:  # noqa: BLE001  (as in `get`)
                 log.error("%s %s, which was current before: %s", self._classifier, version, error)
 
     def _bootstrapped(self) -> tuple[M, str]:
         if self._fallback is None:
-            raise ModelError(self.alarm or f"no model of {self._classifier} was promoted in {self._lake}")
+            lacks = "ships with this package" if self._lake is None else f"was promoted in {self._lake}"
+            raise ModelError(self.alarm or f"no model of {self._classifier} {lacks}")
         model = self._loader(self._fallback)
         return model, model.version

@@ -43,10 +43,11 @@ class LightcurveModels:
 
     Scores of outliers are calibrated on what a classifier says of ordinary objects. So an outlier model serves only
     with the classifier that it was calibrated on (by the version in its file); with another there are no scores, and
-    `alarm` says so, as it does where the outlier model cannot be loaded. Classes never wait for it.
+    `alarm` says so, as it does where the outlier model cannot be loaded. Classes never wait for it. Without a lake
+    (None) those that ship with the package serve.
     """
 
-    def __init__(self, lake: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, lake: str | None, clock: Callable[[], float] = time.monotonic) -> None:
         self.classifier = Served(lake, LIGHTCURVE, lightcurve.load, bootstrap(LIGHTCURVE), clock)
         self.alarm: str | None = None
         self._outliers = Served(lake, OUTLIER, outliers.load, bootstrap(OUTLIER), clock)

@@ -22,6 +22,7 @@ from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, ST
 from alerce_spark.features.io import table as features_of
 from alerce_spark.features.names import FEATURES
 from alerce_spark.lake.models import bootstrap
+from alerce_spark.lake.serving import LightcurveModels
 from alerce_spark.lightcurves.correction import correct
 from alerce_spark.simulation.curves import light_curves
 from alerce_spark.simulation.night import simulate
@@ -148,12 +149,16 @@ def test_light_curve_classes(sql: SparkSession, curves: tuple[pa.Table, pa.Table
     model = lightcurve.load(path)
     plain = features_of(*curves)
     matrix = np.column_stack([plain[name].to_numpy() for name in FEATURES])
-    expected = model.classify(matrix).probabilities.astype(np.float32)
-    for oid, values in zip(plain["oid"].to_pylist(), expected, strict=True):
+    classified = model.classify(matrix)
+    expected = classified.probabilities.astype(np.float32)
+    scores = LightcurveModels(None).scorer().score(matrix, classified)
+    for oid, values, score in zip(plain["oid"].to_pylist(), expected, scores, strict=True):
         row = found.row(by_predicate=pl.col("oid") == oid, named=True)
         assert row["probabilities"] == dict(zip(LIGHTCURVE_CLASSES, values.tolist(), strict=True))
         assert (row["class"], row["probability"]) == (LIGHTCURVE_CLASSES[values.argmax()], values.max())
         assert row["version"] == model.version
+        assert row["outlier_score"] == pytest.approx(score, nan_ok=True)
+    assert np.isfinite(scores).any()
     for oid in ("few", "none", "null", "of null"):
         assert set(found.drop("oid").row(found["oid"].to_list().index(oid))) == {None}
 
