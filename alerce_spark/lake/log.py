@@ -20,6 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,7 @@ import polars as pl
 import pyarrow.parquet as pq
 from deltalake import Schema
 from deltalake.exceptions import CommitFailedError, DeltaError
+from numpy.typing import NDArray
 from obstore.exceptions import AlreadyExistsError, NotFoundError
 from pyroaring import BitMap64
 
@@ -156,16 +158,145 @@ def deleted_share(add: Action) -> float:
     return vector["cardinality"] / json.loads(add["stats"])["numRecords"] if vector else 0.0
 
 
-class _Log:
-    """The live files of a table, kept up to date by reading what was committed since."""
+class _Reader:
+    """The live files of a table at a version, kept up to date by reading what was committed since."""
 
     def __init__(self, lake: str, table: str) -> None:
         self._lake, self._table = lake, table
         self._store: Store = store(lake, table)
-        self._lock = threading.Lock()
         self._version = -1
         self._files: dict[str, Action] = {}
         self._features: set[str] = set()
+
+    def _update(self, until: int | None = None) -> None:
+        """Read what was committed up to the version `until`, or up to the newest."""
+        last = self._last_checkpoint()
+        if until is not None and last is not None and last["version"] > until:
+            last = self._checkpoint_before(until)
+        # The first look takes a checkpoint, or one after commits so old that the log no longer has them one by one.
+        is_behind = self._version < 0 or self._read(self._version + 1) is None
+        if last is not None and last["version"] > self._version and is_behind:
+            self._load(last)
+        while self._version != until and (actions := self._read(self._version + 1)) is not None:
+            self._apply(actions)
+            self._version += 1
+        if until is not None and 0 <= self._version < until:
+            raise FileNotFoundError(f"the log of {self._table} no longer has version {until}")
+        if self._version < 0:
+            raise LakeError(f"no table {self._table} in {self._lake}; make it with: alerce-spark tables create")
+
+    def _last_checkpoint(self) -> Action | None:
+        try:
+            found = self._store.get("_delta_log/_last_checkpoint").bytes()
+        except (NotFoundError, FileNotFoundError):
+            return None
+        checkpoint: Action = json.loads(bytes(found))
+        return checkpoint
+
+    def _checkpoint_before(self, version: int) -> Action | None:
+        """The last checkpoint of ours up to a version that is older than the newest checkpoint."""
+        for made in range(version - version % _CHECKPOINT_EVERY, 0, -_CHECKPOINT_EVERY):
+            with suppress(NotFoundError, FileNotFoundError):
+                self._store.head(_checkpoint_path(made))
+                return {"version": made}
+        return None
+
+    def _load(self, last: Action) -> None:
+        self._files.clear()
+        parts = last.get("parts")
+        whole = _checkpoint_path(last["version"])
+        stem = whole.removesuffix(".parquet")
+        names = [f"{stem}.{k + 1:010d}.{parts:010d}.parquet" for k in range(parts)] if parts else [whole]
+        for name in names:
+            file = pq.ParquetFile(io.BytesIO(bytes(self._store.get(name).bytes())))
+            wanted = [c for c in ("add", "protocol") if c in file.schema_arrow.names]
+            self._apply(_without_nulls(row) for row in file.read(wanted).to_pylist())
+        self._version = int(last["version"])
+
+    def _read(self, version: int) -> list[Action] | None:
+        try:
+            found = self._store.get(_commit_path(version)).bytes()
+        except (NotFoundError, FileNotFoundError):
+            return None
+        return [json.loads(line) for line in bytes(found).splitlines() if line]
+
+    def _apply(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            if "add" in action:
+                add = action["add"]
+                if isinstance(add["partitionValues"], list):  # a map of a checkpoint
+                    add["partitionValues"] = dict(add["partitionValues"])
+                self._files[add["path"]] = add
+            elif "remove" in action:
+                # A file whose deletion vector changes is removed and added in one commit: the order does not matter.
+                remove = action["remove"]
+                known = self._files.get(remove["path"])
+                if known is not None and known.get("deletionVector") == remove.get("deletionVector"):
+                    del self._files[remove["path"]]
+            elif "protocol" in action:
+                self._features = set(action["protocol"].get("writerFeatures") or ())
+
+    def _deleted(self, vector: Action) -> BitMap64:
+        """Rows of a file that are deleted already. Raises LakeError for a vector that is damaged or not in a file."""
+        text = vector["pathOrInlineDv"]
+        if vector["storageType"] != "u":
+            raise LakeError(f"a deletion vector of {self._table} is stored in a way not known here: {vector}")
+        prefix, name = text[:-_UUID_CHARS], base64.b85decode(text[-_UUID_CHARS:].translate(_FROM_Z85))
+        path = f"{prefix}/" * bool(prefix) + f"deletion_vector_{uuid.UUID(bytes=name)}.bin"
+        size = vector["sizeInBytes"]
+        try:
+            found = bytes(self._store.get_range(path, start=vector["offset"], length=size + 8))
+        except NotFoundError as error:
+            raise FileNotFoundError(f"the deletion vector {path} of {self._table} is gone") from error
+        data = found[4:-4]
+        if struct.unpack(">i", found[:4])[0] != size or struct.unpack(">I", found[-4:])[0] != binascii.crc32(data):
+            raise LakeError(f"the deletion vector {path} of {self._table} is damaged")
+        return BitMap64.deserialize(data[4:])
+
+
+class Snapshots(_Reader):
+    """Files of a table at one version after the other, and which of their rows are deleted.
+
+    In place of delta-rs' `deletion_vectors`, which reads those of all files, each in a thread that waits for another
+    thread of the same 512: with so many files that have one it waits for ever (docs/decisions.md).
+    """
+
+    def __init__(self, lake: str, table: str) -> None:
+        super().__init__(lake, table)
+        self._kept: dict[str, tuple[Action, NDArray[np.bool_]]] = {}
+
+    def at(self, version: int) -> dict[str, Action]:
+        """Actions of the live files at `version`, by path; not to be changed, and good until the next call."""
+        if version < self._version:
+            self._files, self._version = {}, -1
+        self._update(version)
+        if len(self._kept) > 2 * len(self._files):
+            self._kept = {path: kept for path, kept in self._kept.items() if path in self._files}
+        return self._files
+
+    def kept(self, path: str) -> NDArray[np.bool_] | None:
+        """Which rows of a live file are there, up to the last one that is not; None where all are.
+
+        Raises FileNotFoundError where the vector was vacuumed, LakeError where it is damaged.
+        """
+        vector = self._files[path].get("deletionVector")
+        if vector is None:
+            return None
+        known = self._kept.get(path)
+        if known is None or known[0] != vector:
+            gone = self._deleted(vector)
+            kept = np.ones(gone.max() + 1 if gone else 0, bool)
+            kept[np.fromiter(gone, np.int64, len(gone))] = False
+            known = self._kept[path] = vector, kept
+        return known[1]
+
+
+class _Log(_Reader):
+    """What is committed to a table."""
+
+    def __init__(self, lake: str, table: str) -> None:
+        super().__init__(lake, table)
+        self._lock = threading.Lock()
 
     def live(self) -> Live:
         """As the function `files`."""
@@ -209,59 +340,6 @@ class _Log:
             raise LakeError(
                 f"table {self._table} lacks deletion vectors: it was not made by alerce-spark tables create"
             )
-
-    def _update(self) -> None:
-        last = self._last_checkpoint()
-        if last is not None and last["version"] > self._version and self._read(self._version + 1) is None:
-            # The first look, or commits so old that the log no longer has them one by one.
-            self._load(last)
-        while (actions := self._read(self._version + 1)) is not None:
-            self._apply(actions)
-            self._version += 1
-        if self._version < 0:
-            raise LakeError(f"no table {self._table} in {self._lake}; make it with: alerce-spark tables create")
-
-    def _last_checkpoint(self) -> Action | None:
-        try:
-            found = self._store.get("_delta_log/_last_checkpoint").bytes()
-        except (NotFoundError, FileNotFoundError):
-            return None
-        checkpoint: Action = json.loads(bytes(found))
-        return checkpoint
-
-    def _load(self, last: Action) -> None:
-        self._files.clear()
-        parts = last.get("parts")
-        stem = f"_delta_log/{last['version']:020d}.checkpoint"
-        names = [f"{stem}.{k + 1:010d}.{parts:010d}.parquet" for k in range(parts)] if parts else [f"{stem}.parquet"]
-        for name in names:
-            file = pq.ParquetFile(io.BytesIO(bytes(self._store.get(name).bytes())))
-            wanted = [c for c in ("add", "protocol") if c in file.schema_arrow.names]
-            self._apply(_without_nulls(row) for row in file.read(wanted).to_pylist())
-        self._version = int(last["version"])
-
-    def _read(self, version: int) -> list[Action] | None:
-        try:
-            found = self._store.get(_commit_path(version)).bytes()
-        except (NotFoundError, FileNotFoundError):
-            return None
-        return [json.loads(line) for line in bytes(found).splitlines() if line]
-
-    def _apply(self, actions: Iterable[Action]) -> None:
-        for action in actions:
-            if "add" in action:
-                add = action["add"]
-                if isinstance(add["partitionValues"], list):  # a map of a checkpoint
-                    add["partitionValues"] = dict(add["partitionValues"])
-                self._files[add["path"]] = add
-            elif "remove" in action:
-                # A file whose deletion vector changes is removed and added in one commit: the order does not matter.
-                remove = action["remove"]
-                known = self._files.get(remove["path"])
-                if known is not None and known.get("deletionVector") == remove.get("deletionVector"):
-                    del self._files[remove["path"]]
-            elif "protocol" in action:
-                self._features = set(action["protocol"].get("writerFeatures") or ())
 
     def _removals(self, change: Change) -> Iterator[Action]:
         for path, vector in change.removed.items():
@@ -309,20 +387,6 @@ class _Log:
             remove["deletionVector"] = add["deletionVector"]
         return {"remove": remove}
 
-    def _deleted(self, vector: Action) -> BitMap64:
-        """Rows of a file that are deleted already. Raises LakeError for a vector that is damaged or not in a file."""
-        text = vector["pathOrInlineDv"]
-        if vector["storageType"] != "u":
-            raise LakeError(f"a deletion vector of {self._table} is stored in a way not known here: {vector}")
-        prefix, name = text[:-_UUID_CHARS], base64.b85decode(text[-_UUID_CHARS:].translate(_FROM_Z85))
-        path = f"{prefix}/" * bool(prefix) + f"deletion_vector_{uuid.UUID(bytes=name)}.bin"
-        size = vector["sizeInBytes"]
-        found = bytes(self._store.get_range(path, start=vector["offset"], length=size + 8))
-        data = found[4:-4]
-        if struct.unpack(">i", found[:4])[0] != size or struct.unpack(">I", found[-4:])[0] != binascii.crc32(data):
-            raise LakeError(f"the deletion vector {path} of {self._table} is damaged")
-        return BitMap64.deserialize(data[4:])
-
     def _checkpoint(self) -> None:
         try:
             delta_table(self._lake, self._table).create_checkpoint()
@@ -357,6 +421,10 @@ def _without_nulls(value: Any) -> Any:
 
 def _commit_path(version: int) -> str:
     return f"_delta_log/{version:020d}.json"
+
+
+def _checkpoint_path(version: int) -> str:
+    return f"_delta_log/{version:020d}.checkpoint.parquet"
 
 
 def _now_ms() -> int:

@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from pyarrow import fs
 
 from alerce_spark import sky
+from alerce_spark.lake.log import Snapshots
 from alerce_spark.lake.storage import delta_table, healpix_order
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, FORCED_COLUMNS, LIMIT_COLUMNS, Stored
@@ -137,7 +138,8 @@ class _Open:
     def __init__(self, lake: str, table: str) -> None:
         self._handle = delta_table(lake, table)
         self.filesystem = _filesystem(self._handle)
-        self._listed: tuple[int, pl.DataFrame, dict[str, NDArray[np.bool_]]] | None = None
+        self._snapshots = Snapshots(lake, table)
+        self._listed: tuple[int, pl.DataFrame] | None = None
 
     @property
     def version(self) -> int:
@@ -157,19 +159,21 @@ class _Open:
 
     def files(self, pixels: ArrayLike, ranges: Ints) -> list[_File]:
         """Files of the partitions that can hold rows within the ranges."""
-        listed, kept = self._list()
+        listed = self._list()
         partitions = pl.Series(np.asarray(pixels), dtype=pl.Int32)
         chosen = listed.filter(pl.col("pixel").is_in(partitions.implode()))
         chosen = chosen.filter(_touch(chosen["first"].to_numpy(), chosen["last"].to_numpy(), ranges))
-        return [_File(path, pixel, kept.get(path)) for path, pixel in chosen.select("path", "pixel").iter_rows()]
+        return self._files(chosen)
 
     def named(self, paths: Sequence[str]) -> list[_File]:
         """Files by their paths."""
-        listed, kept = self._list()
-        chosen = listed.filter(pl.col("path").is_in(list(paths)))
-        return [_File(path, pixel, kept.get(path)) for path, pixel in chosen.select("path", "pixel").iter_rows()]
+        return self._files(self._list().filter(pl.col("path").is_in(list(paths))))
 
-    def _list(self) -> tuple[pl.DataFrame, dict[str, NDArray[np.bool_]]]:
+    def _files(self, chosen: pl.DataFrame) -> list[_File]:
+        rows = chosen.select("path", "pixel").iter_rows()
+        return [_File(path, pixel, self._snapshots.kept(path)) for path, pixel in rows]
+
+    def _list(self) -> pl.DataFrame:
         if self._listed is None or self._listed[0] != self.version:
             actions = pl.DataFrame(self._handle.get_add_actions(flatten=True))
             bounds = {"first": "min.healpix29", "last": "max.healpix29"}
@@ -182,16 +186,9 @@ class _Open:
                 for name, source in bounds.items()
             ]
             listed = actions.select("path", pl.col("partition.pixel").cast(pl.Int32).alias("pixel"), *columns)
-            self._listed = self.version, listed, self._deletions()
-        return self._listed[1:]
-
-    def _deletions(self) -> dict[str, NDArray[np.bool_]]:
-        vectors = pl.DataFrame(self._handle.deletion_vectors())
-        # Files are named by URI here and from the table in the log; partition folder and name are in both.
-        return {
-            "/".join(uri.rsplit("/", 2)[1:]): kept.to_numpy()
-            for uri, kept in zip(vectors["filepath"], vectors["selection_vector"], strict=True)
-        }
+            self._snapshots.at(self.version)
+            self._listed = self.version, listed
+        return self._listed[1]
 
 
 def _filesystem(handle: DeltaTable) -> fs.FileSystem:

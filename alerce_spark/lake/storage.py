@@ -7,12 +7,14 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
 
+import pyarrow as pa
 from deltalake import DeltaTable
 from obstore.store import LocalStore, S3Store
 
 from alerce_spark.lake.tables import TABLES
 
 Store = LocalStore | S3Store
+_MASK = pa.list_(pa.bool_())
 #: Table property with the HEALPix order of `pixel`, fixed when the lake is made.
 ORDER_PROPERTY = "alerce.healpix_order"
 
@@ -47,7 +49,25 @@ def delta_table(lake: str, table: str) -> DeltaTable:
     """A delta-rs handle on the newest version of a table. Raises LakeError where the lake has not been made."""
     if not is_made(lake, table):
         raise LakeError(f"no table {table} in {lake}; make the lake with: alerce-spark tables create --lake {lake}")
-    return DeltaTable(_path(lake, table), storage_options=storage_options(lake))
+    return _Handle(lake, table)
+
+
+class _Handle(DeltaTable):
+    """A handle whose deletion vectors are read by ourselves, for us and for polars."""
+
+    def __init__(self, lake: str, table: str) -> None:
+        super().__init__(_path(lake, table), storage_options=storage_options(lake))
+        self._lake_table = lake, table
+
+    def deletion_vectors(self) -> pa.Table:
+        """As the base class, which hangs where 512 files have one (`lake/log.py`)."""
+        from alerce_spark.lake.log import Snapshots  # noqa: PLC0415 (it reads what this module opens)
+
+        snapshots = Snapshots(*self._lake_table)
+        kept = {path: snapshots.kept(path) for path in snapshots.at(self.version())}
+        rows = [(f"{self.table_uri.rstrip('/')}/{path}", mask) for path, mask in kept.items() if mask is not None]
+        columns = [pa.array([uri for uri, _ in rows], pa.string()), pa.array([mask for _, mask in rows], _MASK)]
+        return pa.table(columns, ["filepath", "selection_vector"])
 
 
 @cache

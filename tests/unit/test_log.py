@@ -226,6 +226,65 @@ def test_a_damaged_deletion_vector_is_an_error_not_a_row_that_comes_back(lake: s
         log.commit(lake, "magstats", 2, change)
 
 
+def test_rows_that_are_kept_are_those_of_delta_rs(lake: str) -> None:
+    def masks(vectors: pa.Table) -> dict[str, list[bool]]:
+        rows = zip(vectors["filepath"].to_pylist(), vectors["selection_vector"].to_pylist(), strict=True)
+        return {path.removeprefix("file://"): mask for path, mask in rows}
+
+    store(lake, dict.fromkeys(range(1200), 1))  # several in a pixel
+    for k in range(3):
+        store(lake, dict.fromkeys(range(k, 300, 5), k))
+        handle = delta_table(lake, "magstats")
+        theirs = masks(pa.table(DeltaTable.deletion_vectors(handle)))  # few enough for it
+        ours = masks(handle.deletion_vectors())
+        assert theirs
+        assert set(ours) == set(theirs)
+        for path, mask in theirs.items():  # rows after the last deleted one are kept, said or not
+            assert ours[path] == mask[: len(ours[path])]
+            assert all(mask[len(ours[path]) :])
+
+
+def test_readers_never_ask_delta_rs_for_deletion_vectors(lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It waits for ever where 512 files have one.
+    def hangs(self: DeltaTable) -> None:
+        raise AssertionError("asked")
+
+    store(lake, dict.fromkeys(range(40), 1))
+    monkeypatch.setattr(DeltaTable, "deletion_vectors", hangs)
+    store(lake, dict.fromkeys(range(0, 40, 2), 2))
+    expected = {f"Z{k}": 1 + (k % 2 == 0) for k in range(40)}
+    assert stored(lake) == expected
+    pixels = np.unique(magstats(dict.fromkeys(range(40), 1))["pixel"])
+    assert dict(lookup.read(lake, "magstats", ["oid", "ndet"], list(expected), pixels).iter_rows()) == expected
+
+
+def test_snapshots_go_back_and_forth(lake: str) -> None:
+    known = {}
+    for k in range(45):
+        store(lake, {k % 9: k + 1})
+        moving = log.Snapshots(lake, "magstats")
+        known[lookup.versions(lake, ["magstats"])["magstats"]] = {
+            path: (add, moving.kept(path)) for path, add in moving.at(log.files(lake, "magstats").version).items()
+        }
+    for old in Path(lake, "magstats", "_delta_log").glob("*.json"):  # as the clean-up of the log does
+        if int(old.stem) <= 20:
+            old.unlink()
+    newest = max(known)
+    moving = log.Snapshots(lake, "magstats")
+    for version in (newest, 41, 25, 39, 20, newest, 30):
+        fresh = log.Snapshots(lake, "magstats")
+        for reader in (moving, fresh):
+            assert {path: add["path"] for path, add in reader.at(version).items()} == {p: p for p in known[version]}
+            for path, (_, mask) in known[version].items():
+                found = reader.kept(path)
+                assert (found is None) == (mask is None)
+                assert found is None or np.array_equal(found, mask)
+    with pytest.raises(LakeError, match="no table"):
+        log.Snapshots(lake, "magstats").at(3)
+    with pytest.raises(FileNotFoundError, match="no longer has version"):
+        moving.at(newest + 1)
+
+
 def test_making_a_table_twice_changes_nothing(lake: str) -> None:
     before = DeltaTable(f"{lake}/objects").metadata().id
     assert write.create(lake, ORDER) == []
