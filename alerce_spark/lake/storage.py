@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -12,6 +13,9 @@ from deltalake import DeltaTable
 from obstore.store import LocalStore, S3Store
 
 from alerce_spark.lake.tables import TABLES
+
+if TYPE_CHECKING:
+    from alerce_spark.lake.log import Snapshots
 
 Store = LocalStore | S3Store
 _MASK = pa.list_(pa.bool_())
@@ -59,11 +63,15 @@ class _Handle(DeltaTable):
         super().__init__(_path(lake, table), storage_options=storage_options(lake))
         self._lake_table = lake, table
 
-    def deletion_vectors(self) -> pa.Table:
-        """As the base class, which hangs where 512 files have one (`lake/log.py`)."""
+    @cached_property
+    def _snapshots(self) -> Snapshots:
         from alerce_spark.lake.log import Snapshots  # noqa: PLC0415 (it reads what this module opens)
 
-        snapshots = Snapshots(*self._lake_table)
+        return Snapshots(*self._lake_table)
+
+    def deletion_vectors(self) -> pa.Table:
+        """As the base class, which hangs where 512 files have one (`lake/log.py`)."""
+        snapshots = self._snapshots
         kept = {path: snapshots.kept(path) for path in snapshots.at(self.version())}
         rows = [(f"{self.table_uri.rstrip('/')}/{path}", mask) for path, mask in kept.items() if mask is not None]
         columns = [pa.array([uri for uri, _ in rows], pa.string()), pa.array([mask for _, mask in rows], _MASK)]
