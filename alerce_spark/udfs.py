@@ -121,11 +121,7 @@ def _classify_lightcurve(lake: str | None) -> Callable[[pa.Array], pa.Array]:
             [pc.cast(rows[name], pa.float64()).to_numpy(zero_copy_only=False) for name in FEATURES]
         )
         classified = serving.classifier.classify(matrix)
-        known = np.isfinite(classified.probabilities[:, 0])
-        scores = [
-            outlier["outlier_score"] if is_known else None
-            for outlier, is_known in zip(serving.outlier(matrix, classified), known, strict=True)
-        ]
+        scores = [outlier["outlier_score"] for outlier in serving.outlier(matrix, classified)]
         return _with_field(
             _classes(classified.probabilities, LIGHTCURVE_CLASSES, serving.version),
             "outlier_score",

@@ -174,9 +174,9 @@ class _Reader:
         if until is not None and last is not None and last["version"] > until:
             last = self._checkpoint_before(until)
         # The first look takes a checkpoint, or one after commits so old that the log no longer has them one by one.
-        is_behind = self._version < 0 or self._read(self._version + 1) is None
-        if last is not None and last["version"] > self._version and is_behind:
-            self._load(last)
+        ahead = last if last is not None and last["version"] > self._version else None
+        if ahead is not None and (self._version < 0 or self._read(self._version + 1) is None):
+            self._load(ahead)
         while self._version != until and (actions := self._read(self._version + 1)) is not None:
             self._apply(actions)
             self._version += 1
@@ -267,6 +267,8 @@ class Snapshots(_Reader):
 
     def at(self, version: int) -> dict[str, Action]:
         """Actions of the live files at `version`, by path; not to be changed, and good until the next call."""
+        if version == self._version:
+            return self._files
         if version < self._version:
             self._files, self._version = {}, -1
         self._update(version)

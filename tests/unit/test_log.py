@@ -249,17 +249,19 @@ def test_readers_never_ask_delta_rs_for_deletion_vectors(lake: str, monkeypatch:
     def hangs(self: DeltaTable) -> None:
         raise AssertionError("asked")
 
-    store(lake, dict.fromkeys(range(40), 1))
+    store(lake, dict.fromkeys(range(1200), 1))  # several in a pixel
     monkeypatch.setattr(DeltaTable, "deletion_vectors", hangs)
-    store(lake, dict.fromkeys(range(0, 40, 2), 2))
-    expected = {f"Z{k}": 1 + (k % 2 == 0) for k in range(40)}
+    store(lake, dict.fromkeys(range(0, 300, 5), 2))
+    assert len(delta_table(lake, "magstats").deletion_vectors())
+    expected = {f"Z{k}": 2 if k < 300 and k % 5 == 0 else 1 for k in range(1200)}
     assert stored(lake) == expected
-    pixels = np.unique(magstats(dict.fromkeys(range(40), 1))["pixel"])
+    pixels = np.unique(magstats(dict.fromkeys(range(1200), 1))["pixel"])
     assert dict(lookup.read(lake, "magstats", ["oid", "ndet"], list(expected), pixels).iter_rows()) == expected
 
 
 def test_snapshots_go_back_and_forth(lake: str) -> None:
     known = {}
+    store(lake, dict.fromkeys(range(1200), 1))  # several in a pixel
     for k in range(45):
         store(lake, {k % 9: k + 1})
         moving = log.Snapshots(lake, "magstats")
@@ -270,6 +272,7 @@ def test_snapshots_go_back_and_forth(lake: str) -> None:
         if int(old.stem) <= 20:
             old.unlink()
     newest = max(known)
+    assert any(mask is not None for _, mask in known[newest].values())
     moving = log.Snapshots(lake, "magstats")
     for version in (newest, 41, 25, 39, 20, newest, 30):
         fresh = log.Snapshots(lake, "magstats")
