@@ -97,6 +97,7 @@ class StreamSettings(_Section):
     results_interval_s: Annotated[float, Field(ge=0)] = 30.0
     results_max_messages: Annotated[int, Field(ge=1)] = 10000
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    batch_timeout_s: Annotated[float, Field(gt=0)] = 900.0
     restart_wait_s: Annotated[float, Field(gt=0)] = 2.0
     restart_wait_max_s: Annotated[float, Field(gt=0)] = 120.0
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from py4j.protocol import Py4JError
+from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
@@ -50,7 +51,15 @@ class StreamFailed(Exception):
     """The stream cannot go on, or in `until_empty` mode a query failed too often."""
 
 
-#: Seconds between looks at a native query.
+class _Hangs(Exception):
+    """A batch came to no end in its time, and was ended."""
+
+
+class _HangsOn(Exception):
+    """A batch that came to no end in its time cannot be ended either: this process has to."""
+
+
+#: Seconds between looks at a query.
 _WATCH_S = 1
 
 
@@ -68,10 +77,10 @@ class _Query:
 class Stream:
     """The application. `run` blocks until `stop` (from a signal handler or another thread).
 
-    A query that fails is started again after a wait that doubles each time, and never takes the others with it. `stop`
-    lets running batches finish. With `until_empty` each query ends when it has taken all that was there at its start,
-    and a query that fails `attempts` times in a row ends the run with StreamFailed. `restarting` is called with the
-    name of a query that failed and is to start again.
+    A query that fails, or whose batch hangs, is started again after a wait that doubles each time, and never takes the
+    others with it. `stop` lets running batches finish. With `until_empty` each query ends when it has taken all that
+    was there at its start, and a query that fails `attempts` times in a row ends the run with StreamFailed.
+    `restarting` is called with the name of a query that failed and is to start again.
     """
 
     spark: SparkSession
@@ -173,9 +182,22 @@ class Stream:
             for table in TABLES.values():
                 if table.on_sky and not self._stopping.is_set():
                     try:
-                        compact(self.spark, lake, table.name, upkeep.max_files)
+                        with self._limited("maintenance"):
+                            compact(self.spark, lake, table.name, upkeep.max_files)
                     except (PySparkException, Py4JError, LakeError, OSError) as error:
                         log.error("table %s was not compacted: %s", table.name, _first_line(error))
+
+    @contextmanager
+    def _limited(self, group: str) -> Iterator[None]:
+        """Jobs of this thread that hang are cancelled: their tasks would keep their slots for ever."""
+        context = self.spark.sparkContext
+        context.setJobGroup(group, group, interruptOnCancel=True)
+        timer = threading.Timer(self.settings.stream.batch_timeout_s, context.cancelJobGroup, [group])
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _query(self, name: str, check_lease: Callable[[], None]) -> _Query:
         return {
@@ -277,6 +299,13 @@ class Stream:
             except PySparkException as error:
                 failures = 1 if progressed.is_set() else failures + 1
                 reason = _first_line(error)
+            except _Hangs as error:
+                failures = 1 if progressed.is_set() else failures + 1
+                reason = str(error)
+            except _HangsOn as error:
+                del self._running[query.name]  # `stop` would wait for it
+                self._give_up(f"query {query.name}: {error}")
+                return
             except (Py4JError, OSError) as error:
                 self._give_up(f"query {query.name}: Spark's JVM does not answer: {error}")
                 return
@@ -333,17 +362,31 @@ class Stream:
         """Wait for the end of a query, feeding the metrics; native queries are reported from Spark's account."""
         told = -1
         ended = False
+        idle = time.monotonic()
         while not ended:
             ended = bool(running.awaitTermination(_WATCH_S))
+            if not running.status["isTriggerActive"]:
+                idle = time.monotonic()
             for progress in running.recentProgress:
                 if progress.batchId > told and progress.numInputRows:
-                    told = progress.batchId
+                    told, idle = progress.batchId, time.monotonic()
                     progressed.set()
                     self.metrics.progress(query.name, json.loads(progress.json))
                     if query.batch is None:
                         self.report(query.name, told, progress.numInputRows)
             self._models.look(query.name)
             self.metrics.write()
+            if not ended and time.monotonic() - idle > self.settings.stream.batch_timeout_s:
+                self._end(running)
+
+    def _end(self, running: StreamingQuery) -> NoReturn:
+        """End a query in mid-batch: its tasks are cancelled, and workers that do not react killed by Spark."""
+        wait = f"a batch took longer than stream.batch_timeout_s = {self.settings.stream.batch_timeout_s:g}"
+        try:
+            running.stop()
+        except Py4JJavaError as error:
+            raise _HangsOn(f"{wait}, and cannot be ended") from error
+        raise _Hangs(f"{wait}, and was ended")
 
 
 def _first_line(error: Exception) -> str:

@@ -6,12 +6,15 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from alerce_spark import lake
 from alerce_spark.config import Settings
@@ -21,7 +24,7 @@ from alerce_spark.lake.storage import LakeError
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.night import Traits, simulate
 from alerce_spark.streaming.backfill import send_through_stream
-from alerce_spark.streaming.run import Stream
+from alerce_spark.streaming.run import Stream, StreamFailed
 from tests.e2e.undisturbed import Crash, CrashingCommits
 from tests.lakes import WRITTEN, assert_complete, assert_keys_unique, assert_same, records, snapshot
 
@@ -126,6 +129,68 @@ def _wait(condition: Callable[[], bool], limit: float = 240) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
+
+
+class Hanging(Stream):
+    """A stream whose first batch of `archive` comes to no end until it is let go; later ones count their packets."""
+
+    where = "worker"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.let_go = threading.Event()
+        self.batches: list[int] = []
+
+    def _archive(self, check_lease: Callable[[], None]) -> Any:
+        return replace(super()._archive(check_lease), batch=self._hang_at_first)
+
+    def _hang_at_first(self, packets: DataFrame, epoch: int) -> int:
+        self.batches.append(epoch)
+        if len(self.batches) == 1 and self.where == "driver":
+            self.let_go.wait()
+        elif len(self.batches) == 1:
+            packets.mapInArrow(_sleep, "value BINARY").count()
+        return packets.count()
+
+
+def _sleep(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    time.sleep(86400)
+    return batches
+
+
+@pytest.fixture
+def hasty(spark: SparkSession, kafka: str, topic: str, tmp_path: Path) -> Iterator[Settings]:
+    """Settings under which a batch hangs after seconds."""
+    before = spark.conf.get("spark.sql.streaming.stopTimeout")
+    spark.conf.set("spark.sql.streaming.stopTimeout", "3s")
+    settings = _settings(tmp_path, kafka, topic, max_alerts=1000)
+    stream = settings.stream.model_copy(update={"queries": ["archive"], "batch_timeout_s": 4.0})
+    yield settings.model_copy(update={"stream": stream})
+    spark.conf.set("spark.sql.streaming.stopTimeout", before)
+
+
+def test_a_batch_that_hangs_in_a_worker_is_ended_and_starts_again(
+    spark: SparkSession, hasty: Settings, packets: list[bytes]
+) -> None:
+    taken: list[object] = []
+    stream = Hanging(spark, hasty, lambda query, epoch, result: taken.append(result), until_empty=True, attempts=50)
+    stream.run()
+    assert stream.batches[:2] == [0, 0]
+    assert taken == [len(packets)]
+    told = stream.metrics.status()["queries"]["archive"]
+    assert told["failures"] >= 1
+    assert "a batch took longer than stream.batch_timeout_s = 4, and was ended" in told["error"]
+
+
+def test_a_batch_that_hangs_in_the_driver_ends_the_application(spark: SparkSession, hasty: Settings) -> None:
+    stream = Hanging(spark, hasty)
+    stream.where = "driver"
+    try:
+        with pytest.raises(StreamFailed, match=r"query archive: a batch took longer .* cannot be ended"):
+            stream.run()
+    finally:
+        stream.let_go.set()
+    _wait(lambda: not spark.streams.active)
 
 
 @pytest.fixture
