@@ -170,8 +170,8 @@ class _Reader:
 
     def _update(self, until: int | None = None) -> None:
         """Read what was committed up to the version `until`, or up to the newest."""
-        last = self._last_checkpoint()
-        if until is not None and last is not None and last["version"] > until:
+        newest = last = self._last_checkpoint()
+        if until is not None and newest is not None and newest["version"] > until:
             last = self._checkpoint_before(until)
         # The first look takes a checkpoint, or one after commits so old that the log no longer has them one by one.
         ahead = last if last is not None and last["version"] > self._version else None
@@ -180,10 +180,10 @@ class _Reader:
         while self._version != until and (actions := self._read(self._version + 1)) is not None:
             self._apply(actions)
             self._version += 1
-        if until is not None and 0 <= self._version < until:
-            raise FileNotFoundError(f"the log of {self._table} no longer has version {until}")
-        if self._version < 0:
+        if self._version < 0 and newest is None:
             raise LakeError(f"no table {self._table} in {self._lake}; make it with: alerce-spark tables create")
+        if until is not None and self._version < until:
+            raise FileNotFoundError(f"the log of {self._table} no longer has version {until}")
 
     def _last_checkpoint(self) -> Action | None:
         try:

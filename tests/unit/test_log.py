@@ -282,8 +282,10 @@ def test_snapshots_go_back_and_forth(lake: str) -> None:
                 found = reader.kept(path)
                 assert (found is None) == (mask is None)
                 assert found is None or np.array_equal(found, mask)
-    with pytest.raises(LakeError, match="no table"):
+    with pytest.raises(FileNotFoundError, match="no longer has version 3"):
         log.Snapshots(lake, "magstats").at(3)
+    with pytest.raises(LakeError, match="no table"):
+        log.Snapshots(f"{lake}/nowhere", "magstats").at(3)
     with pytest.raises(FileNotFoundError, match="no longer has version"):
         moving.at(newest + 1)
 
