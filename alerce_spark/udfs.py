@@ -18,13 +18,13 @@ from pyspark.sql import functions as F
 from alerce_spark.alerts import stamps
 from alerce_spark.alerts.model import sign
 from alerce_spark.classifiers.stamp import StampModel, is_known_mover
-from alerce_spark.classifiers.taxonomy import LIGHTCURVE_CLASSES, STAMP
+from alerce_spark.classifiers.taxonomy import LIGHTCURVE_CLASSES
 from alerce_spark.features import select
 from alerce_spark.features.io import from_objects, schema
 from alerce_spark.features.names import FEATURES
 from alerce_spark.kafka.records import published
-from alerce_spark.lake.models import Served, bootstrap
-from alerce_spark.lake.serving import LightcurveModels
+from alerce_spark.lake.models import Served
+from alerce_spark.lake.serving import LightcurveModels, stamp_models
 from alerce_spark.lake.tables import ddl_of
 from alerce_spark.lightcurves.correction import correct
 from alerce_spark.worker import map_in_workers
@@ -109,8 +109,8 @@ def _light_curve_models(lake: str | None) -> LightcurveModels:
 
 
 @cache
-def _stamp_model(lake: str | None) -> Served[StampModel]:
-    return Served(lake, STAMP, StampModel.load, bootstrap(STAMP))
+def _stamp_models(lake: str | None) -> Served[StampModel]:
+    return stamp_models(lake)
 
 
 def _classify_lightcurve(lake: str | None) -> Callable[[pa.Array], pa.Array]:
@@ -133,7 +133,7 @@ def _classify_lightcurve(lake: str | None) -> Callable[[pa.Array], pa.Array]:
 
 def _classify_stamps(lake: str | None) -> Callable[..., pa.Array]:
     def classify(science: pa.Array, template: pa.Array, difference: pa.Array, candidate: pa.Array) -> pa.Array:
-        model, version = _stamp_model(lake).get()
+        model, version = _stamp_models(lake).get()
         columns = pa.Table.from_batches([pa.RecordBatch.from_struct_array(candidate)])
         place = {n: columns[n].to_numpy() for n in ("xpos", "ypos") if n in columns.schema.names}
         read = stamps.decode(science, template, difference, **place)

@@ -88,13 +88,12 @@ def classify(
 ) -> None:
     """Classify a table of features: class, probability, all classes and branches, model version."""
     from alerce_spark.classifiers import lightcurve
-    from alerce_spark.classifiers.taxonomy import LIGHTCURVE
-    from alerce_spark.lake.models import Served, bootstrap
+    from alerce_spark.lake.serving import LightcurveModels
 
     if model is not None:
         chosen = lightcurve.load(model)
     else:
-        chosen, _ = Served(_lake(lake), LIGHTCURVE, lightcurve.load, bootstrap(LIGHTCURVE)).get()
+        chosen, _ = LightcurveModels(_lake(lake)).classifier.get()
     classes, absent = lightcurve.classify_table(lightcurve.read_features(features), chosen)
     if absent:
         console.print(
@@ -113,13 +112,12 @@ def classify_stamps(
 ) -> None:
     """Classify alerts by their stamps; what cannot be read is listed and skipped."""
     from alerce_spark.classifiers.stamp import StampModel, classify_paths
-    from alerce_spark.classifiers.taxonomy import STAMP
-    from alerce_spark.lake.models import Served, bootstrap
+    from alerce_spark.lake.serving import stamp_models
 
     if model is not None:
         chosen = StampModel.load(model)
     else:
-        chosen, _ = Served(_lake(lake), STAMP, StampModel.load, bootstrap(STAMP)).get()
+        chosen, _ = stamp_models(_lake(lake)).get()
     found = classify_paths(paths, chosen)
     for name, reason in found.skipped:
         console.print(f"[yellow]skipped[/] {name}: {reason}", highlight=False)

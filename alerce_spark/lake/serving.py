@@ -1,4 +1,4 @@
-"""Models of light curves as workers serve them: the classifier, and the outlier model that goes with it."""
+"""The models of a lake as workers serve them; with the classifier of light curves goes its outlier model."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ from alerce_spark.classifiers import lightcurve, outliers
 from alerce_spark.classifiers.artefact import ModelError
 from alerce_spark.classifiers.lightcurve import Classification, LightcurveModel
 from alerce_spark.classifiers.outliers import OutlierModel
-from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER
+from alerce_spark.classifiers.stamp import StampModel
+from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
 from alerce_spark.lake.models import Served, bootstrap
+
+
+def stamp_models(lake: str | None, clock: Callable[[], float] = time.monotonic) -> Served[StampModel]:
+    """The current stamp classifier of a lake; without a lake (None) the one that ships with the package."""
+    return Served(lake, STAMP, StampModel.load, bootstrap(STAMP), clock)
 
 
 @dataclass(frozen=True)

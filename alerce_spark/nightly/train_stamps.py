@@ -10,6 +10,7 @@ from alerce_spark.classifiers.stamp import StampModel
 from alerce_spark.classifiers.taxonomy import STAMP, STAMP_CLASSES
 from alerce_spark.config import Settings
 from alerce_spark.lake import models
+from alerce_spark.lake.serving import stamp_models
 from alerce_spark.nightly.retrain import HELD_OUT_SEED, Outcome, next_version
 from alerce_spark.simulation.first_alerts import StampSet, first_alerts
 from alerce_spark.training import metrics, stamp_evaluation, stamps
@@ -46,7 +47,7 @@ def train_stamps(
     held_out = first_alerts(HELD_OUT_SEED, held_out_per_class)
     truth = metrics.indices(held_out.label.tolist(), STAMP_CLASSES)
     candidate = _standing(StampModel.load(file), held_out)
-    current, _ = models.Served(lake, STAMP, StampModel.load, models.bootstrap(STAMP)).get()
+    current, _ = stamp_models(lake).get()
     verdict = metrics.gate(candidate, _standing(current, held_out), truth, seed=seed)
     page = stamp_evaluation.report(
         StampModel.load(file),

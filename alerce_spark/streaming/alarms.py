@@ -6,10 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from alerce_spark.classifiers.artefact import ModelError
-from alerce_spark.classifiers.stamp import StampModel
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
-from alerce_spark.lake.models import Served, bootstrap
-from alerce_spark.lake.serving import LightcurveModels
+from alerce_spark.lake.serving import LightcurveModels, stamp_models
 
 _LOOK_S = 5.0
 
@@ -30,7 +28,7 @@ class ModelWatch:
         self._tell, self._clock = tell, clock
         self._looks: dict[str, Callable[[], None]] = {}
         if "stamps" in names:
-            self._stamps = Served(lake, STAMP, StampModel.load, bootstrap(STAMP), clock)
+            self._stamps = stamp_models(lake, clock)
             self._looks["stamps"] = self._look_at_stamps
         if "lightcurves" in names:
             self._light_curves = LightcurveModels(lake, clock)

@@ -25,11 +25,12 @@ from alerce_spark.alerts.avro import decode
 from alerce_spark.alerts.model import Decoded, sign
 from alerce_spark.alerts.ztf import CUTOUTS
 from alerce_spark.classifiers.stamp import StampModel, is_known_mover
-from alerce_spark.classifiers.taxonomy import STAMP, STAMP_CLASSES
+from alerce_spark.classifiers.taxonomy import STAMP_CLASSES
 from alerce_spark.config import KafkaSettings
 from alerce_spark.kafka import records
 from alerce_spark.lake import lookup
-from alerce_spark.lake.models import Served, bootstrap
+from alerce_spark.lake.models import Served
+from alerce_spark.lake.serving import stamp_models
 from alerce_spark.lake.storage import healpix_order
 from alerce_spark.lightcurves.statistics import MJD_ZERO
 from alerce_spark.streaming.sink import MESSAGES, Message, Topics, error_message, messages
@@ -80,7 +81,7 @@ class _Worker:
 @cache
 def _worker(lake: str, broker: str | None) -> _Worker:
     kafka = None if broker is None else KafkaSettings.model_validate_json(broker)
-    return _Worker(lake, Served(lake, STAMP, StampModel.load, bootstrap(STAMP)), Seen(_REMEMBERED), Topics(kafka))
+    return _Worker(lake, stamp_models(lake), Seen(_REMEMBERED), Topics(kafka))
 
 
 def _classifier(
