@@ -27,7 +27,7 @@ from alerce_spark.alerts.files import find_files
 from alerce_spark.config import Settings, conf_dir, load
 from alerce_spark.kafka import local, topics
 from alerce_spark.lake import write
-from alerce_spark.lake.storage import delta_table
+from alerce_spark.lake.handles import delta_table
 from alerce_spark.session import spark_session
 from alerce_spark.simulation import night
 from alerce_spark.streaming.photometry import Photometry, Summary

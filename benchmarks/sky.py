@@ -14,8 +14,8 @@ import polars as pl
 from alerce_spark import lake as lakes
 from alerce_spark import sky
 from alerce_spark.lake import files, log, lookup
+from alerce_spark.lake.handles import healpix_order
 from alerce_spark.lake.log import Change
-from alerce_spark.lake.storage import healpix_order
 from alerce_spark.simulation import night
 
 #: An alert carries the detections of 30 days: of the past one packet an object in so many days says all.

@@ -40,7 +40,8 @@ from alerce_spark.crossmatch.files import Counts
 from alerce_spark.crossmatch.match import Motion, motion_margin, nearest, within
 from alerce_spark.crossmatch.rows import ATTEMPTS, attempts, numbers
 from alerce_spark.lake import lookup
-from alerce_spark.lake.storage import LakeError, healpix_order, storage_options
+from alerce_spark.lake.handles import healpix_order
+from alerce_spark.lake.storage import LakeError, storage_options
 from alerce_spark.lake.tables import TABLES
 
 Ints = NDArray[np.int64]

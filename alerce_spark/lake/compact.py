@@ -18,8 +18,9 @@ from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
 
 from alerce_spark.lake import files, log, lookup, write
+from alerce_spark.lake.handles import delta_table
 from alerce_spark.lake.log import Change, Conflict
-from alerce_spark.lake.storage import delta_table, table_path
+from alerce_spark.lake.storage import table_path
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.worker import map_in_workers
 

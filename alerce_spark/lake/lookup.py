@@ -26,8 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from pyarrow import fs
 
 from alerce_spark import sky
-from alerce_spark.lake.log import Snapshots
-from alerce_spark.lake.storage import delta_table, healpix_order
+from alerce_spark.lake.handles import delta_table, healpix_order
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, FORCED_COLUMNS, LIMIT_COLUMNS, Stored
 
@@ -138,7 +137,6 @@ class _Open:
     def __init__(self, lake: str, table: str) -> None:
         self._handle = delta_table(lake, table)
         self.filesystem = _filesystem(self._handle)
-        self._snapshots = Snapshots(lake, table)
         self._listed: tuple[int, pl.DataFrame] | None = None
 
     @property
@@ -171,7 +169,7 @@ class _Open:
 
     def _files(self, chosen: pl.DataFrame) -> list[_File]:
         rows = chosen.select("path", "pixel").iter_rows()
-        return [_File(path, pixel, self._snapshots.kept(path)) for path, pixel in rows]
+        return [_File(path, pixel, self._handle.snapshots.kept(path)) for path, pixel in rows]
 
     def _list(self) -> pl.DataFrame:
         if self._listed is None or self._listed[0] != self.version:
@@ -186,7 +184,7 @@ class _Open:
                 for name, source in bounds.items()
             ]
             listed = actions.select("path", pl.col("partition.pixel").cast(pl.Int32).alias("pixel"), *columns)
-            self._snapshots.at(self.version)
+            self._handle.snapshots.at(self.version)
             self._listed = self.version, listed
         return self._listed[1]
 

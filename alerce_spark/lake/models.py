@@ -34,7 +34,8 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from alerce_spark import classifiers
 from alerce_spark.classifiers.artefact import ModelError
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
-from alerce_spark.lake.storage import LakeError, delta_table, is_made, storage_options, table_path
+from alerce_spark.lake.handles import delta_table
+from alerce_spark.lake.storage import LakeError, is_made, storage_options, table_path
 from alerce_spark.lake.tables import TABLES
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from alerce_spark import sky
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
-from alerce_spark.lake.storage import LakeError, delta_table, healpix_order, table_path
+from alerce_spark.lake.handles import delta_table, healpix_order
+from alerce_spark.lake.storage import LakeError, table_path
 from alerce_spark.lake.tables import TABLES
 
 if TYPE_CHECKING:

@@ -1,26 +1,21 @@
-"""Where a table lies, how delta-rs reaches it, and what its log says: the Spark-free face of the lake."""
+"""Where a table lies and how its files are reached, without Spark."""
 
 from __future__ import annotations
 
 import os
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 from urllib.parse import unquote
 
-import pyarrow as pa
 from deltalake import DeltaTable
 from obstore.store import LocalStore, S3Store
 
 from alerce_spark.lake.tables import TABLES
 
-if TYPE_CHECKING:
-    from alerce_spark.lake.log import Snapshots
-
 Store = LocalStore | S3Store
-_MASK = pa.list_(pa.bool_())
-#: Table property with the HEALPix order of `pixel`, fixed when the lake is made.
-ORDER_PROPERTY = "alerce.healpix_order"
+#: A line of the Delta log, or a part of one.
+Action = dict[str, Any]
 
 
 class LakeError(Exception):
@@ -46,42 +41,13 @@ def storage_options(lake: str) -> dict[str, str] | None:
 
 def is_made(lake: str, table: str) -> bool:
     """Whether the table exists."""
-    return bool(DeltaTable.is_deltatable(_path(lake, table), storage_options(lake)))
-
-
-def delta_table(lake: str, table: str) -> DeltaTable:
-    """A delta-rs handle on the newest version of a table. Raises LakeError where the lake has not been made."""
-    if not is_made(lake, table):
-        raise LakeError(f"no table {table} in {lake}; make the lake with: alerce-spark tables create --lake {lake}")
-    return _Handle(lake, table)
-
-
-class _Handle(DeltaTable):
-    """A handle whose deletion vectors are read by ourselves, for us and for polars."""
-
-    def __init__(self, lake: str, table: str) -> None:
-        super().__init__(_path(lake, table), storage_options=storage_options(lake))
-        self._lake_table = lake, table
-
-    @cached_property
-    def _snapshots(self) -> Snapshots:
-        from alerce_spark.lake.log import Snapshots  # noqa: PLC0415 (it reads what this module opens)
-
-        return Snapshots(*self._lake_table)
-
-    def deletion_vectors(self) -> pa.Table:
-        """As the base class, which hangs where 512 files have one (`lake/log.py`)."""
-        snapshots = self._snapshots
-        kept = {path: snapshots.kept(path) for path in snapshots.at(self.version())}
-        rows = [(f"{self.table_uri.rstrip('/')}/{path}", mask) for path, mask in kept.items() if mask is not None]
-        columns = [pa.array([uri for uri, _ in rows], pa.string()), pa.array([mask for _, mask in rows], _MASK)]
-        return pa.table(columns, ["filepath", "selection_vector"])
+    return bool(DeltaTable.is_deltatable(delta_path(lake, table), storage_options(lake)))
 
 
 @cache
 def store(lake: str, table: str) -> Store:
     """The files of a table, paths relative to it; a file appears whole or not at all."""
-    path = _path(lake, table)
+    path = delta_path(lake, table)
     options = storage_options(lake)
     if options is None:
         return LocalStore(Path(unquote(path.removeprefix("file://").removeprefix("file:"))).resolve(), mkdir=True)
@@ -89,12 +55,6 @@ def store(lake: str, table: str) -> Store:
     return S3Store.from_url(path, client_options={"allow_http": options.get("AWS_ALLOW_HTTP") == "true"})
 
 
-def _path(lake: str, table: str) -> str:
-    """Path as delta-rs spells it."""
+def delta_path(lake: str, table: str) -> str:
+    """Path of a table as delta-rs spells it."""
     return table_path(lake, table).replace("s3a://", "s3://", 1)
-
-
-@cache
-def healpix_order(lake: str) -> int:
-    """HEALPix order of the lake's partitions, from the property of its tables."""
-    return int(delta_table(lake, "objects").metadata().configuration[ORDER_PROPERTY])

@@ -18,8 +18,9 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 
 from alerce_spark.classifiers.taxonomy import STAMP
 from alerce_spark.features.names import FEATURES, FEATURES_VERSION
+from alerce_spark.lake.handles import delta_table
 from alerce_spark.lake.read import open_lake
-from alerce_spark.lake.storage import LakeError, delta_table, is_made, storage_options
+from alerce_spark.lake.storage import LakeError, is_made, storage_options
 from alerce_spark.training.sets import SCHEMA, FeatureSet, from_arrow
 
 _PROVENANCE = "alerce.provenance"

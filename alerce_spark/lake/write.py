@@ -17,8 +17,9 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from alerce_spark import sky
 from alerce_spark.classifiers import taxonomy
 from alerce_spark.lake import files, log, lookup
+from alerce_spark.lake.handles import ORDER_PROPERTY, delta_table, healpix_order
 from alerce_spark.lake.log import Change, Conflict
-from alerce_spark.lake.storage import ORDER_PROPERTY, LakeError, delta_table, healpix_order, is_made
+from alerce_spark.lake.storage import LakeError, is_made
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lightcurves.assemble import LIMIT_MJD_STEP
 

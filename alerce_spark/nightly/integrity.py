@@ -28,7 +28,7 @@ from pyspark.sql import SparkSession
 from alerce_spark import lake as lakes
 from alerce_spark.config import Settings
 from alerce_spark.lake import write
-from alerce_spark.lake.storage import healpix_order
+from alerce_spark.lake.handles import healpix_order
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.nightly import invariants, packets
 from alerce_spark.nightly.invariants import ALERTS, FINDINGS, MISSING

@@ -26,7 +26,7 @@ import pyarrow as pa
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
 from alerce_spark.features.select import select
 from alerce_spark.lake import lookup
-from alerce_spark.lake.storage import healpix_order
+from alerce_spark.lake.handles import healpix_order
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, LIMIT_COLUMNS, LIMIT_MJD_STEP, statistics_of
 

@@ -28,7 +28,8 @@ from alerce_spark.classifiers.stamp import StampModel
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
 from alerce_spark.config import ArchiveSettings, Settings
 from alerce_spark.lake import catalogs, log, lookup, models, write
-from alerce_spark.lake.storage import LakeError, healpix_order, is_made
+from alerce_spark.lake.handles import healpix_order
+from alerce_spark.lake.storage import LakeError, is_made
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.lease import Lease
 from alerce_spark.nightly.comparison import Comparison, classes, compare

@@ -30,8 +30,8 @@ from alerce_spark.features.names import FEATURES
 from alerce_spark.features.select import MIN_DETECTIONS, select
 from alerce_spark.kafka import records
 from alerce_spark.lake import catalogs, lookup
+from alerce_spark.lake.handles import healpix_order
 from alerce_spark.lake.serving import LightcurveModels, Serving
-from alerce_spark.lake.storage import healpix_order
 from alerce_spark.lightcurves import novelty
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, LIMIT_COLUMNS, Stored, light_curves, statistics_of
 from alerce_spark.streaming.sink import MESSAGES, Message, Topics, error_message, messages

@@ -30,8 +30,8 @@ from pyspark.sql import functions as F
 from alerce_spark import sky
 from alerce_spark.alerts.avro import decode, strip_stamps
 from alerce_spark.lake import log, lookup, write
+from alerce_spark.lake.handles import healpix_order
 from alerce_spark.lake.log import Change
-from alerce_spark.lake.storage import healpix_order
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.lightcurves.assemble import Rows, assemble, unusable_entries
 from alerce_spark.streaming.pieces import pack, unpack

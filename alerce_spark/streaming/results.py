@@ -25,7 +25,7 @@ from alerce_spark.features.names import FEATURES
 from alerce_spark.kafka import records
 from alerce_spark.lake import log as commits
 from alerce_spark.lake import lookup, write
-from alerce_spark.lake.storage import healpix_order
+from alerce_spark.lake.handles import healpix_order
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.streaming.pieces import PIECES, piece, unpack
 from alerce_spark.worker import map_in_workers

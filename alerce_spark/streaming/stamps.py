@@ -29,9 +29,9 @@ from alerce_spark.classifiers.taxonomy import STAMP_CLASSES
 from alerce_spark.config import KafkaSettings
 from alerce_spark.kafka import records
 from alerce_spark.lake import lookup
+from alerce_spark.lake.handles import healpix_order
 from alerce_spark.lake.models import Served
 from alerce_spark.lake.serving import stamp_models
-from alerce_spark.lake.storage import healpix_order
 from alerce_spark.lightcurves.statistics import MJD_ZERO
 from alerce_spark.streaming.sink import MESSAGES, Message, Topics, error_message, messages
 from alerce_spark.worker import map_in_workers

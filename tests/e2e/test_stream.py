@@ -16,10 +16,10 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from alerce_spark import lake
 from alerce_spark.config import Settings
 from alerce_spark.kafka import topics
 from alerce_spark.lake import write
+from alerce_spark.lake.handles import delta_table
 from alerce_spark.lake.storage import LakeError
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.night import Traits, simulate
@@ -119,7 +119,7 @@ def test_a_crash_at_every_commit_boundary_and_a_replay_change_nothing(
 
 def _version(path: str, table: str) -> int:
     try:
-        return lake.storage.delta_table(path, table).version()
+        return delta_table(path, table).version()
     except LakeError:
         return -1
 

@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from alerce_spark import sky
 from alerce_spark.lake import log, lookup, write
 from alerce_spark.lake.compact import compact, files_of_pixels, vacuum
-from alerce_spark.lake.storage import delta_table
+from alerce_spark.lake.handles import delta_table
 from alerce_spark.lake.tables import TABLES
 
 pytestmark = pytest.mark.spark

@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from alerce_spark import sky
 from alerce_spark.lake import files, log, lookup, write
+from alerce_spark.lake.handles import delta_table
 from alerce_spark.lake.log import Change, Conflict
-from alerce_spark.lake.storage import LakeError, delta_table
+from alerce_spark.lake.snapshots import Snapshots
+from alerce_spark.lake.storage import LakeError
 from alerce_spark.lake.tables import TABLES, Column
 
 ORDER = 3
@@ -264,7 +266,7 @@ def test_snapshots_go_back_and_forth(lake: str) -> None:
     store(lake, dict.fromkeys(range(1200), 1))  # several in a pixel
     for k in range(45):
         store(lake, {k % 9: k + 1})
-        moving = log.Snapshots(lake, "magstats")
+        moving = Snapshots(lake, "magstats")
         known[lookup.versions(lake, ["magstats"])["magstats"]] = {
             path: (add, moving.kept(path)) for path, add in moving.at(log.files(lake, "magstats").version).items()
         }
@@ -273,9 +275,9 @@ def test_snapshots_go_back_and_forth(lake: str) -> None:
             old.unlink()
     newest = max(known)
     assert any(mask is not None for _, mask in known[newest].values())
-    moving = log.Snapshots(lake, "magstats")
+    moving = Snapshots(lake, "magstats")
     for version in (newest, 41, 25, 39, 20, newest, 30):
-        fresh = log.Snapshots(lake, "magstats")
+        fresh = Snapshots(lake, "magstats")
         for reader in (moving, fresh):
             assert {path: add["path"] for path, add in reader.at(version).items()} == {p: p for p in known[version]}
             for path, (_, mask) in known[version].items():
@@ -283,9 +285,9 @@ def test_snapshots_go_back_and_forth(lake: str) -> None:
                 assert (found is None) == (mask is None)
                 assert found is None or np.array_equal(found, mask)
     with pytest.raises(FileNotFoundError, match="no longer has version 3"):
-        log.Snapshots(lake, "magstats").at(3)
+        Snapshots(lake, "magstats").at(3)
     with pytest.raises(LakeError, match="no table"):
-        log.Snapshots(f"{lake}/nowhere", "magstats").at(3)
+        Snapshots(f"{lake}/nowhere", "magstats").at(3)
     with pytest.raises(FileNotFoundError, match="no longer has version"):
         moving.at(newest + 1)
 

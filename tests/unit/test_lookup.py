@@ -19,7 +19,8 @@ from polars.testing import assert_frame_equal
 
 from alerce_spark import sky
 from alerce_spark.lake import lookup
-from alerce_spark.lake.storage import ORDER_PROPERTY, LakeError
+from alerce_spark.lake.handles import ORDER_PROPERTY
+from alerce_spark.lake.storage import LakeError
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, FORCED_COLUMNS, LIMIT_COLUMNS
 

@@ -16,7 +16,8 @@ from deltalake import DeltaTable, write_deltalake
 
 from alerce_spark import lake, sky
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, STAMP, STAMP_CLASSES
-from alerce_spark.lake.storage import ORDER_PROPERTY, LakeError
+from alerce_spark.lake.handles import ORDER_PROPERTY
+from alerce_spark.lake.storage import LakeError
 from alerce_spark.lake.tables import TABLES
 
 ORDER = 4

@@ -1,0 +1,152 @@
+"""What the log of a Delta table says: its live files at one version after another, their deleted rows.
+
+Read by ourselves, commit after commit from the last checkpoint on (PROTOCOL.md of delta-io/delta, "Actions"): a look
+at what is new costs one request, and deletion vectors are read only where they are asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from obstore.exceptions import NotFoundError
+
+from alerce_spark.lake import deletion_vectors
+from alerce_spark.lake.storage import Action, LakeError, Store, store
+
+#: A checkpoint is written every so many versions.
+CHECKPOINT_EVERY = 20
+
+
+class Reader:
+    """The live files of a table at a version, kept up to date by reading what was committed since."""
+
+    def __init__(self, lake: str, table: str) -> None:
+        self._lake, self._table = lake, table
+        self._store: Store = store(lake, table)
+        self._version = -1
+        self._files: dict[str, Action] = {}
+        self._features: set[str] = set()
+
+    def _update(self, until: int | None = None) -> None:
+        """Read what was committed up to the version `until`, or up to the newest."""
+        newest = last = self._last_checkpoint()
+        if until is not None and newest is not None and newest["version"] > until:
+            last = self._checkpoint_before(until)
+        # The first look takes a checkpoint, or one after commits so old that the log no longer has them one by one.
+        ahead = last if last is not None and last["version"] > self._version else None
+        if ahead is not None and (self._version < 0 or self._read(self._version + 1) is None):
+            self._load(ahead)
+        while self._version != until and (actions := self._read(self._version + 1)) is not None:
+            self._apply(actions)
+            self._version += 1
+        if self._version < 0 and newest is None:
+            raise LakeError(f"no table {self._table} in {self._lake}; make it with: alerce-spark tables create")
+        if until is not None and self._version < until:
+            raise FileNotFoundError(f"the log of {self._table} no longer has version {until}")
+
+    def _last_checkpoint(self) -> Action | None:
+        try:
+            found = self._store.get("_delta_log/_last_checkpoint").bytes()
+        except (NotFoundError, FileNotFoundError):
+            return None
+        checkpoint: Action = json.loads(bytes(found))
+        return checkpoint
+
+    def _checkpoint_before(self, version: int) -> Action | None:
+        """The last checkpoint of ours up to a version that is older than the newest checkpoint."""
+        for made in range(version - version % CHECKPOINT_EVERY, 0, -CHECKPOINT_EVERY):
+            with suppress(NotFoundError, FileNotFoundError):
+                self._store.head(_checkpoint_path(made))
+                return {"version": made}
+        return None
+
+    def _load(self, last: Action) -> None:
+        self._files.clear()
+        parts = last.get("parts")
+        whole = _checkpoint_path(last["version"])
+        stem = whole.removesuffix(".parquet")
+        names = [f"{stem}.{k + 1:010d}.{parts:010d}.parquet" for k in range(parts)] if parts else [whole]
+        for name in names:
+            file = pq.ParquetFile(io.BytesIO(bytes(self._store.get(name).bytes())))
+            wanted = [c for c in ("add", "protocol") if c in file.schema_arrow.names]
+            self._apply(_without_nulls(row) for row in file.read(wanted).to_pylist())
+        self._version = int(last["version"])
+
+    def _read(self, version: int) -> list[Action] | None:
+        try:
+            found = self._store.get(commit_path(version)).bytes()
+        except (NotFoundError, FileNotFoundError):
+            return None
+        return [json.loads(line) for line in bytes(found).splitlines() if line]
+
+    def _apply(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            if "add" in action:
+                add = action["add"]
+                if isinstance(add["partitionValues"], list):  # a map of a checkpoint
+                    add["partitionValues"] = dict(add["partitionValues"])
+                self._files[add["path"]] = add
+            elif "remove" in action:
+                # A file whose deletion vector changes is removed and added in one commit: the order does not matter.
+                remove = action["remove"]
+                known = self._files.get(remove["path"])
+                if known is not None and known.get("deletionVector") == remove.get("deletionVector"):
+                    del self._files[remove["path"]]
+            elif "protocol" in action:
+                self._features = set(action["protocol"].get("writerFeatures") or ())
+
+
+class Snapshots(Reader):
+    """Files of a table at one version after the other, and which of their rows are deleted."""
+
+    def __init__(self, lake: str, table: str) -> None:
+        super().__init__(lake, table)
+        self._kept: dict[str, tuple[Action, NDArray[np.bool_]]] = {}
+
+    def at(self, version: int) -> dict[str, Action]:
+        """Actions of the live files at `version`, by path; not to be changed, and good until the next call."""
+        if version == self._version:
+            return self._files
+        if version < self._version:
+            self._files, self._version = {}, -1
+        self._update(version)
+        if len(self._kept) > 2 * len(self._files):
+            self._kept = {path: kept for path, kept in self._kept.items() if path in self._files}
+        return self._files
+
+    def kept(self, path: str) -> NDArray[np.bool_] | None:
+        """Which rows of a live file are there, up to the last one that is not; None where all are.
+
+        Raises FileNotFoundError where the vector was vacuumed, LakeError where it is damaged.
+        """
+        vector = self._files[path].get("deletionVector")
+        if vector is None:
+            return None
+        known = self._kept.get(path)
+        if known is None or known[0] != vector:
+            gone = deletion_vectors.read(self._store, vector)
+            kept = np.ones(gone.max() + 1 if gone else 0, bool)
+            kept[np.fromiter(gone, np.int64, len(gone))] = False
+            known = self._kept[path] = vector, kept
+        return known[1]
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    return value
+
+
+def commit_path(version: int) -> str:
+    return f"_delta_log/{version:020d}.json"
+
+
+def _checkpoint_path(version: int) -> str:
+    return f"_delta_log/{version:020d}.checkpoint.parquet"
