@@ -315,7 +315,7 @@ MAGSTATS = Table(
 
 FEATURES = Table(
     "features",
-    "Light-curve features, one row for an object at an alert; the larger ndet_used wins, then the larger nown.",
+    "Light-curve features, one row for an object at an alert; the larger nown wins, then the larger ndet_used.",
     (
         *_SKY,
         _OID,

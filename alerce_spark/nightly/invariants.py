@@ -145,17 +145,17 @@ def _light_curves(detections: pl.DataFrame, features: pl.DataFrame, classes: pl.
     if detections.is_empty():
         return []
     objects = select(detections.to_arrow())
-    counted = pl.DataFrame({"oid": objects.oid.tolist(), "used": np.diff(objects.both.offsets)}).filter(
-        pl.col("used") > 0
-    )
-    own = detections.filter("has_stamp").with_columns(own=pl.len().over("oid"))
-    due = counted.join(own.sort("mjd", "candid").unique("oid", keep="last").select("oid", "candid", "own"), "oid")
+    counted = pl.DataFrame({"oid": objects.oid.tolist(), "ndet_used": np.diff(objects.both.offsets).astype(np.int32)})
+    own = detections.filter("has_stamp").with_columns(nown=pl.len().over("oid").cast(pl.Int32))
+    latest = own.sort("mjd", "candid").unique("oid", keep="last").select("oid", "candid", "nown")
+    due = counted.filter(pl.col("ndet_used") > 0).join(latest, "oid")
     found = []
     for invariant, stored in ((FEATURES, features), (LIGHTCURVE_CLASS, classes)):
-        best = stored.sort("ndet_used", "nown").unique(["oid", "candid"], keep="last")
-        met = due.join(best.select("oid", "candid", "ndet_used", "nown"), ["oid", "candid"], "left")
-        short = met.filter((pl.col("ndet_used").fill_null(0) < pl.col("used")) | (pl.col("nown") < pl.col("own")))
-        found.append(_findings(invariant, short.select("oid", "candid")))
+        made = due.join(stored, ["oid", "candid"], suffix="_stored")
+        of_all = (pl.col("nown_stored") == pl.col("nown")) & (pl.col("ndet_used_stored") == pl.col("ndet_used"))
+        # A result may know of alerts that the table still lacks: that is a finding about the table.
+        complete = made.filter(of_all | (pl.col("nown_stored") > pl.col("nown")))
+        found.append(_findings(invariant, due.join(complete, "oid", "anti").select("oid", "candid")))
     return found
 
 

@@ -1,8 +1,8 @@
 """Query `results`: what the other queries published → probabilities, features; what they could not do → quarantine.
 
-Messages are at least once, in any order. A row is stored once for each key; of one key the larger `ndet_used` wins,
-since it saw more of the object's history (design.md section 4), then the larger `nown`: detections that were known by
-their own alerts, not by the rounded copies that later alerts carry.
+Messages are at least once, in any order. A row is stored once for each key; of one key the larger `nown` wins, since it
+knew more of the object's own alerts, then the larger `ndet_used`. Not the other way round: an alert itself may say
+what its copies in later packets do not (a poor `rb`), and then fewer detections count (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -112,14 +112,14 @@ class Results:
         """Rows whose key the table lacks at `version`, and rows that saw more than the stored one of their key."""
         key = list(TABLES[name].key)
         keys = pl.DataFrame(rows.select([*key, "ndet_used", "nown", "healpix29"])).with_row_index("row")
-        keys = keys.sort("ndet_used", "nown", "row", descending=[True, True, False])
+        keys = keys.sort("nown", "ndet_used", "row", descending=[True, True, False])
         keys = keys.unique(key, keep="first", maintain_order=True)
         pixels, ranges = lookup.near(*sky.position(keys["healpix29"]), healpix_order(self.lake))
         columns = [*key, "ndet_used", "nown"]
         stored = lookup.read(self.lake, name, columns, keys["oid"].unique(), pixels, version, ranges)
         known = keys.join(stored.rename({"ndet_used": "had", "nown": "had_own"}), on=key, how="left")
-        saw_more = (pl.col("ndet_used") == pl.col("had")) & (pl.col("nown") > pl.col("had_own"))
-        better = known.filter(pl.col("had").is_null() | (pl.col("ndet_used") > pl.col("had")) | saw_more)["row"]
+        used_more = (pl.col("nown") == pl.col("had_own")) & (pl.col("ndet_used") > pl.col("had"))
+        better = known.filter(pl.col("had").is_null() | (pl.col("nown") > pl.col("had_own")) | used_more)["row"]
         return rows.take(better.to_arrow())
 
 

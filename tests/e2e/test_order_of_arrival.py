@@ -11,7 +11,9 @@ import polars as pl
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from alerce_spark import lake
 from alerce_spark.config import Settings
+from alerce_spark.kafka import records
 from alerce_spark.lake import write
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.nightly import invariants
@@ -115,6 +117,27 @@ def test_out_of_order_repeated_late_without_the_first_packets_and_with_crashes(
     assert _short(settings, expected).is_empty()
     assert_everything_once(settings, sent)
     assert_same_tables(tables(path), expected)
+
+
+def test_the_result_that_knew_most_own_alerts_stays_though_it_used_fewer_detections(
+    spark: SparkSession, sent: Sent, settings_for: SettingsFor
+) -> None:
+    settings = settings_for()
+    path = settings.lake.path
+    write.create(path, settings.lake.healpix_order)
+    results = Results(spark, path, lambda: None)
+    made = as_packets(lightcurves(_frame(spark, sent.packets), path, settings.survey, None)).collect()[0]
+    about = records.decode(made["packet"])
+    # An own alert may say that it is poor, which its copies in later packets do not.
+    knew = [(2, 46), (23, 40), (23, 41), (5, 50)]
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]):
+        about["candid"] += 1
+        for k in order:
+            message = records.LIGHTCURVE.encode(about | dict(zip(("nown", "ndet_used"), knew[k], strict=True)))
+            results.process(spark.createDataFrame([(message, made["source"], 0, 0, None)], PACKETS))
+    for table in ("features", "probabilities"):
+        rows = lake.open(path).table(table).select("nown", "ndet_used").collect()
+        assert rows.rows() == [(23, 41)] * 3
 
 
 def _once(step: Callable[[], object]) -> None:

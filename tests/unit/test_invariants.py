@@ -116,6 +116,11 @@ def _with(table: str, **changed: pl.Expr) -> Callable[[Tables], Tables]:
     return damage
 
 
+def _also(table: str, **changed: pl.Expr) -> Callable[[Tables], Tables]:
+    """Changed copies of the rows beside the right ones."""
+    return lambda tables: tables | {table: pl.concat([tables[table], tables[table].with_columns(**changed)])}
+
+
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
@@ -130,7 +135,9 @@ def _with(table: str, **changed: pl.Expr) -> Callable[[Tables], Tables]:
         (_with("features", ndet_used=pl.col("ndet_used") - 1), {"features"}),
         (_with("features", nown=pl.col("nown") - 1), {"features"}),
         (_with("features", candid=pl.col("candid") - 1), {"features"}),
-        (_with("features", version=pl.lit("v2"), ndet_used=pl.col("ndet_used") + 1), set()),
+        (_with("features", ndet_used=pl.col("ndet_used") + 1), {"features"}),
+        (_also("features", version=pl.lit("v2"), ndet_used=pl.col("ndet_used") + 1), set()),
+        (_also("features", candid=pl.col("candid") - 1, nown=pl.col("nown") - 1), set()),
         (_without("xmatch", "oid"), {"crossmatch"}),
     ],
 )
