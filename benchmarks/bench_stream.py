@@ -1,6 +1,6 @@
-"""The whole stream on this machine: what each query costs, the rate it sustains, its latency, and a growing lake.
+"""The whole stream on this machine: what each query costs, the rate it sustains, and its latency.
 
-`python -m benchmarks.bench_stream [--parts cost sustained latency scaling growth] [--quick]` prints JSON. Simulated
+`python -m benchmarks.bench_stream [--parts cost sustained latency scaling] [--quick]` prints JSON. Simulated
 alerts of a steady sky of all kinds (with stamps and 30 days of history) come night after night; the first 420 days are
 imported, so that most alerts have a long light curve. The following nights are produced to a real Kafka broker, beside
 the stream on the same cores, and go through every query: archive (a directory), stamps, lightcurves, photometry,
@@ -11,7 +11,6 @@ cost: each query alone over the same alerts; processor time of driver, JVM and w
 sustained: alerts that wait on the topic, until every query has taken the last one.
 latency: Kafka timestamp of a result less that of its alert, at fixed rates.
 scaling: the sustained rate with every process held to one core, over that with all cores.
-growth: cost of `lightcurves` and `photometry` with more and more stored objects around.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ from alerce_spark.session import spark_session
 from alerce_spark.streaming.backfill import import_alerts
 from alerce_spark.streaming.run import Stream
 from benchmarks.processes import Memory, cpu_seconds, tree
-from benchmarks.sky import Sky, crowd, mix, say
+from benchmarks.sky import Sky, mix, say
 
 PAPER_RATE = 150.0
 RUBIN_RATE = 350.0
 QUERIES = ["archive", "stamps", "lightcurves", "photometry", "crossmatch", "results"]
-PARTS = ["cost", "sustained", "latency", "scaling", "growth"]
+PARTS = ["cost", "sustained", "latency", "scaling"]
 #: Share of the cores that a stream may use on average, so that it can catch up.
 _LOAD = 0.7
 
@@ -129,7 +128,7 @@ class Bench:
         count = self._sky.past(past)
         say(f"the past is {count} packets")
         import_alerts(self.spark, settings, [past], lambda done, files, _: say(f"{done} of {files} imported"))
-        self._compact(settings.lake.path)
+        self.compact(settings.lake.path)
         sizes = [file.stat().st_size for file in past.iterdir()]
         self.mix = mix(settings.lake.path, sum(sizes) / len(sizes) / 1e6)
         say(f"{self.mix}")
@@ -168,7 +167,7 @@ class Bench:
         topic = self.topic()
         packets = list(islice(self.live, count))
         # The first half is the warm-up of JVM and workers.
-        found = {name: self._alone(topic, [name], packets) for name in QUERIES if name != "results"}
+        found = {name: self.alone(topic, [name], packets) for name in QUERIES if name != "results"}
         found["results"] = self._results(count // 2)
         total = sum(found.values())
         return {
@@ -177,7 +176,8 @@ class Bench:
             "cores_for_350_per_s": round(RUBIN_RATE * total / 1000 / _LOAD, 1),
         }
 
-    def _alone(self, topic: str, queries: Sequence[str], packets: list[bytes], lake: str = "lake") -> float:
+    def alone(self, topic: str, queries: Sequence[str], packets: list[bytes], lake: str = "lake") -> float:
+        """Core-milliseconds an alert of queries over the second half of the packets; the topic is empty again then."""
         half = len(packets) // 2
         topics.send(self.servers, topic, iter(packets[:half]))
         with Running(self.spark, self.settings(topic, queries, lake)) as running:
@@ -193,7 +193,8 @@ class Bench:
         self._renew(topic)
         return 1000 * used / (len(packets) - half)
 
-    def _compact(self, lake: str) -> None:
+    def compact(self, lake: str) -> None:
+        """One file a pixel, as every night leaves the tables."""
         for name, table in TABLES.items():
             if table.on_sky:
                 compact(self.spark, lake, name)
@@ -282,22 +283,6 @@ class Bench:
                 with suppress(ProcessLookupError):
                     os.sched_setaffinity(int(thread.name), cores)
 
-    def growth(self, sizes: Sequence[int], count: int, detections: int) -> dict[str, Any]:
-        """Core-milliseconds an alert of the queries that look things up, with that many objects stored."""
-        found = {}
-        topic = self.topic()
-        for size in sizes:
-            crowd(self.settings("none", QUERIES).lake.path, size, detections, seed=size)
-            self._compact(self.settings("none", QUERIES).lake.path)
-            packets = list(islice(self.live, count))
-            found[f"{size}"] = {
-                name: round(self._alone(topic, [name], packets), 2) for name in ("lightcurves", "photometry")
-            }
-            self._number += 1
-            topic = self.topic()
-        first, last = (sum(found[f"{size}"].values()) for size in (sizes[0], sizes[-1]))
-        return {"core_ms_an_alert": found, "largest_over_smallest": round(last / first, 2)}
-
 
 def produce(servers: str, topic: str, packets: Iterator[bytes], rate: float, seconds: float) -> int:
     """Send packets at a steady rate; returns their number."""
@@ -320,15 +305,14 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=3000)
     parser.add_argument("--days", type=int, default=420)
     parser.add_argument("--alerts", type=int, default=50_000, help="of the part `sustained`")
-    parser.add_argument("--some", type=int, default=4000, help="alerts of `cost`, and of each size of `growth`")
+    parser.add_argument("--some", type=int, default=4000, help="alerts of `cost`")
     parser.add_argument("--rates", type=float, nargs="*", default=[25.0])
     parser.add_argument("--seconds", type=float, default=180.0)
-    parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     if args.quick:
         args.objects, args.days, args.alerts, args.some = 80, 60, 300, 200
-        args.rates, args.seconds, args.sizes = [5.0], 10.0, [300, 1000]
+        args.rates, args.seconds = [5.0], 10.0
     with tempfile.TemporaryDirectory() as scratch, Bench(Path(scratch), args.objects, args.days) as bench:
         result: dict[str, Any] = {"mix": bench.mix}
         if "cost" in args.parts:
@@ -339,8 +323,6 @@ def main() -> None:
             result["sustained"] = bench.sustained(args.alerts)
         if "scaling" in args.parts:
             result["scaling"] = bench.scaling(min(args.alerts, 8_000))
-        if "growth" in args.parts:
-            result["growth"] = bench.growth(args.sizes, args.some, 20)
     print(json.dumps(result, indent=1))
 
 
