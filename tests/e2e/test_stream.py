@@ -145,17 +145,16 @@ class Hanging(Stream):
         return replace(super()._archive(check_lease), batch=self._hang_at_first)
 
     def _hang_at_first(self, packets: DataFrame, epoch: int) -> int:
+        def sleep(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            time.sleep(86400)
+            return batches
+
         self.batches.append(epoch)
         if len(self.batches) == 1 and self.where == "driver":
             self.let_go.wait()
         elif len(self.batches) == 1:
-            packets.mapInArrow(_sleep, "value BINARY").count()
+            packets.mapInArrow(sleep, "value BINARY").count()
         return packets.count()
-
-
-def _sleep(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    time.sleep(86400)
-    return batches
 
 
 @pytest.fixture
