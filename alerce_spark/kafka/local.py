@@ -204,7 +204,8 @@ def _format(command: list[str], properties: Path, data: Path) -> None:
     if (data / "meta.properties").is_file():
         return
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    tool = [*command, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
+    # With "=", since one cluster of 64 has a name that begins with "-".
+    tool = [*command, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(properties)]
     done = subprocess.run(tool, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise KafkaError(
