@@ -16,6 +16,9 @@ from pyspark.sql.types import StructType
 
 Batches = Iterator[pa.RecordBatch]
 
+#: Bytes that `together` joins: a thousand packets of ZTF with their stamps.
+_TOGETHER_BYTES = 64 << 20
+
 #: Survivors that are worth setting aside: a walk through fewer takes a few milliseconds.
 _MANY = 20_000
 
@@ -34,3 +37,19 @@ def settle() -> None:
     """Set aside what has survived a full collection, where that is much. Cycles among it are never collected."""
     if len(gc.get_objects(generation=2)) > _MANY:
         gc.freeze()
+
+
+def together(batches: Batches) -> Batches:
+    """The same rows in batches of 64 MiB and the rest, none empty: whoever looks things up opens each file once."""
+    waiting: list[pa.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        if not batch.num_rows:
+            continue
+        waiting.append(batch)
+        size += batch.nbytes
+        if size >= _TOGETHER_BYTES:
+            yield pa.concat_batches(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield pa.concat_batches(waiting)

@@ -137,6 +137,7 @@ class _Open:
     def __init__(self, lake: str, table: str) -> None:
         self._handle = delta_table(lake, table)
         self.filesystem = _filesystem(self._handle)
+        self.is_local = isinstance(self.filesystem, fs.SubTreeFileSystem)
         self._listed: tuple[int, pl.DataFrame] | None = None
 
     @property
@@ -253,7 +254,14 @@ def _matching(opened: _Open, file: _File, schema: pa.Schema, oids: pa.Array, ran
     groups = np.flatnonzero(_touch(footer.first, footer.last, ranges))
     if not groups.size:
         return schema.empty_table()
-    parquet = pq.ParquetFile(file.path, metadata=footer.metadata, filesystem=opened.filesystem, read_dictionary=["oid"])
+    # One request for many columns is what a store wants; from a disk, column after column is a third cheaper.
+    parquet = pq.ParquetFile(
+        file.path,
+        metadata=footer.metadata,
+        filesystem=opened.filesystem,
+        read_dictionary=["oid"],
+        pre_buffer=not opened.is_local,
+    )
     with parquet:
         ids = parquet.read_row_groups(groups.tolist(), ["oid"], use_threads=False)["oid"]
         found = pc.is_in(ids, value_set=oids).to_numpy()

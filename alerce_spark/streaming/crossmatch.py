@@ -32,7 +32,7 @@ from alerce_spark.lake.handles import delta_table, healpix_order
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.lightcurves.statistics import MJD_ZERO
 from alerce_spark.streaming.pieces import PIECES, piece, unpack
-from alerce_spark.worker import map_in_workers
+from alerce_spark.worker import map_in_workers, together
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +218,7 @@ def _matcher(
     lake: str, survey: str, version: int, local: Sequence[str], asked: Sequence[str]
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def match(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
+        for batch in together(batches):
             # Packets that cannot be decoded are the business of `photometry`, which quarantines them.
             alerts = decode(batch.column("packet")).alerts
             if not alerts.num_rows:

@@ -35,7 +35,7 @@ from alerce_spark.lake.serving import LightcurveModels, Serving
 from alerce_spark.lightcurves import novelty
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, LIMIT_COLUMNS, Stored, light_curves, statistics_of
 from alerce_spark.streaming.sink import MESSAGES, Message, Topics, error_message, messages
-from alerce_spark.worker import map_in_workers
+from alerce_spark.worker import map_in_workers, together
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +81,8 @@ def _classifier(
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def classify(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         worker = _worker(lake, kafka and kafka.model_dump_json())
-        for batch in batches:
-            if batch.num_rows:
-                yield messages(_classified(batch, survey, worker))
+        for batch in together(batches):
+            yield messages(_classified(batch, survey, worker))
 
     return classify
 

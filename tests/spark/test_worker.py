@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from alerce_spark.worker import map_in_workers, settle
+from alerce_spark.worker import map_in_workers, settle, together
 
 pytestmark = pytest.mark.spark
 
@@ -38,3 +38,16 @@ def test_workers_do(spark: SparkSession) -> None:
         rows = map_in_workers(spark.range(40).repartition(2), count, "id LONG, frozen LONG").collect()
         assert sorted(row["id"] for row in rows) == list(range(40))
     assert max(row["frozen"] for row in rows) > 20_000
+
+
+def test_batches_are_joined_until_they_are_large() -> None:
+    def batch(first: int, count: int, size: int) -> pa.RecordBatch:
+        rows = {"number": list(range(first, first + count)), "packet": [b"x" * size] * count}
+        return pa.RecordBatch.from_pydict(rows)
+
+    small = [batch(k, 2, 10) for k in range(0, 20, 2)]
+    joined = list(together(iter([*small[:3], batch(0, 0, 0), *small[3:]])))
+    assert [part["number"].to_pylist() for part in joined] == [list(range(20))]
+    large = [batch(k, 1, 20 << 20) for k in range(5)]
+    assert [part["number"].to_pylist() for part in together(iter(large))] == [[0, 1, 2, 3], [4]]
+    assert list(together(iter([batch(0, 0, 0)]))) == []
