@@ -17,7 +17,7 @@ from alerce_spark import lake as lakes
 from benchmarks.bench_stream import QUERIES, Bench
 from benchmarks.sky import crowd, say
 
-LOOKING_UP = ("lightcurves", "photometry")
+LOOKING_UP = ("lightcurves", "photometry", "crossmatch")
 _DETECTIONS = 20
 
 
@@ -34,12 +34,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, Bench(Path(scratch), args.objects, args.days) as bench:
         lake = bench.settings("none", QUERIES).lake.path
         costs: dict[int, dict[str, float]] = {}
+        bench.cost(args.alerts // 4)  # the JVM knows every query then
         for size in args.sizes:
             crowd(lake, size, _DETECTIONS, seed=size)
             bench.compact(lake)
             stored = len(lakes.open(lake).table("objects").select("oid").collect())
             topic, packets = bench.topic(), list(islice(bench.live, args.alerts))
-            costs[stored] = {name: round(bench.alone(topic, [name], packets), 2) for name in LOOKING_UP}
+            cost = {name: bench.alone(topic, [name], packets) for name in LOOKING_UP}
+            cost["results"] = bench.results(args.alerts // 2)
+            costs[stored] = {name: round(value, 2) for name, value in cost.items()}
             say(f"{stored} objects: {costs[stored]} core-ms an alert")
     first, *_, last = (sum(cost.values()) for cost in costs.values())
     result = {

@@ -29,7 +29,7 @@ from alerce_spark.repository import key, night, open_repository
 from alerce_spark.session import spark_session
 from alerce_spark.simulation.night import stream
 from alerce_spark.streaming.backfill import import_alerts
-from benchmarks.processes import Memory, cpu_seconds
+from benchmarks.processes import Memory, Processor
 from benchmarks.sky import say
 
 START_MJD = 59000
@@ -112,9 +112,10 @@ def measure(folder: Path, count: int) -> dict[str, Any]:
 
 
 def _timed(spark: Any, settings: Settings, date: str, broker: int) -> dict[str, Any]:
-    before, start = cpu_seconds(broker), time.monotonic()
-    done = check(spark, settings, date, rounds=0, progress=say)
-    seconds, used = time.monotonic() - start, cpu_seconds(broker) - before
+    start = time.monotonic()
+    with Processor(without=broker) as processor:
+        done = check(spark, settings, date, rounds=0, progress=say)
+    seconds, used = time.monotonic() - start, processor.seconds
     last = done.rounds[-1]
     return {
         "seconds": round(seconds, 1),

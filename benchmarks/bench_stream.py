@@ -39,7 +39,7 @@ from alerce_spark.lake.tables import TABLES
 from alerce_spark.session import spark_session
 from alerce_spark.streaming.backfill import import_alerts
 from alerce_spark.streaming.run import Stream
-from benchmarks.processes import Memory, cpu_seconds, tree
+from benchmarks.processes import Memory, Processor, tree
 from benchmarks.sky import Sky, mix, say
 
 PAPER_RATE = 150.0
@@ -168,7 +168,7 @@ class Bench:
         packets = list(islice(self.live, count))
         # The first half is the warm-up of JVM and workers.
         found = {name: self.alone(topic, [name], packets) for name in QUERIES if name != "results"}
-        found["results"] = self._results(count // 2)
+        found["results"] = self.results(count // 2)
         total = sum(found.values())
         return {
             "alerts": count // 2,
@@ -183,15 +183,14 @@ class Bench:
         with Running(self.spark, self.settings(topic, queries, lake)) as running:
             running.wait_for(queries, half)
             time.sleep(2.0)
-            before = cpu_seconds(self.broker)
-            topics.send(self.servers, topic, iter(packets[half:]))
-            producing = cpu_seconds(self.broker)
-            running.wait_for(queries, len(packets))
-            time.sleep(1.0)
-            used = cpu_seconds(self.broker) - before
-        say(f"{queries}: {used:.1f} s, {producing - before:.1f} s of them while the alerts were sent")
+            with Processor(without=self.broker) as processor:
+                topics.send(self.servers, topic, iter(packets[half:]))
+                producing = processor.seconds
+                running.wait_for(queries, len(packets))
+                time.sleep(1.0)
+        say(f"{queries}: {processor.seconds:.1f} s, {producing:.1f} s of them while the alerts were sent")
         self._renew(topic)
-        return 1000 * used / (len(packets) - half)
+        return 1000 * processor.seconds / (len(packets) - half)
 
     def compact(self, lake: str) -> None:
         """One file a pixel, as every night leaves the tables."""
@@ -207,19 +206,18 @@ class Bench:
         time.sleep(2.0)
         topics.create(self.servers, [topic], 4)
 
-    def _results(self, alerts: int) -> float:
+    def results(self, alerts: int) -> float:
         """The query `results` over what the others published meanwhile."""
         with Running(self.spark, self.settings("none", ["results"])) as running:
-            before = cpu_seconds(self.broker)
             quiet = 0
             last = -1
-            while quiet < 8:
-                time.sleep(5.0)
-                quiet = quiet + 1 if running.taken("results") == last else 0
-                last = running.taken("results")
-            used = cpu_seconds(self.broker) - before
-        say(f"results: {used:.1f} s for {last} messages")
-        return 1000 * used / (2 * alerts)
+            with Processor(without=self.broker) as processor:
+                while quiet < 8:
+                    time.sleep(5.0)
+                    quiet = quiet + 1 if running.taken("results") == last else 0
+                    last = running.taken("results")
+        say(f"results: {processor.seconds:.1f} s for {last} messages")
+        return 1000 * processor.seconds / (2 * alerts)
 
     def sustained(self, count: int) -> dict[str, Any]:
         """Alerts that wait on a topic, through every query."""
@@ -228,13 +226,17 @@ class Bench:
         say(f"{sent} alerts wait")
         alert_queries = [name for name in QUERIES if name != "results"]
         marks: dict[str, list[tuple[float, int]]] = {name: [] for name in QUERIES}
-        with Memory(without=self.broker) as memory, Running(self.spark, self.settings(topic, QUERIES)) as running:
-            begin, used = time.monotonic(), cpu_seconds(self.broker)
+        with (
+            Memory(without=self.broker) as memory,
+            Running(self.spark, self.settings(topic, QUERIES)) as running,
+            Processor(without=self.broker) as processor,
+        ):
+            begin = time.monotonic()
             while any(running.taken(name) < sent for name in alert_queries):
                 for name in QUERIES:
                     marks[name].append((time.monotonic() - begin, running.taken(name)))
                 time.sleep(0.5)
-            seconds, used = time.monotonic() - begin, cpu_seconds(self.broker) - used
+            seconds, used = time.monotonic() - begin, processor.seconds
             parts = running.parts()
         ends = {name: next((at for at, taken in marks[name] if taken >= sent), seconds) for name in alert_queries}
         rate = sent / seconds

@@ -71,13 +71,56 @@ def _proportional_mb(process: int) -> int:
     return next((int(line.split()[1]) // 1000 for line in lines if line.startswith("Pss:")), 0)
 
 
-def cpu_seconds(without: int) -> float:
-    """Processor time that this process and those below it have used, ended ones included."""
-    ticks = 0
-    for process, _ in tree(without):
-        try:
-            fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
-        except OSError:  # it has ended
-            continue
-        ticks += sum(map(int, fields[11:15]))  # user and system, its own and of children that it waited for
-    return ticks / os.sysconf("SC_CLK_TCK")
+class Processor:
+    """Processor time of this process and those below it while it is entered, of those that end meanwhile too.
+
+    Spark's daemon does not wait for its workers: the time of one that ends is nowhere but in the samples. What lives
+    between two samples only is not seen.
+    """
+
+    def __init__(self, without: int) -> None:
+        """without: process whose time, with that of those below it, is not counted."""
+        self._without = without
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._lock = threading.Lock()
+        self._before: dict[tuple[int, int], int] = {}
+        self._last: dict[tuple[int, int], int] = {}
+
+    def __enter__(self) -> Processor:
+        self._before = self._sample()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._sample()
+
+    @property
+    def seconds(self) -> float:
+        """Used since it was entered, up to now or to its end."""
+        if not self._stop.is_set():
+            self._sample()
+        with self._lock:
+            ticks = sum(last - self._before.get(process, 0) for process, last in self._last.items())
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.3):
+            self._sample()
+
+    def _sample(self) -> dict[tuple[int, int], int]:
+        found = {}
+        for process, _ in tree(self._without):
+            try:
+                fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:  # it has ended
+                continue
+            # Numbers are used again: with its start a process is named for good. Then user and system time.
+            found[process, int(fields[19])] = int(fields[11]) + int(fields[12])
+        with self._lock:
+            self._last |= found
+        return found

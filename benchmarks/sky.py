@@ -25,6 +25,9 @@ _CANDID_DAY = 10**15
 #: Days between visits, and visits a night: after 400 days half of the alerts are of objects with 200 detections or more
 #: (benchmarks/results/stream.json); with the simulation's own 3 and 2 it is 400.
 CADENCE, VISITS = 6, 1
+#: Tables in which a look-up meets the rows of other objects, and columns of which nobody's rows are looked up.
+_FILLED = ("objects", "detections", "non_detections", "magstats", "xmatch", "features", "probabilities")
+_LARGE = ("extra", "attributes")
 #: Rows of invented objects are made for so many at a time.
 _BLOCK = 50_000
 
@@ -97,15 +100,7 @@ def crowd(lake: str, objects: int, detections: int, seed: int = 0) -> None:
     order = healpix_order(lake)
     rng = np.random.default_rng(seed)
     opened = lakes.open(lake)
-    tables = {
-        name: opened.table(name).select(columns).collect()
-        for name, columns in (
-            ("detections", pl.all().exclude("extra")),
-            ("non_detections", pl.all()),
-            ("objects", pl.all()),
-            ("magstats", pl.all()),
-        )
-    }
+    tables = {name: opened.table(name).select(pl.all().exclude(*_LARGE)).collect() for name in _FILLED}
     stored = tables["objects"]
     some = stored.filter(pl.col("ndet") >= detections)["oid"].to_list()
     limit = {"detections": detections, "non_detections": detections}
@@ -126,8 +121,8 @@ def crowd(lake: str, objects: int, detections: int, seed: int = 0) -> None:
         )
         for name, frame in templates.items():
             rows = _moved(frame, new, order)
-            missing_columns = [pl.lit(None).alias("extra")] if name == "detections" else []
-            table = rows.with_columns(missing_columns).select(lookup.TABLES[name].names).to_arrow()
+            left_out = [pl.lit(None).alias(name) for name in _LARGE]
+            table = rows.with_columns(left_out).select(lookup.TABLES[name].names).to_arrow()
             version = log.files(lake, name).version
             log.commit(lake, name, version, Change(files.write(lake, name, table.cast(lookup.TABLES[name].arrow))))
         say(f"{len(stored) + start + count} objects stored")
