@@ -5,7 +5,8 @@ in the Avro repository, and the objects of the night are checked against the inv
 a packet can mend is sent to `<topic>_reprocess`, which the running stream reads; the next round begins when the stream
 has mended it, or shows no progress any more. What is quarantined is not missing, and what a query has refused with a
 recorded reason is not due; but a packet that this version can decode belongs into `detections`, whatever an earlier
-version thought of it. Keys that are in a table twice are found, and only a person can mend them.
+version thought of it. Results of objects that turned out to have too few detections are deleted (`withdrawal.py`). Keys
+that are in a table twice are found, and only a person can mend them.
 
 One row a round goes to `nightly_reports`, which nobody else writes: the lease of the lake, which the running stream
 holds, is not needed for that. The topics are read once: by day a night's topics have ended.
@@ -32,6 +33,7 @@ from alerce_spark.lake.handles import healpix_order
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.nightly import invariants, packets
 from alerce_spark.nightly.invariants import ALERTS, FINDINGS, MISSING
+from alerce_spark.nightly.withdrawal import withdraw
 from alerce_spark.pages import page
 from alerce_spark.repository import key, open_repository
 from alerce_spark.sky import healpix
@@ -44,6 +46,8 @@ _LEAST_POLL_S = 2.0
 _PAUSE = 4.0
 #: Invariants of one alert; those of an object are mended by its latest packet of the night.
 _OF_ALERTS = (MISSING, invariants.ARCHIVE, invariants.STAMP_CLASS)
+#: Findings that the stream mends when it gets a packet again.
+_BY_PACKETS = ~pl.col("invariant").str.starts_with(invariants.TWICE) & (pl.col("invariant") != invariants.TOO_FEW)
 
 
 @dataclass(frozen=True)
@@ -117,13 +121,16 @@ def check(
     for sent in range(rounds + 1):
         found = job.findings(known)
         again = _to_send(found, known) if sent < rounds else known.clear()
+        withdrawn = withdraw(settings.lake.path, found, known) if sent < rounds else 0
         resent = packets.send_again(spark, settings.kafka, again)
         done.rounds.append(_round(first + sent + 1, known, found, resent, examples))
         _store(settings.lake.path, night, done.rounds[-1])
         progress(_line(done.rounds[-1]))
-        if not resent:
+        if withdrawn:
+            progress(f"results of {withdrawn} objects with too few detections are deleted")
+        if not resent and not withdrawn:
             break
-        if not job.wait(known, found, wait_s):
+        if resent and not job.wait(known, found, wait_s):
             done.notes.append(
                 f"the stream took none of {resent} packets within {wait_s:.0f} s: does it run? They wait for it on the "
                 "reprocess topics"
@@ -151,7 +158,7 @@ class _Job:
 
     def wait(self, known: pl.DataFrame, found: pl.DataFrame, limit_s: float) -> bool:
         """Until what was found is mended or nothing changes for so long; returns whether anything was mended."""
-        mendable = found.filter(~pl.col("invariant").str.starts_with(invariants.TWICE))
+        mendable = found.filter(_BY_PACKETS)
         of = known.filter(
             pl.col("oid").is_in(mendable["oid"].drop_nulls().unique().implode())
             | pl.col("sha256").is_in(mendable.filter(pl.col("oid").is_null())["key"].implode())
@@ -239,7 +246,7 @@ def _distinct(known: pl.DataFrame) -> int:
 
 def _mending(found: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     """Findings about objects with the candid of the packet that can mend each: its own, or its object's latest."""
-    found = found.filter(pl.col("oid").is_not_null() & ~pl.col("invariant").str.starts_with(invariants.TWICE))
+    found = found.filter(pl.col("oid").is_not_null() & _BY_PACKETS)
     latest = known.filter(pl.col("oid").is_not_null()).sort("jd", "candid").unique("oid", keep="last")
     with_latest = found.join(latest.select("oid", latest="candid"), "oid", "left")
     of_alert = pl.col("invariant").is_in(_OF_ALERTS)

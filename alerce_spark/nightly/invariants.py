@@ -11,6 +11,7 @@ alerts that are known to exist. What is wrong comes back as findings: invariant,
 | statistics | objects, magstats and the flag `dubious` equal a new computation; for a sample of the objects |
 | features | an object with enough detections has features at its latest alert, made of all that count |
 | lightcurve_class | and a class, of any model |
+| too_few | an object with too few has neither there |
 | stamp_class | an object whose first alert is among these has a stamp class for it, of any model |
 | crossmatch | every object has an attempt |
 """
@@ -37,6 +38,7 @@ ALERTS = pa.schema(
 )
 MISSING, ARCHIVE, NDET, STATISTICS = "missing", "archive", "ndet", "statistics"
 FEATURES, LIGHTCURVE_CLASS, STAMP_CLASS, CROSSMATCH = "features", "lightcurve_class", "stamp_class", "crossmatch"
+TOO_FEW = "too_few"
 TWICE = "twice:"
 
 _DETECTIONS = (*DETECTION_COLUMNS, "sigmapsf_corr_ext", "rb")
@@ -156,6 +158,10 @@ def _light_curves(detections: pl.DataFrame, features: pl.DataFrame, classes: pl.
         # A result may know of alerts that the table still lacks: that is a finding about the table.
         complete = made.filter(of_all | (pl.col("nown_stored") > pl.col("nown")))
         found.append(_findings(invariant, due.join(complete, "oid", "anti").select("oid", "candid")))
+    key = ["oid", "candid"]
+    results = pl.concat([features.select(*key, "nown"), classes.select(*key, "nown")])
+    few = latest.join(due, "oid", "anti").join(results, key, suffix="_stored")
+    found.append(_findings(TOO_FEW, few.filter(pl.col("nown_stored") <= pl.col("nown")).select(key).unique()))
     return found
 
 

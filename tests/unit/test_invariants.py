@@ -116,6 +116,21 @@ def _with(table: str, **changed: pl.Expr) -> Callable[[Tables], Tables]:
     return damage
 
 
+def _of_too_few(table: str, **changed: pl.Expr) -> Callable[[Tables], Tables]:
+    """A result at the latest alert of an object that has too few detections for one."""
+
+    def damage(tables: Tables) -> Tables:
+        own = tables["detections"].filter("has_stamp").with_columns(nown=pl.len().over("oid").cast(pl.Int32))
+        several = own.filter(pl.col("nown") > 1)  # so that the first alert, with its stamp class, is another
+        few = several.join(_usable(tables["detections"]), "oid", "anti").sort("oid", "mjd", "candid")
+        of = few.unique("oid", keep="last", maintain_order=True).tail(1)
+        rows = of.select("oid", "candid", "nown", classifier=pl.lit(LIGHTCURVE), version=pl.lit("v1"), ndet_used=6)
+        row = rows.with_columns(**changed).select(tables[table].columns).cast(dict(tables[table].schema))
+        return tables | {table: pl.concat([tables[table], row])}
+
+    return damage
+
+
 def _also(table: str, **changed: pl.Expr) -> Callable[[Tables], Tables]:
     """Changed copies of the rows beside the right ones."""
     return lambda tables: tables | {table: pl.concat([tables[table], tables[table].with_columns(**changed)])}
@@ -138,6 +153,11 @@ def _also(table: str, **changed: pl.Expr) -> Callable[[Tables], Tables]:
         (_with("features", ndet_used=pl.col("ndet_used") + 1), {"features"}),
         (_also("features", version=pl.lit("v2"), ndet_used=pl.col("ndet_used") + 1), set()),
         (_also("features", candid=pl.col("candid") - 1, nown=pl.col("nown") - 1), set()),
+        (_of_too_few("features"), {"too_few"}),
+        (_of_too_few("probabilities"), {"too_few"}),
+        (_of_too_few("features", nown=pl.col("nown") + 1), set()),
+        (_of_too_few("probabilities", candid=pl.col("candid") - 1), set()),
+        (_of_too_few("probabilities", classifier=pl.lit(STAMP)), set()),
         (_without("xmatch", "oid"), {"crossmatch"}),
     ],
 )
@@ -245,6 +265,7 @@ def _found(*rows: tuple[str, str | None, int | None, str]) -> pl.DataFrame:
         (("stamp_class", "A", 1, "A 1"), [0]),
         (("ndet", "A", None, "A"), [2]),
         (("features", "A", 1, "A 1"), [2]),
+        (("too_few", "A", 2, "A 2"), []),
         (("twice:objects", "A", None, "A"), []),
         (("twice:quarantine", None, None, "xx photometry"), []),
     ],

@@ -1,0 +1,44 @@
+"""Results that should not be there any more are deleted: nothing that the stream publishes takes a row back.
+
+An object's alerts may reveal late that detections of it do not count (a poor `rb`, an upgraded copy). What was computed
+before from too many stays at its latest alert, since an object with too few has no new result.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import polars as pl
+
+from alerce_spark.classifiers.taxonomy import STAMP
+from alerce_spark.lake import log, lookup, write
+from alerce_spark.lake.handles import healpix_order
+from alerce_spark.lake.log import Change
+from alerce_spark.lake.tables import TABLES
+from alerce_spark.nightly.invariants import TOO_FEW
+
+
+def withdraw(lake: str, found: pl.DataFrame, known: pl.DataFrame) -> int:
+    """Delete the features and light-curve classes that FINDINGS name as of too few detections; number of their objects.
+
+    An object with another finding is left as it is: its detections may be what is wrong. `known` are packets (PACKETS)
+    of the objects. As safe beside the stream as its own commits, which are made anew where they meet this one.
+    """
+    others = found.filter(pl.col("invariant") != TOO_FEW)["oid"].drop_nulls()
+    few = found.filter(pl.col("invariant") == TOO_FEW, ~pl.col("oid").is_in(others.implode())).select("oid", "candid")
+    few = few.unique()
+    if len(few):
+        places = known.join(few, "oid", "semi").unique("oid")
+        for table in ("features", "probabilities"):
+            write.unhindered(partial(_delete, lake, table, few, places))
+    return len(few)
+
+
+def _delete(lake: str, table: str, few: pl.DataFrame, places: pl.DataFrame) -> None:
+    version = lookup.versions(lake, [table])[table]
+    pixels, ranges = lookup.near(places["ra"], places["dec"], healpix_order(lake))
+    stored = lookup.read(lake, table, TABLES[table].key, places["oid"], pixels, version, ranges, located=True)
+    if "classifier" in stored.columns:
+        stored = stored.filter(pl.col("classifier") != STAMP)
+    rows = stored.join(few, ["oid", "candid"], "semi").select("path", "position")
+    log.commit(lake, table, version, Change([], rows, operation="DELETE"))
