@@ -17,7 +17,7 @@ from alerce_spark import lake as lakes
 from benchmarks.bench_stream import QUERIES, Bench
 from benchmarks.sky import crowd, say
 
-LOOKING_UP = ("lightcurves", "photometry", "crossmatch")
+LOOKING_UP = ("stamps", "lightcurves", "photometry", "crossmatch")
 _DETECTIONS = 20
 
 

@@ -34,7 +34,7 @@ from alerce_spark.lake.models import Served
 from alerce_spark.lake.serving import stamp_models
 from alerce_spark.lightcurves.statistics import MJD_ZERO
 from alerce_spark.streaming.sink import MESSAGES, Message, Topics, error_message, messages
-from alerce_spark.worker import map_in_workers
+from alerce_spark.worker import map_in_workers, together
 
 STAGE = "stamps"
 #: Objects that a worker remembers: enough for the minutes until the lake has them.
@@ -91,9 +91,8 @@ def _classifier(
         worker = _worker(lake, kafka and kafka.model_dump_json())
         if is_warm_up:
             worker = replace(worker, seen=Seen(_REMEMBERED))
-        for batch in batches:
-            if batch.num_rows:
-                yield messages(_classified(batch, survey, worker))
+        for batch in together(batches):
+            yield messages(_classified(batch, survey, worker))
 
     return classify
 
