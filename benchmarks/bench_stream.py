@@ -4,8 +4,9 @@
 alerts of a steady sky of all kinds (with stamps and 30 days of history) come night after night; the first 420 days are
 imported, so that most alerts have a long light curve. The following nights are produced to a real Kafka broker, beside
 the stream on the same cores, and go through every query: archive (a directory), stamps, lightcurves, photometry,
-crossmatch and results. The sky is large enough that few objects have two alerts in one batch, which would be one result. Baseline of the rate: the 150 alerts/s that ALeRCE tested its cluster at (Förster et al. 2020,
-section 4.9).
+crossmatch and results. The sky is large enough that few objects have two alerts
+in one batch, which would be one result. Baseline of the rate: the 150 alerts/s that ALeRCE tested its cluster at
+(Förster et al. 2020, section 4.9).
 
 cost: each query alone over the same alerts; processor time of driver, JVM and workers after their warm-up.
 sustained: alerts that wait on the topic, until every query has taken the last one.
