@@ -132,7 +132,8 @@ def _wait_for_workers(page: str, running: list[subprocess.Popen[bytes]]) -> None
             with urllib.request.urlopen(page, timeout=5) as answer:
                 if json.load(answer)["aliveworkers"] == _WORKERS:
                     return
-        except OSError:
+        # The master's page answers before it knows the address of its JSON, with HTML.
+        except (OSError, json.JSONDecodeError):
             pass
         time.sleep(0.2)
 
