@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from alerce_spark.errors import AlerceError
 
 #: Variables that begin with the prefix of the settings and are not settings.
 _NOT_SETTINGS = {"ALERCE_CONF", "ALERCE_TEST_DATA"}
@@ -17,7 +18,7 @@ _NOT_SETTINGS = {"ALERCE_CONF", "ALERCE_TEST_DATA"}
 QueryName = Literal["archive", "stamps", "lightcurves", "photometry", "crossmatch", "results"]
 
 
-class ConfigError(Exception):
+class ConfigError(AlerceError):
     """A setting is unknown or has a bad value; the message names key, value and where it was set."""
 
 

@@ -32,6 +32,7 @@ from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from alerce_spark.errors import AlerceError
 from alerce_spark.lake.storage import LakeError
 
 log = logging.getLogger(__name__)
@@ -48,11 +49,11 @@ _CONNECT_TIMEOUT_S, _READ_TIMEOUT_S = 5.0, 10.0
 Record = dict[str, Any]
 
 
-class LeaseHeld(Exception):
+class LeaseHeld(AlerceError):
     """Another application writes these tables; the message names it and says what to do."""
 
 
-class LeaseLost(Exception):
+class LeaseLost(AlerceError):
     """The tables were taken by another application while this one was silent: it must stop writing."""
 
 

@@ -24,6 +24,7 @@ from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
+from alerce_spark.errors import AlerceError
 from alerce_spark.config import ArchiveSettings
 
 #: Waits between the attempts of one request are drawn from 0 to a bound that doubles from the first to the longest [s].
@@ -70,7 +71,7 @@ _CURES = {
 Answer = TypeVar("Answer")
 
 
-class RepositoryError(Exception):
+class RepositoryError(AlerceError):
     """The repository cannot be used; the message names the setting, the cause and what to do."""
 
 

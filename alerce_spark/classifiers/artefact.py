@@ -25,6 +25,7 @@ from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
+from alerce_spark.errors import AlerceError
 
 FORMAT_VERSION = 1
 _MAGIC = b"ALERCEmf"
@@ -34,7 +35,7 @@ _DIGEST = hashlib.sha256().digest_size
 _TYPES = {name: np.dtype(name) for name in ("<u4", "<i8", "<f4", "<f8")}
 
 
-class ModelError(Exception):
+class ModelError(AlerceError):
     """A model file cannot be used; the message names the file and says what is wrong."""
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from alerce_spark.errors import InputError
 from alerce_spark.crossmatch import packet
 
 #: Largest radius of a local match [arcsec]: what a look-up reads around each object stays small.
@@ -20,7 +21,7 @@ OWN_COLUMNS = ("pixel", "healpix29", "source_id", "ra", "dec", "pmra", "pmdec")
 Spellings = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
-class CatalogSettingsError(ValueError):
+class CatalogSettingsError(InputError):
     """Settings of catalogues that cannot be used; the message names file, catalogue and key."""
 
 

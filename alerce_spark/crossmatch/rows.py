@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from alerce_spark.errors import AlerceError
 
 
-class CdsError(Exception):
+class CdsError(AlerceError):
     """A service gave no answer that can be used; the message says what happened. It is not "no match"."""
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyspark
+from alerce_spark.errors import AlerceError
 
 VERSION = "4.1.0"
 #: Coordinates that Ivy (which comes with pyspark) resolves; slf4j-simple writes the broker's log.
@@ -23,7 +24,7 @@ _START_S = 60.0
 _STOP_S = 30.0
 
 
-class KafkaError(Exception):
+class KafkaError(AlerceError):
     """The local broker cannot start or stop; the message says why and what to do."""
 
 

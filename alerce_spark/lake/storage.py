@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from deltalake import DeltaTable
 from obstore.store import LocalStore, S3Store
 
+from alerce_spark.errors import AlerceError
 from alerce_spark.lake.tables import TABLES
 
 Store = LocalStore | S3Store
@@ -18,7 +19,7 @@ Store = LocalStore | S3Store
 Action = dict[str, Any]
 
 
-class LakeError(Exception):
+class LakeError(AlerceError):
     """The lake cannot be used as asked; the message says why and what to do."""
 
 

@@ -36,6 +36,7 @@ from alerce_spark.streaming.photometry import Photometry, Summary
 from alerce_spark.streaming.results import TOPICS, Results, Stored
 from alerce_spark.streaming.sink import sink_options
 from alerce_spark.streaming.source import PACKETS, from_kafka
+from alerce_spark.errors import AlerceError
 from alerce_spark.streaming.stamps import stamps
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 Report = Callable[[str, int, object], None]
 
 
-class StreamFailed(Exception):
+class StreamFailed(AlerceError):
     """The stream cannot go on, or in `until_empty` mode a query failed too often."""
 
 

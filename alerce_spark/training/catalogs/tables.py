@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from astropy import units as u
 from astropy.io import fits, votable
 from astropy.table import Table
+from alerce_spark.errors import InputError
 from numpy.typing import NDArray
 
 #: Chooses from the column names of a file those to read. It may raise CatalogError.
@@ -50,7 +51,7 @@ _SEXAGESIMAL = (
 )
 
 
-class CatalogError(ValueError):
+class CatalogError(InputError):
     """A file of labels that cannot be read; the message names the file, and the columns where they are the matter."""
 
 

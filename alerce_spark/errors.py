@@ -1,0 +1,14 @@
+"""Errors that a user can mend. The command prints them in one message with exit status 2; all others are faults of ours."""
+
+from __future__ import annotations
+
+
+class AlerceError(Exception):
+    """Root of the errors with a message for the user: what is wrong, where, and what to do about it.
+
+    Each room defines its own leaves beside the code that raises them.
+    """
+
+
+class InputError(AlerceError, ValueError):
+    """What the user gave (an argument, a file, its contents) cannot be used; the message names it and the remedy."""
