@@ -32,6 +32,7 @@ class LakeSettings(_Section):
     path: str = "lake"
     healpix_order: Annotated[int, Field(ge=0, le=8)] = 4
     lease_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    sync: bool = True
 
     @field_validator("path")
     @classmethod

@@ -55,7 +55,7 @@ def tables_create(lake: Lake = None) -> None:
     from alerce_spark.lake import write
 
     settings = settings_of(lake={"path": lake})
-    made = write.create(settings.lake.path, settings.lake.healpix_order)
+    made = write.create(settings.lake.path, settings.lake.healpix_order, sync=settings.lake.sync)
     console.print(f"made in {settings.lake.path}: {', '.join(made) or 'nothing, all tables are there'}")
 
 

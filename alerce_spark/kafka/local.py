@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import shutil
 import signal
@@ -16,6 +17,8 @@ from pathlib import Path
 
 import pyspark
 from alerce_spark.errors import AlerceError
+
+log = logging.getLogger(__name__)
 
 VERSION = "4.1.0"
 #: Coordinates that Ivy (which comes with pyspark) resolves; slf4j-simple writes the broker's log.
@@ -71,8 +74,8 @@ def start(bootstrap_servers: str, folder: Path, heap: str = "512m") -> Broker:
     properties.write_text(_properties(host, port, controller, folder / "data"))
     command = [java, f"-Xmx{heap}", "-Xms128m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{jars}/*"]
     _format(command, properties, folder / "data")
-    log = folder / "broker.log"
-    with log.open("ab") as sink:
+    output = folder / "broker.log"
+    with output.open("ab") as sink:
         process = subprocess.Popen(
             [*command, "kafka.Kafka", str(properties)],
             stdin=subprocess.DEVNULL,
@@ -87,12 +90,12 @@ def start(bootstrap_servers: str, folder: Path, heap: str = "512m") -> Broker:
     while time.monotonic() < deadline:
         if process.poll() is not None:
             _state_file(folder).unlink(missing_ok=True)
-            raise KafkaError(f"the broker ended with code {process.returncode}; the end of {log}:\n{_tail(log)}")
+            raise KafkaError(f"the broker ended with code {process.returncode}; the end of {output}:\n{_tail(output)}")
         if _answers(host, port):
             return broker
         time.sleep(0.1)
     stop(folder)
-    raise KafkaError(f"the broker did not answer at {bootstrap_servers} within {_START_S:.0f} s; see {log}")
+    raise KafkaError(f"the broker did not answer at {bootstrap_servers} within {_START_S:.0f} s; see {output}")
 
 
 def stop(folder: Path) -> bool:
@@ -115,7 +118,11 @@ def status(folder: Path) -> Broker | None:
     state = _state_file(folder.resolve())
     if not state.is_file():
         return None
-    broker = Broker(**json.loads(state.read_text()))
+    try:
+        broker = Broker(**json.loads(state.read_text()))
+    except (ValueError, TypeError) as error:  # a power cut leaves it empty
+        log.warning("%s is damaged and passed over: %s", state, error)
+        return None
     if _alive(broker.pid, folder.resolve()):
         return broker
     state.unlink(missing_ok=True)

@@ -48,10 +48,12 @@ class Writer:
         self._offset += len(self._parts[-1])
         return vector
 
-    def put(self, files: Store) -> None:
-        """Write the file, if there is anything to write."""
-        if len(self._parts) > 1:
-            files.put(_path(self._name), b"".join(self._parts))
+    def put(self, files: Store) -> str | None:
+        """Write the file, if there is anything to write; its path."""
+        if len(self._parts) == 1:
+            return None
+        files.put(_path(self._name), b"".join(self._parts))
+        return _path(self._name)
 
 
 def read(files: Store, vector: Action) -> BitMap64:

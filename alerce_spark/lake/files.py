@@ -1,6 +1,7 @@
 """Parquet files of a table, written by a worker or the driver: sorted for look-ups, with their actions for the log.
 
-A file is no part of its table until a commit names it (`lake/log.py`); one that no commit named goes with VACUUM.
+A file is no part of its table until a commit names it (`lake/log.py`); one that no commit named goes with VACUUM. When
+`write` returns, its files survive a power cut.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import math
 import time
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
@@ -17,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from alerce_spark.lake.log import Action
-from alerce_spark.lake.storage import store
+from alerce_spark.lake.handles import is_synced
+from alerce_spark.lake.storage import Action, settle, store
 from alerce_spark.lake.tables import TABLES
 
 #: Row groups hold about so many bytes in memory and no more rows than this: a look-up reads whole groups.
@@ -42,17 +44,23 @@ def write(lake: str, table: str, rows: pa.Table) -> list[Action]:
     rows = rows.cast(definition.arrow)
     if not rows.num_rows:
         return []
-    if not definition.on_sky:
-        return [_put(lake, table, rows, {})]
+    written = list(_puts(lake, table, rows))
+    if is_synced(lake):
+        settle(store(lake, table), [add["path"] for add in written])
+    return written
+
+
+def _puts(lake: str, table: str, rows: pa.Table) -> Iterator[Action]:
+    if not TABLES[table].on_sky:
+        yield _put(lake, table, rows, {})
+        return
     rows = rows.sort_by([(name, "ascending") for name in ("pixel", "healpix29", "oid")])
     pixels = rows["pixel"].combine_chunks()
     runs = pc.run_end_encode(pixels)
     ends = runs.run_ends.to_pylist()
-    written = []
     for start, end, pixel in zip([0, *ends[:-1]], ends, runs.values.to_pylist(), strict=True):
         part = rows.slice(start, end - start).drop_columns(["pixel"])
-        written.append(_put(lake, table, part, {"pixel": str(pixel)}))
-    return written
+        yield _put(lake, table, part, {"pixel": str(pixel)})
 
 
 def _check(rows: pa.Table, table: str) -> None:

@@ -22,13 +22,12 @@ import numpy as np
 import polars as pl
 from deltalake import Schema
 from deltalake.exceptions import CommitFailedError, DeltaError
-from obstore.exceptions import AlreadyExistsError
 from pyroaring import BitMap64
 
 from alerce_spark.lake import deletion_vectors
-from alerce_spark.lake.handles import delta_table
-from alerce_spark.lake.snapshots import CHECKPOINT_EVERY, Reader, commit_path
-from alerce_spark.lake.storage import Action, LakeError, store
+from alerce_spark.lake.handles import SYNC_PROPERTY, delta_table, is_synced, settle_commit
+from alerce_spark.lake.snapshots import ACTIONS, CHECKPOINT_EVERY, Reader, checkpoint_paths, commit_path
+from alerce_spark.lake.storage import Action, LakeError, publish, settle, store
 from alerce_spark.lake.tables import Table
 
 log = logging.getLogger(__name__)
@@ -83,13 +82,14 @@ def create(lake: str, table: Table, configuration: dict[str, str]) -> bool:
         "configuration": configuration,
         "createdTime": _now_ms(),
     }
-    info = _info("CREATE TABLE", {}, {})
-    try:
-        store(lake, table.name).put(
-            commit_path(0), _lines([info, {"protocol": protocol}, {"metaData": described}]), mode="create"
-        )
-    except AlreadyExistsError:
+    info = _info("CREATE TABLE", {}, {"operationMetrics": {ACTIONS: "3"}})
+    files = store(lake, table.name)
+    synced = configuration.get(SYNC_PROPERTY) != "false"
+    lines = _lines([info, {"protocol": protocol}, {"metaData": described}])
+    if not publish(files, commit_path(0), lines, synced=synced):
         return False
+    if synced:
+        settle(files, [commit_path(0)])  # its new folders too
     return True
 
 
@@ -108,6 +108,7 @@ def add_columns(lake: str, table: Table) -> list[str]:
     if missing:
         try:
             stored.alter.add_columns(missing)
+            settle_commit(stored)
         except CommitFailedError as error:
             raise Conflict(f"columns of {table.name}: {error}") from None
     return [field.name for field in missing]
@@ -170,15 +171,13 @@ class _Log(Reader):
         if self._version != version and not moves:
             raise Conflict(f"{self._table} stands at version {self._version}, the rows were made from {version}")
         self._check_features(change)
-        actions = [_commit_info(version, change), *self._removals(change)]
-        actions += [{"add": add | {"dataChange": not moves}} for add in change.added]
+        actions = [*self._removals(change), *({"add": add | {"dataChange": not moves}} for add in change.added)]
+        actions = [_commit_info(version, change, len(actions) + 1), *actions]
         made = self._version + 1
-        try:
-            self._store.put(commit_path(made), _lines(actions), mode="create")
-        except AlreadyExistsError:
+        if not publish(self._store, commit_path(made), _lines(actions), synced=is_synced(self._lake)):
             if moves:
                 return None
-            raise Conflict(f"version {made} of {self._table} was written by another application") from None
+            raise Conflict(f"version {made} of {self._table} was written by another application")
         self._apply(actions)
         self._version = made
         return made
@@ -210,7 +209,8 @@ class _Log(Reader):
                 continue
             stats = json.dumps(stats | {"tightBounds": False}, separators=(",", ":"))
             yield {"add": add | {"deletionVector": vectors.add(gone), "stats": stats, "dataChange": True}}
-        vectors.put(self._store)
+        if (written := vectors.put(self._store)) is not None and is_synced(self._lake):
+            settle(self._store, [written])
 
     def _file(self, path: str) -> Action:
         try:
@@ -228,16 +228,20 @@ class _Log(Reader):
 
     def _checkpoint(self) -> None:
         try:
-            delta_table(self._lake, self._table).create_checkpoint()
+            handle = delta_table(self._lake, self._table)
+            handle.create_checkpoint()
+            if is_synced(self._lake):
+                settle(self._store, checkpoint_paths(handle.version()))
         except (DeltaError, OSError) as error:
             # Readers then take more commits one by one; the next one is tried in CHECKPOINT_EVERY versions.
             log.warning("no checkpoint of %s at version %d: %s", self._table, self._version, error)
 
 
-def _commit_info(version: int, change: Change) -> Action:
+def _commit_info(version: int, change: Change, actions: int) -> Action:
     rows = sum(json.loads(add["stats"])["numRecords"] for add in change.added)
     deleted = 0 if change.deleted is None else len(change.deleted)
     counts = {"numFiles": str(len(change.added)), "numOutputRows": str(rows), "numDeletedRows": str(deleted)}
+    counts[ACTIONS] = str(actions)
     parameters = {"mode": "Append"} if change.operation == "WRITE" else {}
     return _info(change.operation, parameters, {"readVersion": version, "operationMetrics": counts})
 

@@ -9,7 +9,8 @@ takes milliseconds to parse, and a Parquet file of a Delta table never changes.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import unquote
@@ -140,6 +141,16 @@ class _Open:
         self.is_local = isinstance(self.filesystem, fs.SubTreeFileSystem)
         self._listed: tuple[int, pl.DataFrame] | None = None
 
+    @contextmanager
+    def reading(self, path: str) -> Iterator[None]:
+        """Errors about what is in a file become a LakeError that names it; that it is gone stays what it is."""
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise self._handle.snapshots.damaged(path, f"is damaged ({error})") from error
+
     @property
     def version(self) -> int:
         return int(self._handle.version())
@@ -220,7 +231,8 @@ class _Footers:
         name = f"{opened.uri}/{path}"
         footer = self._kept.get(name)
         if footer is None:
-            footer = self._kept[name] = _footer(pq.read_metadata(path, filesystem=opened.filesystem))
+            with opened.reading(path):
+                footer = self._kept[name] = _footer(pq.read_metadata(path, filesystem=opened.filesystem))
             self._bytes += footer.metadata.serialized_size
             while self._bytes > _FOOTER_BYTES and len(self._kept) > 1:
                 self._bytes -= self._kept.popitem(last=False)[1].metadata.serialized_size
@@ -262,7 +274,7 @@ def _matching(opened: _Open, file: _File, schema: pa.Schema, oids: pa.Array, ran
         read_dictionary=["oid"],
         pre_buffer=not opened.is_local,
     )
-    with parquet:
+    with parquet, opened.reading(file.path):
         ids = parquet.read_row_groups(groups.tolist(), ["oid"], use_threads=False)["oid"]
         found = pc.is_in(ids, value_set=oids).to_numpy()
         if file.kept is not None:
@@ -289,7 +301,8 @@ def _matching(opened: _Open, file: _File, schema: pa.Schema, oids: pa.Array, ran
 
 def _whole(opened: _Open, file: _File, schema: pa.Schema) -> pa.Table:
     """Rows of a file that are not deleted; columns that it was written without are null."""
-    table = pq.read_table(file.path, filesystem=opened.filesystem, partitioning=None)
+    with opened.reading(file.path):
+        table = pq.read_table(file.path, filesystem=opened.filesystem, partitioning=None)
     if file.kept is not None:
         table = table.filter(pa.array(np.pad(file.kept, (0, len(table) - file.kept.size), constant_values=True)))
     values = {name: table[name] for name in table.schema.names}

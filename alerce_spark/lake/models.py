@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 import tempfile
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import uuid4
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, write_deltalake
@@ -34,8 +32,8 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from alerce_spark import classifiers
 from alerce_spark.classifiers.artefact import ModelError
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
-from alerce_spark.lake.handles import delta_table
-from alerce_spark.lake.storage import LakeError, is_made, storage_options, table_path
+from alerce_spark.lake.handles import Handle, delta_table, scan, settle_commit
+from alerce_spark.lake.storage import LakeError, is_made, settle_files, storage_options, table_path
 from alerce_spark.lake.tables import TABLES
 
 log = logging.getLogger(__name__)
@@ -217,8 +215,8 @@ class _Registry:
         self.entries[classifier, version] = replace(self.entries[classifier, version], state=state)
 
 
-def _registry(handle: DeltaTable) -> _Registry:
-    rows = pl.scan_delta(handle).collect().to_dicts()
+def _registry(handle: Handle) -> _Registry:
+    rows = scan(handle).collect().to_dicts()
     entries = [Entry(**{**row, "metrics": dict(row["metrics"] or {})}) for row in rows]
     return _Registry({(e.classifier, e.version): e for e in entries}, _previous(handle))
 
@@ -256,13 +254,14 @@ def _change(lake: str, edit: Callable[[_Registry], None]) -> _Registry:
     return registry
 
 
-def _commit(handle: DeltaTable, registry: _Registry) -> None:
+def _commit(handle: Handle, registry: _Registry) -> None:
     # No retries by delta-rs: its conflict check would let a change pass that was made from an older version.
     properties = CommitProperties({_PREVIOUS: json.dumps(registry.previous)}, max_commit_retries=0)
     write_deltalake(handle, _arrow(registry.entries.values()), mode="overwrite", commit_properties=properties)
+    settle_commit(handle)
 
 
-def _opened_or_made(lake: str) -> DeltaTable:
+def _opened_or_made(lake: str) -> Handle:
     """The table, made from its definition where it is not there; delta-rs adds the checks in a second commit."""
     if not is_made(lake, _TABLE.name):
         fields = [
@@ -322,9 +321,8 @@ def _store(lake: str, source: Path, artefact: str) -> None:
     try:
         with source.open("rb") as content, temporary.open("wb") as out:
             shutil.copyfileobj(content, out)
-            out.flush()
-            os.fsync(out.fileno())
         temporary.replace(target)
+        settle_files(folder, [target])
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -381,7 +379,7 @@ class Served(Generic[M]):
         self.alarm: str | None = None
         self._lake, self._classifier, self._loader = lake, classifier, loader
         self._fallback, self._clock = fallback, clock
-        self._handle: DeltaTable | None = None
+        self._handle: Handle | None = None
         self._seen = -1  # version of the table that was followed
         self._served: tuple[M, str] | None = None
         self._key: str | None = None  # checksum of the served file, None for the fallback

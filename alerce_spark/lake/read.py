@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from alerce_spark import sky
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
-from alerce_spark.lake.handles import delta_table, healpix_order
+from alerce_spark.lake.handles import delta_table, healpix_order, scan
 from alerce_spark.lake.storage import LakeError, table_path
 from alerce_spark.lake.tables import TABLES
 
@@ -74,7 +74,7 @@ class Lake:
         handle = delta_table(self.path, name)
         if version is not None:
             handle.load_as_version(self._version(name, version))
-        frame = pl.scan_delta(handle)
+        frame = scan(handle)
         oids = _listed(oid)
         pixels = self._pixels(name, oids, cone)
         if pixels is not None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from obstore.exceptions import NotFoundError
@@ -20,8 +23,16 @@ from obstore.exceptions import NotFoundError
 from alerce_spark.lake import deletion_vectors
 from alerce_spark.lake.storage import Action, LakeError, Store, store
 
+log = logging.getLogger(__name__)
+
 #: A checkpoint is written every so many versions.
 CHECKPOINT_EVERY = 20
+#: Metric of our commits: how many lines they have, so that one that is cut between two is seen.
+ACTIONS = "numActions"
+_HINT = "_delta_log/_last_checkpoint"
+_CHECKPOINT = re.compile(r"_delta_log/([0-9]{20})\.checkpoint\.parquet")
+#: Damaged files that this process has named.
+_named: set[str] = set()
 
 
 class Reader:
@@ -42,7 +53,7 @@ class Reader:
         # The first look takes a checkpoint, or one after commits so old that the log no longer has them one by one.
         ahead = last if last is not None and last["version"] > self._version else None
         if ahead is not None and (self._version < 0 or self._read(self._version + 1) is None):
-            self._load(ahead)
+            self._try_load(ahead)
         while self._version != until and (actions := self._read(self._version + 1)) is not None:
             self._apply(actions)
             self._version += 1
@@ -51,13 +62,38 @@ class Reader:
         if until is not None and self._version < until:
             raise FileNotFoundError(f"the log of {self._table} no longer has version {until}")
 
+    def damaged(self, path: str, how: str) -> LakeError:
+        """The error about a file of the table without which it cannot be read."""
+        return LakeError(
+            f"{path} of the table {self._table} in {self._lake} {how}; a power cut or a full disk does that. "
+            "docs/operations.md says how to go on: After a power cut"
+        )
+
+    def _pass_over(self, path: str, error: Exception) -> None:
+        """Name a damaged file that can be done without, once."""
+        name = f"{self._lake}/{self._table}/{path}"
+        if name not in _named:
+            _named.add(name)
+            log.warning("%s is damaged and passed over: %s", name, str(error).splitlines()[0])
+
     def _last_checkpoint(self) -> Action | None:
         try:
-            found = self._store.get("_delta_log/_last_checkpoint").bytes()
+            found = self._store.get(_HINT).bytes()
         except (NotFoundError, FileNotFoundError):
             return None
-        checkpoint: Action = json.loads(bytes(found))
-        return checkpoint
+        try:
+            checkpoint: Action = json.loads(bytes(found))
+            checkpoint["version"] = int(checkpoint["version"])
+            return checkpoint
+        except (ValueError, KeyError, TypeError) as error:
+            self._pass_over(_HINT, error)
+        return self._newest_checkpoint()
+
+    def _newest_checkpoint(self) -> Action | None:
+        """The last checkpoint of ours that is there, without the file that says so."""
+        paths = (item["path"] for page in self._store.list("_delta_log") for item in page)
+        made = [int(found[1]) for path in paths if (found := _CHECKPOINT.fullmatch(path))]
+        return {"version": max(made)} if made else None
 
     def _checkpoint_before(self, version: int) -> Action | None:
         """The last checkpoint of ours up to a version that is older than the newest checkpoint."""
@@ -67,16 +103,28 @@ class Reader:
                 return {"version": made}
         return None
 
+    def _try_load(self, last: Action) -> None:
+        """Begin with a checkpoint, or, where it is damaged and they are there, with the commits before it."""
+        try:
+            self._load(last)
+        except (pa.ArrowInvalid, OSError, NotFoundError) as error:
+            path = _checkpoint_path(last["version"])
+            if self._read(self._version + 1) is None:
+                raise self.damaged(path, "is damaged or missing") from error
+            self._pass_over(path, error)
+
     def _load(self, last: Action) -> None:
-        self._files.clear()
         parts = last.get("parts")
         whole = _checkpoint_path(last["version"])
         stem = whole.removesuffix(".parquet")
         names = [f"{stem}.{k + 1:010d}.{parts:010d}.parquet" for k in range(parts)] if parts else [whole]
+        rows = []
         for name in names:
             file = pq.ParquetFile(io.BytesIO(bytes(self._store.get(name).bytes())))
             wanted = [c for c in ("add", "protocol") if c in file.schema_arrow.names]
-            self._apply(_without_nulls(row) for row in file.read(wanted).to_pylist())
+            rows += file.read(wanted).to_pylist()
+        self._files.clear()
+        self._apply(map(_without_nulls, rows))
         self._version = int(last["version"])
 
     def _read(self, version: int) -> list[Action] | None:
@@ -84,7 +132,16 @@ class Reader:
             found = self._store.get(commit_path(version)).bytes()
         except (NotFoundError, FileNotFoundError):
             return None
-        return [json.loads(line) for line in bytes(found).splitlines() if line]
+        try:
+            actions: list[Action] = [json.loads(line) for line in bytes(found).decode().splitlines() if line]
+        except ValueError as error:
+            raise self.damaged(commit_path(version), "is damaged or cut off") from error
+        if not actions:
+            raise self.damaged(commit_path(version), "is empty")
+        wanted = actions[0].get("commitInfo", {}).get("operationMetrics", {}).get(ACTIONS)
+        if wanted is not None and int(wanted) != len(actions):
+            raise self.damaged(commit_path(version), f"has {len(actions)} of {wanted} lines")
+        return actions
 
     def _apply(self, actions: Iterable[Action]) -> None:
         for action in actions:
@@ -101,6 +158,20 @@ class Reader:
                     del self._files[remove["path"]]
             elif "protocol" in action:
                 self._features = set(action["protocol"].get("writerFeatures") or ())
+
+    def check(self, version: int) -> None:
+        """Raise LakeError where the commit of this version is damaged."""
+        self._read(version)
+
+    def newest(self) -> int:
+        """Read up to the newest version, and say which it is. Raises LakeError where a commit is damaged."""
+        self._update()
+        return self._version
+
+    @property
+    def files(self) -> Store:
+        """The files of the table."""
+        return self._store
 
 
 class Snapshots(Reader):
@@ -150,3 +221,8 @@ def commit_path(version: int) -> str:
 
 def _checkpoint_path(version: int) -> str:
     return f"_delta_log/{version:020d}.checkpoint.parquet"
+
+
+def checkpoint_paths(version: int) -> list[str]:
+    """The files of a checkpoint in one part."""
+    return [_checkpoint_path(version), _HINT]

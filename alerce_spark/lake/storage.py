@@ -1,14 +1,23 @@
-"""Where a table lies and how its files are reached, without Spark."""
+"""Where a table lies, how its files are reached, and when they are safe, without Spark.
+
+On a file system a file that was written is in the memory of the machine only, until it is synchronised; so is its name
+in the folder. After a power cut files are empty, cut off or gone that were not. So `settle` comes after new files and
+before the commit that names them, and `publish` gives a commit its name when it is safe. On S3 what was put is safe.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+from uuid import uuid4
 
 from deltalake import DeltaTable
+from obstore.exceptions import AlreadyExistsError
 from obstore.store import LocalStore, S3Store
 
 from alerce_spark.errors import AlerceError
@@ -17,6 +26,8 @@ from alerce_spark.lake.tables import TABLES
 Store = LocalStore | S3Store
 #: A line of the Delta log, or a part of one.
 Action = dict[str, Any]
+#: Files that are synchronised at a time: their journal's commits are shared.
+_THREADS = 8
 
 
 class LakeError(AlerceError):
@@ -59,3 +70,73 @@ def store(lake: str, table: str) -> Store:
 def delta_path(lake: str, table: str) -> str:
     """Path of a table as delta-rs spells it."""
     return table_path(lake, table).replace("s3a://", "s3://", 1)
+
+
+def publish(files: Store, path: str, data: bytes, *, synced: bool) -> bool:
+    """Make a file that is not there yet, whole and at once; False where it is. When others see it, it is safe."""
+    folder = _folder(files)
+    if folder is None:
+        try:
+            files.put(path, data, mode="create")
+        except AlreadyExistsError:
+            return False
+        return True
+    target = folder / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{uuid4().hex}.tmp")
+    try:
+        with part.open("xb") as sink:
+            sink.write(data)
+            sink.flush()
+            if synced:
+                os.fsync(sink.fileno())
+        os.link(part, target)
+    except FileExistsError:
+        return False
+    finally:
+        part.unlink(missing_ok=True)
+    if synced:
+        sync(target.parent)
+    return True
+
+
+def settle(files: Store, paths: Iterable[str]) -> None:
+    """Make files that were put safe: each is synchronised, then each folder between them and the table, once."""
+    folder = _folder(files)
+    if folder is not None:
+        settle_files(folder, [folder / path for path in paths])
+
+
+def settle_files(root: Path, files: Iterable[Path]) -> None:
+    """As `settle`, of files below a folder of the file system."""
+    listed = list(files)
+    folders = {above for file in listed for above in file.parents if above.is_relative_to(root)}
+    for together in (listed, sorted(folders)):
+        if len(together) > 1:
+            with ThreadPoolExecutor(min(_THREADS, len(together))) as pool:
+                list(pool.map(sync, together))
+        else:
+            for one in together:
+                sync(one)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def size(files: Store, path: str) -> int | None:
+    """Bytes of a file of a table on a file system; None where it is not there, and on S3."""
+    folder = _folder(files)
+    try:
+        return None if folder is None else (folder / path).stat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def _folder(files: Store) -> Path | None:
+    return Path(str(files.prefix)) if isinstance(files, LocalStore) else None

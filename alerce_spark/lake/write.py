@@ -17,7 +17,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from alerce_spark import sky
 from alerce_spark.classifiers import taxonomy
 from alerce_spark.lake import files, log, lookup
-from alerce_spark.lake.handles import ORDER_PROPERTY, delta_table, healpix_order
+from alerce_spark.lake.handles import ORDER_PROPERTY, SYNC_PROPERTY, delta_table, healpix_order, scan, set_synced
 from alerce_spark.lake.log import Change, Conflict
 from alerce_spark.lake.storage import LakeError, is_made
 from alerce_spark.lake.tables import TABLES
@@ -29,10 +29,11 @@ T = TypeVar("T")
 _ATTEMPTS = 10
 
 
-def create(lake: str, order: int) -> list[str]:
+def create(lake: str, order: int, *, sync: bool = True) -> list[str]:
     """Make the tables that are not there yet, and add columns that are new to those that are; returns the former.
 
-    Raises LakeError where the lake exists with another HEALPix order.
+    `sync` is lake.sync of the settings, and is changed where the lake was made otherwise; processes that run keep to
+    what they know. Raises LakeError where the lake exists with another HEALPix order.
     """
     if is_made(lake, "objects") and healpix_order(lake) != order:
         raise LakeError(
@@ -40,7 +41,10 @@ def create(lake: str, order: int) -> list[str]:
             "the order of a lake is fixed: set lake.healpix_order to it or make another lake"
         )
     properties = {ORDER_PROPERTY: str(order), "delta.deletedFileRetentionDuration": "interval 1 days"}
-    made = [table.name for table in TABLES.values() if log.create(lake, table, properties)]
+    synced = {SYNC_PROPERTY: "true" if sync else "false"}
+    made = [table.name for table in TABLES.values() if log.create(lake, table, properties | synced)]
+    if "objects" not in made:
+        set_synced(lake, sync)
     for table in TABLES.values():
         if table.name not in made:
             unhindered(partial(log.add_columns, lake, table))
@@ -101,7 +105,7 @@ def insert(lake: str, table: str, rows: pa.Table) -> int:
 
     def change() -> int:
         handle = delta_table(lake, table)
-        known = pl.scan_delta(handle).select(key).collect()
+        known = scan(handle).select(key).collect()
         numbered = pl.DataFrame(rows.select(key)).with_row_index("row").unique(key, keep="first", maintain_order=True)
         new = numbered.join(known, on=key, how="anti", maintain_order="left")["row"]
         if len(new):

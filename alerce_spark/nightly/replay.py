@@ -142,7 +142,7 @@ def replay(
     if not keys:
         raise ValueError(f"{settings.archive.url} has no packet of {survey} and the night {night}: nothing to replay")
     with Lease(target, "alerce-spark replay", settings.lake.lease_timeout_s) as lease:
-        write.create(target, healpix_order(lake))
+        write.create(target, healpix_order(lake), sync=settings.lake.sync)
         _install(lake, target, chosen)
         job = _Job(spark, lake, target, survey, begin, lease.check)
         total, alerts = job.run(keys, archive, progress)

@@ -43,7 +43,7 @@ def import_alerts(
     files = find_files(paths)
     lake = settings.lake
     with Lease(lake.path, "alerce-spark import", lake.lease_timeout_s) as lease:
-        write.create(lake.path, lake.healpix_order)
+        write.create(lake.path, lake.healpix_order, sync=lake.sync)
         slices = spark.sparkContext.defaultParallelism
         photometry = Photometry(spark, lake.path, settings.survey, slices, lease.check)
         crossmatch = Crossmatch(spark, lake.path, settings.survey, lease.check)

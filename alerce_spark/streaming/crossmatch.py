@@ -28,7 +28,7 @@ from alerce_spark.alerts.avro import decode
 from alerce_spark.crossmatch.packet import neighbours
 from alerce_spark.lake import catalogs, lookup, write
 from alerce_spark.lake import log as commits
-from alerce_spark.lake.handles import delta_table, healpix_order
+from alerce_spark.lake.handles import delta_table, healpix_order, scan
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.lightcurves.statistics import MJD_ZERO
 from alerce_spark.streaming.pieces import PIECES, piece, unpack
@@ -162,7 +162,7 @@ def lacking(lake: str, names: Sequence[str], again: bool = False) -> Iterator[pl
         pl.col("lastmjd").alias("mjd"),
     ]
     for pixel in pixels:
-        here = pl.scan_delta(objects).filter(pl.col("pixel") == pixel).sort("healpix29").select(columns).collect()
+        here = scan(objects).filter(pl.col("pixel") == pixel).sort("healpix29").select(columns).collect()
         for part in here.iter_slices(_OBJECTS):
             if again:
                 yield part

@@ -123,7 +123,7 @@ class Stream:
     def _run_queries(self) -> None:
         lake, names = self.settings.lake, self.settings.stream.queries
         with self._lease([name for name in names if name in WRITERS]) as check_lease:
-            write.create(lake.path, lake.healpix_order)
+            write.create(lake.path, lake.healpix_order, sync=lake.sync)
             self._warm_up()
             if any(name in WRITERS for name in names) and not self.until_empty:
                 threading.Thread(target=self._maintain, name="maintenance", daemon=True).start()

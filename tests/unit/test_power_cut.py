@@ -1,0 +1,234 @@
+"""What is promised is on the disk before; what a power cut left empty or cut off is named, or passed over if a hint."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from alerce_spark.kafka import local
+from alerce_spark.lake import handles, log, lookup, models, snapshots, storage, write
+from alerce_spark.lake.handles import delta_table, scan
+from alerce_spark.lake.log import Change
+from alerce_spark.lake.storage import LakeError
+from alerce_spark.lake.tables import TABLES
+from tests.unit.test_log import ORDER, magstats, store, stored
+
+OBJECTS = dict.fromkeys(range(8), 1)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> str:
+    path = str(tmp_path / "lake")
+    write.create(path, ORDER)
+    return path
+
+
+class Disk:
+    """Notes what was synchronised, with the size that it had, until a commit gets its name; and after."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.safe: dict[Path, int] = {}
+        self.at_commit: list[tuple[Path, dict[Path, int]]] = []
+        fsync, link = os.fsync, os.link
+
+        def note(handle: int) -> None:
+            fsync(handle)
+            path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+            self.safe[path] = path.stat().st_size
+
+        def name(source: Path, target: Path) -> None:
+            self.at_commit.append((target, dict(self.safe) | {target: self.safe.get(source, -1)}))
+            link(source, target)
+
+        monkeypatch.setattr(storage.os, "fsync", note)
+        monkeypatch.setattr(storage.os, "link", name)
+
+
+def test_a_commit_gets_its_name_when_all_that_it_names_is_safe(lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store(lake, OBJECTS)
+    disk = Disk(monkeypatch)
+    store(lake, dict.fromkeys(range(0, 8, 2), 2) | dict.fromkeys(range(20, 24), 1))
+    ((commit, safe),) = disk.at_commit
+    table = Path(lake, "magstats")
+    actions = [json.loads(line) for line in commit.read_text().splitlines()]
+    added = [action["add"] for action in actions if "add" in action]
+    assert len(added) > 4
+    new = {table / add["path"] for add in added}
+    new |= set(table.glob("deletion_vector_*.bin"))
+    assert safe[commit] == commit.stat().st_size
+    for path in new:
+        assert safe[path] == path.stat().st_size
+        assert {above for above in path.parents if above.is_relative_to(table)} <= set(safe)
+    assert commit.parent in disk.safe
+    assert not list(table.rglob("*.tmp"))
+
+
+def test_a_lake_that_is_made_and_its_registry_are_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(monkeypatch)
+    lake = str(tmp_path / "lake")
+    write.create(lake, ORDER)
+    model = tmp_path / "some.model"
+    model.write_bytes(b"weights")
+    entry = models.register(lake, "lc_classifier", "1", model, state=models.CURRENT)
+    for commit, safe in disk.at_commit:
+        assert safe[commit] == commit.stat().st_size
+    assert {commit.parent for commit, _ in disk.at_commit} == set(Path(lake).rglob("_delta_log")) <= set(disk.safe)
+    assert {Path(lake, name) for name in TABLES} <= set(disk.safe)
+    # The registry is written by delta-rs.
+    newest = max(Path(lake, "models", "_delta_log").glob("*.json"))
+    for path in (newest, *Path(lake, "models").glob("*.parquet"), Path(lake, entry.artefact)):
+        assert disk.safe[path] == path.stat().st_size
+    assert Path(lake, entry.artefact).parent in disk.safe
+
+
+def test_a_lake_without_synchronising_is_one_by_its_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = str(tmp_path / "lake")
+    write.create(lake, ORDER, sync=False)
+    disk = Disk(monkeypatch)
+    store(lake, OBJECTS)
+    assert not disk.safe
+    assert stored(lake) == {f"Z{k}": 1 for k in OBJECTS}
+    write.create(lake, ORDER)
+    store(lake, {1: 5})
+    assert disk.safe
+    assert handles.is_synced(lake)
+    assert delta_table(lake, "objects").metadata().configuration[handles.SYNC_PROPERTY] == "true"
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda whole: b"",
+    "cut in a line": lambda whole: whole[: len(whole) // 2],
+    "cut between lines": lambda whole: whole[: whole.rindex(b"\n") + 1],
+    "zeros": lambda whole: bytes(len(whole)),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_newest_commit_is_an_error_not_fewer_rows(lake: str, how: str) -> None:
+    for k in range(3):
+        store(lake, dict.fromkeys(range(k, k + 4), k))
+    version = log.files(lake, "magstats").version
+    lookup.versions(lake, ["magstats"])
+    opened = delta_table(lake, "magstats")
+    expected = stored(lake)
+    store(lake, {1: 9})
+    commit = Path(lake, "magstats", "_delta_log", f"{version + 1:020d}.json")
+    whole = commit.read_bytes()
+    commit.write_bytes(DAMAGE[how](whole))
+    log._logs.clear()
+    readers: list[Callable[[], object]] = [
+        lambda: stored(lake),
+        lambda: log.files(lake, "magstats"),
+        lambda: lookup.versions(lake, ["magstats"]),
+        lambda: log.commit(lake, "magstats", version, write.append(lake, "magstats", magstats({99: 1}))),
+        opened.update_incremental,
+    ]
+    for read in readers:
+        with pytest.raises(LakeError, match=rf"{commit.name} of the table magstats .*After a power cut"):
+            read()
+    commit.unlink()  # the remedy
+    lookup._tables.clear()
+    assert stored(lake) == expected
+
+
+@pytest.mark.parametrize("how", ["empty", "cut in a line", "zeros"])
+def test_a_damaged_hint_of_the_last_checkpoint_is_passed_over(
+    lake: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for k in range(23):
+        store(lake, {k % 9: k + 1})
+    expected = stored(lake)
+    hint = Path(lake, "magstats", "_delta_log", "_last_checkpoint")
+    hint.write_bytes(DAMAGE[how](hint.read_bytes()))
+    for old in hint.parent.glob("*.json"):  # as the clean-up of the log does
+        if int(old.stem) < 20:
+            old.unlink()
+    log._logs.clear()
+    snapshots._named.clear()
+    for _ in range(3):
+        assert stored(lake) == expected
+    assert log.files(lake, "magstats").version == 23
+    assert [record.getMessage().split(" is damaged")[0] for record in caplog.records] == [str(hint)]
+
+
+def test_a_damaged_checkpoint_is_passed_over_while_the_commits_are_there(
+    lake: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for k in range(21):
+        store(lake, {k % 9: k + 1})
+    live = set(log.files(lake, "magstats").files)
+    checkpoint = next(Path(lake, "magstats", "_delta_log").glob("*.checkpoint.parquet"))
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    log._logs.clear()
+    with caplog.at_level(logging.WARNING):
+        assert set(log.files(lake, "magstats").files) == live
+    assert checkpoint.name in caplog.text
+    for old in checkpoint.parent.glob("*.json"):
+        if int(old.stem) < 20:
+            old.unlink()
+    log._logs.clear()
+    with pytest.raises(LakeError, match=f"{checkpoint.name} of the table magstats"):
+        log.files(lake, "magstats")
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5])
+def test_a_data_file_that_is_empty_or_cut_off_is_named(lake: str, kept: float) -> None:
+    store(lake, OBJECTS)
+    oids = [f"Z{k}" for k in OBJECTS]
+    pixels = np.unique(magstats(OBJECTS)["pixel"])
+    file = next(Path(lake, "magstats").rglob("*.parquet"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(kept * len(whole))])
+    name = f"{file.parent.name}/{file.name} of the table magstats"
+    with pytest.raises(LakeError, match=name):
+        scan(delta_table(lake, "magstats"))
+    with pytest.raises(LakeError, match=name):
+        lookup.read(lake, "magstats", ["oid", "ndet"], oids, pixels)
+    live = log.files(lake, "magstats")
+    with pytest.raises(LakeError, match=name):
+        lookup.rows_of_files(lake, "magstats", list(live.files), live.version)
+    file.write_bytes(whole)
+    assert len(lookup.read(lake, "magstats", ["oid", "ndet"], oids, pixels)) == len(OBJECTS)
+
+
+def test_pages_of_a_data_file_that_are_zeros_are_named(lake: str) -> None:
+    store(lake, OBJECTS)
+    file = next(Path(lake, "magstats").rglob("*.parquet"))
+    whole = file.read_bytes()
+    at = whole.index(b"Z") // 2 + 4
+    file.write_bytes(whole[:4] + bytes(at) + whole[4 + at :])
+    live = log.files(lake, "magstats")
+    with pytest.raises(LakeError, match=file.name):
+        lookup.rows_of_files(lake, "magstats", list(live.files), live.version)
+
+
+def test_an_inserted_row_of_a_table_without_pixels_needs_whole_files(lake: str) -> None:
+    file = next(Path(lake, "taxonomy").rglob("*.parquet"))
+    file.write_bytes(b"")
+    with pytest.raises(LakeError, match=f"{file.name} of the table taxonomy"):
+        write.create(lake, ORDER)
+
+
+def test_nothing_is_left_of_a_commit_that_came_second(lake: str) -> None:
+    files = storage.store(lake, "magstats")
+    assert not storage.publish(files, snapshots.commit_path(0), b"{}", synced=True)
+    assert [f.name for f in Path(lake, "magstats", "_delta_log").iterdir()] == [f"{0:020d}.json"]
+    assert log.commit(lake, "magstats", 0, Change([])) == 0
+    assert pl.scan_delta(delta_table(lake, "magstats")).collect().is_empty()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}', "\0\0\0"])
+def test_a_damaged_note_of_the_broker_is_passed_over(
+    text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    note = tmp_path / "broker.json"
+    note.write_text(text)
+    assert local.status(tmp_path) is None
+    assert str(note) in caplog.text
