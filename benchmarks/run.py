@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "stamps": ["--repeats", "3"],
     "ingest": ["--quick"],
     "lookup": ["--quick"],
+    "commit": ["--repeats", "5"],
     "crossmatch": ["--quick", "--repeats", "1"],
     "stamp_model": ["--repeats", "1"],
     "features": ["--objects", "20", "--repeats", "1"],

@@ -1,4 +1,4 @@
-"""A model file: a JSON header and aligned arrays, read by memory map, guarded by a checksum; it holds no code.
+"""A model file: a JSON header and aligned arrays, guarded by a checksum; it holds no code.
 
     bytes 0-7    magic
     8-11, 12-15  format version, length of the header (little-endian, unsigned)
@@ -8,7 +8,8 @@
     ...          arrays, little-endian, each at a multiple of 64 bytes
     last 32      SHA-256 of everything before
 
-A file is written beside its place and renamed, and never changed afterwards: processes map it.
+A file is written beside its place and renamed. It is read into memory, not mapped: where a mapped file is cut, by a
+copy over it say, the next access ends the process. Files that ship have their checksums in SHA256SUMS beside them.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
+
 from alerce_spark.errors import AlerceError
 
 FORMAT_VERSION = 1
 _MAGIC = b"ALERCEmf"
+_SUMS = "SHA256SUMS"
 _PREFIX = struct.Struct("<8sIIQ")
 _ALIGNMENT = 64
 _DIGEST = hashlib.sha256().digest_size
@@ -64,8 +67,8 @@ def write(path: Path, kind: str, header: dict[str, Any], arrays: dict[str, NDArr
 
 
 def read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Header and arrays (read-only, mapped) of a model file of this kind. Raises ModelError."""
-    content = _mapped(path)
+    """Header and arrays (read-only) of a model file of this kind. Raises ModelError."""
+    content = load(path)
     if len(content) < _PREFIX.size + _DIGEST or content[:8] != _MAGIC:
         raise ModelError(f"{path} is not a model file")
     _, version, head_length, length = _PREFIX.unpack_from(content)
@@ -73,7 +76,7 @@ def read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]
         raise ModelError(f"{path} has format {version}, this code reads up to {FORMAT_VERSION}: update alerce-spark")
     if len(content) != length:
         raise ModelError(f"{path} is truncated or has a tail: {len(content)} bytes of {length}")
-    view = memoryview(content)[:-_DIGEST]
+    view = content[:-_DIGEST]
     if hashlib.sha256(view).digest() != content[-_DIGEST:]:
         raise ModelError(f"{path} is damaged: its checksum does not match")
     if (_PREFIX.size + head_length) % _ALIGNMENT:
@@ -88,14 +91,32 @@ def read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]
     return header, dict(_array(path, data, entry) for entry in listed)
 
 
-def _mapped(path: Path) -> mmap.mmap | bytes:
+def load(path: Path) -> memoryview:
+    """The bytes of a model file, read-only and at a multiple of 64.
+
+    Raises ModelError where it cannot be read, or has not the checksum that SHA256SUMS beside it says.
+    """
     try:
         with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                return b""
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            size = os.fstat(file.fileno()).st_size
+            memory = mmap.mmap(-1, max(size, 1))  # of no file: aligned, and ours alone
+            got = file.readinto(memory)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from None
+    content = memoryview(memory)[:got].toreadonly()
+    wanted = _listed(path)
+    if wanted is not None and hashlib.sha256(content).hexdigest() != wanted:
+        raise ModelError(f"{path} is not the file that ships: it has another checksum than in {_SUMS}; install again")
+    return content
+
+
+def _listed(path: Path) -> str | None:
+    """The checksum of a file in SHA256SUMS beside it (as sha256sum writes it); None where it is not listed."""
+    try:
+        lines = path.with_name(_SUMS).read_text().splitlines()
+    except OSError:
+        return None
+    return {name: digest for digest, name in (line.split(maxsplit=1) for line in lines if line)}.get(path.name)
 
 
 def _header(path: Path, head: bytes) -> dict[str, Any]:

@@ -161,7 +161,7 @@ class LightcurveModel:
 
 
 def load(path: str | Path) -> LightcurveModel:
-    """A model from its file, which stays mapped. Raises ModelError."""
+    """A model from its file. Raises ModelError."""
     header, arrays = artefact.read(Path(path), LIGHTCURVE)
     if not _is_header(header):
         raise ModelError(f"{path}: the header is not that of a light-curve model")

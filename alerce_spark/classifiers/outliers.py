@@ -183,7 +183,7 @@ _TARGETS = ndtri((np.arange(KNOTS) + 0.5) / KNOTS)
 
 
 def load(path: str | Path) -> OutlierModel:
-    """A model from its file, which stays mapped. Raises ModelError."""
+    """A model from its file. Raises ModelError."""
     header, arrays = artefact.read(Path(path), OUTLIER)
     match header:
         case {"version": str(version), "features_version": str(features), "training": dict(training)}:

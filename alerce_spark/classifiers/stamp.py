@@ -33,7 +33,7 @@ from numba import njit
 from alerce_spark.alerts import avro, stamps
 from alerce_spark.alerts.files import find_files, packets_of
 from alerce_spark.alerts.model import sign
-from alerce_spark.classifiers.artefact import ModelError
+from alerce_spark.classifiers.artefact import ModelError, load
 from alerce_spark.features.coordinates import galactic
 
 Floats = npt.NDArray[np.float32]
@@ -313,9 +313,9 @@ class StampModel:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4
         try:
-            session = ort.InferenceSession(Path(path).read_bytes(), options, providers=["CPUExecutionProvider"])
-        except OSError as error:
-            raise ModelError(f"{path} cannot be read: {error.strerror}") from None
+            session = ort.InferenceSession(bytes(load(Path(path))), options, providers=["CPUExecutionProvider"])
+        except ModelError:
+            raise
         except Exception as error:  # noqa: BLE001  the library's errors have no base class of their own
             raise ModelError(f"{path} is no ONNX model: {error}") from None
         about = session.get_modelmeta().custom_metadata_map

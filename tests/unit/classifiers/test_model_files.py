@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,29 @@ def test_a_file_that_was_replaced_stays_as_it_was_for_its_readers(file: Path) ->
     _, arrays = artefact.read(file, "kind")
     artefact.write(file, "kind", {}, {"a": np.zeros(99)})
     np.testing.assert_array_equal(arrays["a"], ARRAYS["a"])
+
+
+def test_a_file_that_is_cut_while_it_is_used_changes_nothing(file: Path) -> None:
+    # Mapped, the next access would end the process by SIGBUS: so it is done in one of its own.
+    program = (
+        "import os, sys, pathlib; from alerce_spark.classifiers import artefact;"
+        "path = pathlib.Path(sys.argv[1]); _, arrays = artefact.read(path, 'kind'); os.truncate(path, 0);"
+        "print(arrays['a'].sum(), arrays['c'][0])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(15), str(2**60)]
+
+
+def test_a_file_that_ships_has_the_checksum_that_is_listed(file: Path) -> None:
+    sums = file.with_name("SHA256SUMS")
+    sums.write_text(f"{'0' * 64}  other.forest\n")
+    artefact.read(file, "kind")
+    sums.write_text(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n")
+    artefact.read(file, "kind")
+    sums.write_text(f"{'0' * 64}  {file.name}\n")
+    with pytest.raises(ModelError, match="not the file that ships"):
+        artefact.read(file, "kind")
 
 
 def test_a_write_that_fails_leaves_the_old_file(file: Path) -> None:

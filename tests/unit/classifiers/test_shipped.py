@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from alerce_spark import classifiers
 from alerce_spark.classifiers import lightcurve
+from alerce_spark.classifiers.artefact import ModelError
 from alerce_spark.classifiers.lightcurve import LightcurveModel
 from alerce_spark.classifiers.stamp import StampModel
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, STAMP, STAMP_CLASSES
@@ -71,6 +77,30 @@ def test_an_object_without_cross_match_and_without_a_band_still_has_a_class(mode
         blind = matrix.copy()
         blind[:, [gone in name for name in FEATURES]] = np.nan
         assert (model.classify(blind).class_codes >= 0).all()
+
+
+def test_a_shipped_network_with_a_changed_bit_is_refused(tmp_path: Path) -> None:
+    file = bootstrap(STAMP)
+    assert file is not None
+    for one in (file, file.with_name("SHA256SUMS")):
+        shutil.copy(one, tmp_path)
+    copy = tmp_path / file.name
+    assert StampModel.load(copy).version == StampModel.load(file).version
+    content = bytearray(copy.read_bytes())
+    content[len(content) // 2] ^= 1  # a weight: ONNX Runtime reads it
+    copy.write_bytes(content)
+    with pytest.raises(ModelError, match=f"{file.name} is not the file that ships"):
+        StampModel.load(copy)
+
+
+def test_every_shipped_model_has_its_checksum_listed() -> None:
+    folder = Path(classifiers.__file__).parent / "bootstrap"
+    listed = dict(reversed(line.split()) for line in (folder / "SHA256SUMS").read_text().splitlines())
+    assert listed == {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in folder.iterdir()
+        if file.name != "SHA256SUMS"
+    }
 
 
 def test_the_network_is_small_and_knows_its_classes() -> None:
