@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from alerce_spark.kafka import local
@@ -196,6 +197,20 @@ def test_a_data_file_that_is_empty_or_cut_off_is_named(lake: str, kept: float) -
         lookup.rows_of_files(lake, "magstats", list(live.files), live.version)
     file.write_bytes(whole)
     assert len(lookup.read(lake, "magstats", ["oid", "ndet"], oids, pixels)) == len(OBJECTS)
+
+
+@pytest.mark.parametrize("kept", [0, 5])
+def test_a_deletion_vector_that_is_empty_or_cut_off_is_named(lake: str, kept: int) -> None:
+    same = magstats({40: 1, 41: 1}).to_pylist()
+    place = {name: same[0][name] for name in ("pixel", "healpix29")}
+    both = pa.Table.from_pylist([row | place for row in same], TABLES["magstats"].arrow)
+    log.commit(lake, "magstats", 0, write.append(lake, "magstats", both))
+    log.commit(lake, "magstats", 1, write.replace(lake, "magstats", both.slice(0, 1), 1))
+    (vector,) = Path(lake, "magstats").glob("deletion_vector_*.bin")
+    vector.write_bytes(vector.read_bytes()[:kept])
+    lookup._tables.clear()
+    with pytest.raises(LakeError, match=f"{vector.name} .* is damaged"):
+        lookup.read(lake, "magstats", ["oid", "ndet"], ["Z40", "Z41"], both["pixel"].unique())
 
 
 def test_pages_of_a_data_file_that_are_zeros_are_named(lake: str) -> None:
