@@ -925,6 +925,19 @@ def split_containers(
             bodies[p, PLAN] = likely
 
 
+@njit(cache=True)
+def record_ends(data: Bytes, plan: Longs, nodes: Longs, kids: Longs, ops: Longs, ends: Longs, state: Longs) -> int:
+    """Where each of the records ends that follow each other from the beginning of `data`; how many could be read."""
+    i = 0
+    for record in range(ends.shape[0]):
+        for k in range(plan[TOP], plan[TOP] + plan[N_TOP]):
+            i = skip(data, i, data.shape[0], ops[k, OP_NODE], nodes, kids, state)
+            if i < 0:
+                return record
+        ends[record] = i
+    return ends.shape[0]
+
+
 # Texts.
 
 

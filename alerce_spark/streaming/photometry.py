@@ -72,6 +72,7 @@ class Summary:
 
     latency: under "photometry" the seconds from each alert's Kafka timestamp to its rows; nothing for files.
     objects: the objects of the alerts, columns oid, ra, dec [deg] of one of their alerts.
+    unread: files and members that gave no packet, each with the reason (`alerts/files.py`).
     """
 
     alerts: int
@@ -80,6 +81,7 @@ class Summary:
     seconds: dict[str, float]
     latency: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     objects: pl.DataFrame = field(default_factory=lambda: _NO_OBJECTS, repr=False)
+    unread: tuple[tuple[str, str], ...] = ()
 
     def plus(self, other: Summary) -> Summary:
         """Sum of two batches."""
