@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from confluent_kafka import Consumer
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -182,12 +181,15 @@ def _stream(settings: Settings, night: str, topic: str, packets: list[bytes], ba
 
 def _listen(servers: str) -> dict[str, list[dict[str, Any]]]:
     """What a consumer of the output topics hears, by topic."""
-    consumer = Consumer({"bootstrap.servers": servers, "group.id": "demo", "auto.offset.reset": "earliest"})
-    consumer.subscribe([f"^{records.STAMP_TOPIC}_.*", f"^{records.LIGHTCURVE_TOPIC}_.*", records.ERROR_TOPIC])
+    consumer = topics.consumer(servers, "demo")
+    consumer.subscribe(
+        [f"^{records.STAMP_TOPIC}(_[0-9]{{8}})?$", f"^{records.LIGHTCURVE_TOPIC}(_[0-9]{{8}})?$", records.ERROR_TOPIC]
+    )
     heard: dict[str, list[dict[str, Any]]] = {}
     while (message := consumer.poll(_SILENCE_S)) is not None:
         if message.error() is None:
-            heard.setdefault(str(message.topic()), []).append(records.decode(message.value() or b""))
+            topic = str(message.topic())
+            heard.setdefault(topic, []).append(records.schema_of(topic).decode(message.value() or b""))
     consumer.close()
     return heard
 

@@ -52,7 +52,7 @@ MAX_PLAN_BYTES = 8 << 20
 Bytes = npt.NDArray[np.uint8]
 Longs = npt.NDArray[np.int64]
 
-_catalog = Catalog([])
+_catalog = _NOTHING = Catalog([])
 _catalog_lock = threading.Lock()
 
 
@@ -126,6 +126,9 @@ def _open(row: int, data: Bytes, offsets: Longs) -> _Batch:
     problems = np.zeros((n, k.N_PROBLEM), np.int64)
     catalog = _catalog
     k.split_containers(data, offsets, _HEADER_WORDS, catalog.texts, catalog.text_starts, bodies, problems, _state())
+    sizes = np.diff(offsets)
+    problems[sizes > k.MAX_PACKET, k.CODE] = k.TOO_LONG
+    problems[sizes > k.MAX_PACKET, 1 + k.VALUE] = sizes[sizes > k.MAX_PACKET]
     unknown = np.flatnonzero((problems[:, k.CODE] == 0) & (bodies[:, k.PLAN] < 0))
     if len(unknown):
         texts = {int(p): data[bodies[p, k.TEXT] : bodies[p, k.TEXT_END]].tobytes() for p in unknown}
@@ -495,6 +498,39 @@ def _value_reason(code: int, which: int, value: int, limit: int) -> str:
         k.OUTSIDE: f"{float(np.int64(value).view(np.float64))!r}, not in {limits}",
     }[code]
     return f"field {path}: {what}"
+
+
+# Records of other schemas than a packet's.
+
+
+def split(file: bytes) -> tuple[bytes, bytes]:
+    """Text of the schema and bytes of the record of a container file: one record, not compressed.
+
+    Raises ValueError with the reason for any other bytes. The record's own bytes are not looked at: see `flaw`.
+    """
+    data = _as_bytes(file)
+    bodies, problems = np.zeros((1, k.N_BODY), np.int64), np.zeros((1, k.N_PROBLEM), np.int64)
+    offsets = np.array([0, len(data)])
+    k.split_containers(data, offsets, _HEADER_WORDS, _NOTHING.texts, _NOTHING.text_starts, bodies, problems, _state())
+    if problems[0, k.CODE]:
+        raise ValueError(_reason(_Batch(0, data, offsets, data, bodies, problems, _NOTHING), 0))
+    if bodies[0, k.CODEC_OF] != k.NULL_CODEC:
+        raise ValueError("a compressed container: our messages never are")
+    start, end, text, text_end = bodies[0, [k.START, k.END, k.TEXT, k.TEXT_END]].tolist()
+    return file[text:text_end], file[start:end]
+
+
+def flaw(record: bytes, plan: Plan) -> str | None:
+    """Why these bytes are no record of the schema of `plan`, read to the last one; None where they are.
+
+    Time and memory are bounded by the number of bytes and by k.MAX_DEPTH, whatever the schema and the counts say.
+    """
+    state = _state()
+    end = k.skip(_as_bytes(record), 0, len(record), 0, plan.node_table, plan.kid_table, state)
+    if end < 0:
+        value, limit = state[[k.VALUE, k.LIMIT]].tolist()
+        return _field_reason(plan, -end, 0, int(state[k.NODE]), value, limit)
+    return None if end == len(record) else f"{len(record) - end} bytes left over after the record"
 
 
 # Packets without stamps.

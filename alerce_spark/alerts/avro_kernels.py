@@ -864,9 +864,6 @@ def read_container(  # noqa: PLR0911  one a reason
     """A container file with a single record: where everything is into `body`. 0 or an error code."""
     if start == end:
         return EMPTY
-    state[VALUE] = end - start
-    if end - start > MAX_PACKET:
-        return TOO_LONG
     if end - start < 4 or load4(data, start) != 0x016A624F:  # "Obj" and version 1
         return NOT_AVRO
     code = read_header(data, start, end, words, body, state)

@@ -16,6 +16,7 @@ import json
 import re
 import struct
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,16 @@ class Plan:
     names: dict[int, list[str]] = field(default_factory=dict)
     #: Start of a container file with this schema (without its `doc` texts), codec null, up to the marker.
     header: bytes = b""
+
+    @cached_property
+    def node_table(self) -> npt.NDArray[np.int64]:
+        """`nodes` as the kernels take them; the first one is the record of the schema."""
+        return _table(self.nodes, k.N_NODE)
+
+    @cached_property
+    def kid_table(self) -> npt.NDArray[np.int64]:
+        """`kids` as the kernels take them."""
+        return np.array(self.kids, np.int64)
 
     def type_name(self, node: int) -> str:
         """Name of the kind of type `node`."""

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from types import MappingProxyType
 from typing import Any
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from confluent_kafka.error import KafkaError as KafkaErrorCode
 
@@ -16,6 +16,9 @@ from alerce_spark.config import ConfigError
 
 #: Missing and corrected packets are sent again to <topic> + this suffix; every alert query reads both.
 REPROCESS_SUFFIX = "_reprocess"
+
+#: For every consumer: what a producer took back (an aborted transaction) never happened. Java's default reads it.
+ISOLATION = {"isolation.level": "read_committed"}
 
 _WAIT_S, _LOOK_S = 60.0, 0.05
 _LARGEST_MESSAGE = 64 << 20
@@ -103,6 +106,17 @@ def _login(jaas: str, mechanism: str) -> dict[str, str]:
 def admin(bootstrap_servers: str, options: Mapping[str, str] = _NO_OPTIONS) -> AdminClient:
     """An admin client of the brokers; `options` are those of `kafka.options`. Raises ConfigError."""
     return AdminClient(client_options(bootstrap_servers, options))
+
+
+def consumer(bootstrap_servers: str, group: str, options: Mapping[str, str] = _NO_OPTIONS) -> Consumer:
+    """A consumer that begins with the earliest message; `options` are those of `kafka.options`. Raises ConfigError."""
+    own = {"group.id": group, "auto.offset.reset": "earliest", **ISOLATION}
+    return Consumer({**client_options(bootstrap_servers, options), **own})
+
+
+def spark_isolation() -> dict[str, str]:
+    """ISOLATION as an option of Spark's source."""
+    return {f"kafka.{name}": value for name, value in ISOLATION.items()}
 
 
 def create(

@@ -131,6 +131,7 @@ def _messages(spark: SparkSession, kafka: KafkaSettings, options: dict[str, str]
         "kafka.max.partition.fetch.bytes": str(_FETCH_BYTES),
         **options,
         **kafka.options,
+        **topics.spark_isolation(),
     }
     return spark.read.format("kafka").options(**every).load()
 

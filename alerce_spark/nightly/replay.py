@@ -167,7 +167,7 @@ class _Job:
         """Everything from packets to classes; returns what was done, and the alerts (_ALERTS)."""
         slices = self.spark.sparkContext.defaultParallelism
         photometry = Photometry(self.spark, self.into, self.survey, slices, self.check_lease)
-        results = Results(self.spark, self.into, self.check_lease)
+        results = Results(self.spark, self.into, self.survey, self.check_lease)
         total, alerts = Summary(0, 0, {}, {}), [pl.DataFrame(_ALERTS.empty_table())]
         for start in range(0, len(keys), _BATCH):
             batch = keys[start : start + _BATCH]

@@ -50,7 +50,7 @@ def import_alerts(
         slices = spark.sparkContext.defaultParallelism
         photometry = Photometry(spark, lake.path, settings.survey, slices, lease.check)
         crossmatch = Crossmatch(spark, lake.path, settings.survey, lease.check)
-        results = Results(spark, lake.path, lease.check)
+        results = Results(spark, lake.path, settings.survey, lease.check)
         total = Summary(0, 0, {}, {})
         done = 0
         for batch in _batches(files):

@@ -16,7 +16,7 @@ object of the batch are computed anew, so that a crash between two commits heals
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -34,7 +34,7 @@ from alerce_spark.lake.handles import healpix_order
 from alerce_spark.lake.log import Change
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.lightcurves.assemble import Rows, assemble, unusable_entries
-from alerce_spark.streaming.pieces import pack, unpack
+from alerce_spark.streaming import quarantine
 from alerce_spark.streaming.source import refusal
 from alerce_spark.worker import map_in_workers
 
@@ -42,8 +42,6 @@ from alerce_spark.worker import map_in_workers
 #: them: who sees an alert's detection has all that its packet carried, and a light curve is complete when it counts all
 #: detections. What is derived comes last.
 _TABLES = ("non_detections", "forced_photometry", "detections", "objects", "magstats")
-#: Bytes of refused packets that the driver holds at a time.
-_REFUSED_BYTES = 64 << 20
 #: Alerts of one slice at the most: about 100 MB in a worker.
 _SLICE_ALERTS = 4000
 _STAGE = "photometry"
@@ -122,7 +120,8 @@ class Photometry:
             refused = keys.select(pl.all_horizontal(pl.col("oid", "candid").is_null()).sum()).item()
             clock.lap("open")
             if len(keys) > len(alerts):
-                self._quarantine(opened)
+                refused = opened.where("refused IS NOT NULL").select("refused")
+                quarantine.keep(self.lake, refused, self.check_lease)
                 clock.lap("quarantine")
             if alerts.is_empty():
                 return Summary(0, refused, {}, clock.seconds)
@@ -174,28 +173,10 @@ class Photometry:
         met = joined.repartitionById(slices, F.col("slice")).select("oid", "home", "ra", "dec", "packet")
         return map_in_workers(met, _assembler(self.lake, self.survey, versions), ddl_of(_CHANGES))
 
-    def _quarantine(self, opened: DataFrame) -> None:
-        bad = opened.where("refused IS NOT NULL").select("refused")
-        for rows in _groups(bytes(row[0]) for row in bad.toLocalIterator()):
-            self.check_lease()
-            write.insert(self.lake, "quarantine", rows)
-
 
 _PLACED = pa.schema([("oid", pa.string()), ("home", pa.int32()), ("slice", pa.int32())])
 #: A worker's change of one table: `kind` is the table, with "+upgrade" or "+flagged" where rows replace stored ones.
 _CHANGES = pa.schema([("kind", pa.string()), ("rows", pa.int64()), ("change", pa.binary())])
-
-
-def _groups(packed: Iterable[bytes]) -> Iterator[pa.Table]:
-    """Tables of the quarantine of bounded size."""
-    group: list[bytes] = []
-    for rows in packed:
-        group.append(rows)
-        if sum(map(len, group)) > _REFUSED_BYTES:
-            yield pa.concat_tables(unpack(part) for part in group)
-            group = []
-    if group:
-        yield pa.concat_tables(unpack(part) for part in group)
 
 
 class _Clock:
@@ -248,7 +229,7 @@ def _quarantine_rows(batch: pa.RecordBatch, refused: list[tuple[int, str]], surv
 
 def _refused(rows: pa.Table, candid: int | None) -> pa.RecordBatch:
     """One row for each row of the table `quarantine`, in the form of _OPENED."""
-    packed = [pack(rows.slice(i, 1)) for i in range(len(rows))]
+    packed = quarantine.packed(rows)
     columns = {
         field.name: pa.nulls(len(rows), field.type) if field.name != "refused" else pa.array(packed, field.type)
         for field in _OPENED

@@ -1,8 +1,10 @@
 """Query `results`: what the other queries published → probabilities, features; what they could not do → quarantine.
 
-Messages are at least once, in any order. A row is stored once for each key; of one key the larger `nown` wins, since it
-knew more of the object's own alerts, then the larger `ndet_used`. Not the other way round: an alert itself may say
-what its copies in later packets do not (a poor `rb`), and then fewer detections count (docs/decisions.md).
+A message that is not ours, or says what cannot be, goes to the table quarantine with the reason; the others of its
+batch are stored. Messages are at least once, in any order. A row is stored once for each key; of one key the larger
+`nown` wins, since it knew more of the object's own alerts, then the larger `ndet_used`. Not the other way round: an
+alert itself may say what its copies in later packets do not (a poor `rb`), and then fewer detections count
+(docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -10,24 +12,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from alerce_spark import sky
-from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
-from alerce_spark.features.names import FEATURES
 from alerce_spark.kafka import records
+from alerce_spark.kafka.records import MessageError
 from alerce_spark.lake import log as commits
 from alerce_spark.lake import lookup, write
 from alerce_spark.lake.handles import healpix_order
 from alerce_spark.lake.tables import TABLES, ddl_of
+from alerce_spark.streaming import quarantine
+from alerce_spark.streaming.contents import Row, rows_of
 from alerce_spark.streaming.pieces import PIECES, piece, unpack
+from alerce_spark.streaming.source import refusal
 from alerce_spark.worker import map_in_workers
 
 log = logging.getLogger(__name__)
@@ -35,27 +39,28 @@ log = logging.getLogger(__name__)
 #: Topics that the query reads, as a Java regular expression.
 TOPICS = "|".join(
     (
-        f"({records.STAMP_TOPIC}|{records.LIGHTCURVE_TOPIC})_[0-9]{{8}}",
+        # Without a date: of alerts whose time in Kafka cannot be true.
+        f"({records.STAMP_TOPIC}|{records.LIGHTCURVE_TOPIC})(_[0-9]{{8}})?",
         records.ERROR_TOPIC,
         records.RECLASSIFIED_TOPIC,
     )
 )
 
-Row = dict[str, Any]
-_OUTLIER = ("outlier_score", "outlier_version")
-#: Fields that messages of earlier versions of this package lack: such messages may still wait on a topic.
-_LATER: records.Record = dict.fromkeys((*_OUTLIER, "novelty"))
+#: Name of the query in the table quarantine.
+STAGE = "results"
 _SCHEMAS = {
-    **{name: TABLES[name].arrow for name in ("features", "probabilities", "quarantine")},
-    # A message that is not ours: no container, or without the fields of its schema.
+    **{name: TABLES[name].arrow for name in ("features", "probabilities")},
     "latency": pa.schema([pa.field("classifier", pa.string()), pa.field("seconds", pa.float64())]),
     "unreadable": pa.schema([pa.field("topic", pa.string()), pa.field("reason", pa.string())]),
 }
+#: Kind of the pieces that hold one row of the table quarantine each.
+_REFUSED = "refused"
+_TIME = pa.timestamp("us", tz="UTC")
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What a batch did: messages that could not be read, rows written by table, seconds from alert to result.
+    """What a batch did: messages that were refused, rows written by table, seconds from alert to result.
 
     latency: for each classifier the seconds between the alert's and the message's Kafka timestamps, one a message.
     """
@@ -71,25 +76,34 @@ class Results:
 
     spark: SparkSession
     lake: str
+    survey: str
     check_lease: Callable[[], None]
 
     def process(self, messages: DataFrame) -> Stored:
         """Write what `messages` bring; safe to repeat."""
-        parser = _parser(healpix_order(self.lake))
-        # Bounded by the most messages of a batch: 2 kB a light-curve result.
-        pieces = map_in_workers(messages.select("source", "packet", "received"), parser, ddl_of(PIECES)).toArrow()
-        written = {}
-        for name in ("features", "probabilities"):
-            if count := self._store(_rows(pieces, name), name):
-                written[name] = count
-        errors = _rows(pieces, "quarantine")
-        if len(errors):
-            self.check_lease()
-            written["quarantine"] = write.insert(self.lake, "quarantine", errors)
+        columns = messages.select("source", "partition", "offset", "packet", "received")
+        parser = _parser(healpix_order(self.lake), self.survey)
+        parsed = map_in_workers(columns, parser, ddl_of(PIECES)).persist(StorageLevel.MEMORY_AND_DISK)
+        try:
+            # Bounded by the most messages of a batch: 2 kB a light-curve result. Refused ones may be of any size.
+            small = parsed.withColumn("data", F.when(F.col("kind") != _REFUSED, F.col("data")))
+            pieces = small.toArrow()
+            written = {}
+            for name in ("features", "probabilities"):
+                if count := self._store(_rows(pieces, name), name):
+                    written[name] = count
+            if pc.any(pc.equal(pieces["kind"], _REFUSED)).as_py():
+                refused = parsed.where(F.col("kind") == _REFUSED).select("data")
+                written["quarantine"] = quarantine.keep(self.lake, refused, self.check_lease)
+        finally:
+            parsed.unpersist()
         unreadable = _rows(pieces, "unreadable")
         if len(unreadable):
             first = unreadable.slice(0, 1).to_pylist()[0]
-            log.error("%d messages are not ours, the first on %s: %s", len(unreadable), first["topic"], first["reason"])
+            log.error(
+                "%d messages are not ours and are in the table quarantine (stage %s), the first on %s: %s",
+                *(len(unreadable), STAGE, first["topic"], first["reason"]),
+            )
         waits = _rows(pieces, "latency")
         names, seconds = waits["classifier"].to_numpy(), waits["seconds"].to_numpy()
         return Stored(len(unreadable), written, {str(name): seconds[names == name] for name in np.unique(names)})
@@ -128,18 +142,23 @@ def _rows(pieces: pa.Table, kind: str) -> pa.Table:
     return pa.concat_tables([_SCHEMAS[kind].empty_table(), *(unpack(data) for data in packed)])
 
 
-def _parser(order: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def _parser(order: int, survey: str) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def parse(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             made: dict[str, list[Row]] = {kind: [] for kind in _SCHEMAS}
-            columns = (batch.column(name).to_pylist() for name in ("source", "packet", "received"))
-            for topic, message, published in zip(*columns, strict=True):
+            # As numbers: Python's times end with the year 9999, Kafka's do not.
+            times = batch.column("received").cast(_TIME).cast(pa.int64()).to_pylist()
+            for k, (topic, published) in enumerate(zip(batch.column("source").to_pylist(), times, strict=True)):
                 try:
-                    found = list(_parsed(topic, _LATER | records.decode(message), published))
-                except (ValueError, KeyError, TypeError) as error:
-                    found = [("unreadable", {"topic": topic, "reason": f"{type(error).__name__}: {error}"})]
+                    found = list(rows_of(topic, batch.column("packet")[k].as_py() or b"", published))
+                except MessageError as error:
+                    made["unreadable"].append({"topic": topic, "reason": str(error)})
+                    found = [("quarantine", refusal(batch, k, STAGE, survey, str(error)))]
                 for kind, row in found:
-                    made[kind].append(row)
+                    if kind in made:
+                        made[kind].append(row)
+                    else:  # one at a time: a packet may have megabytes
+                        yield piece(_REFUSED, pa.Table.from_pylist([row], TABLES[kind].arrow))
             yield from _pieces(made, order)
 
     return parse
@@ -155,54 +174,3 @@ def _pieces(made: dict[str, list[Row]], order: int) -> Iterator[pa.RecordBatch]:
             for k, row in enumerate(rows):
                 row |= {"healpix29": int(index[k]), "pixel": int(pixel[k])}
         yield piece(kind, pa.Table.from_pylist(rows, _SCHEMAS[kind]))
-
-
-def _parsed(topic: str, record: records.Record, published: datetime | None) -> Iterator[tuple[str, Row]]:
-    """Rows of one message, with ra and dec for those that have a pixel."""
-    if topic == records.ERROR_TOPIC:
-        yield "quarantine", record
-    elif topic.startswith(records.STAMP_TOPIC):
-        yield "probabilities", _stamp_row(record)
-        if published is not None and record["received"] is not None:
-            yield "latency", {"classifier": STAMP, "seconds": (published - record["received"]).total_seconds()}
-    elif topic == records.RECLASSIFIED_TOPIC:
-        yield "probabilities", record | _classification(record["version"], record["class"], record["probabilities"])
-    else:
-        same = {name: record[name] for name in ("oid", "candid", "mjd", "ndet_used", "nown", "survey", "ra", "dec")}
-        values = {name: record["features"][records.field_name(name)] for name in FEATURES}
-        head = {name: record[name] for name in ("period_false_alarm", "novelty")}
-        yield "features", same | head | {"version": record["features_version"]} | values
-        found, outlier = record["lc_classification"], {name: record[name] for name in _OUTLIER}
-        classified = _classification(record["version"], found["class"], found["probabilities"])
-        yield "probabilities", same | outlier | classified
-        if published is not None and record["received"] is not None:
-            yield "latency", {"classifier": LIGHTCURVE, "seconds": (published - record["received"]).total_seconds()}
-
-
-def _stamp_row(record: records.Record) -> Row:
-    probabilities = record["probabilities"]
-    return {
-        "oid": record["objectId"],
-        "classifier": STAMP,
-        "class": record["class"],
-        "probability": probabilities[record["class"]],
-        "probabilities": list(probabilities.items()),
-        "ndet_used": 1,
-        "nown": 1,
-        # The stamp classifier itself knows what is outlying.
-        "outlier_version": record["version"] if record["outlier_score"] is not None else None,
-        **{
-            name: record[name] for name in ("survey", "version", "candid", "mjd", "flags", "outlier_score", "ra", "dec")
-        },
-    }
-
-
-def _classification(version: str, name: str, probabilities: dict[str, float]) -> Row:
-    return {
-        "classifier": LIGHTCURVE,
-        "version": version,
-        "class": name,
-        "probability": probabilities[name],
-        "probabilities": list(probabilities.items()),
-        "flags": [],
-    }

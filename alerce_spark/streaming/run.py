@@ -275,7 +275,7 @@ class Stream:
 
     def _results(self, check_lease: Callable[[], None]) -> _Query:
         stream = self.settings.stream
-        results = Results(self.spark, self.settings.lake.path, check_lease)
+        results = Results(self.spark, self.settings.lake.path, self.settings.survey, check_lease)
         return _Query(
             "results",
             lambda: from_kafka(self.spark, self.settings.kafka, stream, stream.results_max_messages, pattern=TOPICS),

@@ -44,6 +44,8 @@ def sink_options(kafka: KafkaSettings) -> dict[str, str]:
     return {
         "kafka.bootstrap.servers": kafka.bootstrap_servers,
         "kafka.compression.type": "lz4",
+        # A message about a packet that failed brings the packet; by default Kafka's producer refuses a mebibyte.
+        "kafka.max.request.size": str(records.ERROR.longest),
         **{name: value for name, value in kafka.options.items() if name.startswith("kafka.")},
     }
 

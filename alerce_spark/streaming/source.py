@@ -15,11 +15,14 @@ from pyspark.sql import functions as F
 
 from alerce_spark.alerts.files import packets_of
 from alerce_spark.config import KafkaSettings, StreamSettings
-from alerce_spark.kafka.topics import subscription
+from alerce_spark.kafka.topics import spark_isolation, subscription
 from alerce_spark.worker import map_in_workers
 
 #: Columns of packets from anywhere. `source` is the topic or the file.
 PACKETS = "packet BINARY, source STRING, `partition` INT, `offset` BIGINT, received TIMESTAMP"
+
+#: First and last year of a time in Kafka that is believed.
+RECEIVED_YEARS = (2000, 2199)
 
 #: Rows of one Arrow batch of packets read from files, and their bytes at the most.
 _BATCH_ROWS = 200
@@ -58,6 +61,7 @@ def from_kafka(
         # waits for new messages: with Kafka's half second a batch of a few alerts takes that (docs/decisions.md).
         "kafka.fetch.max.wait.ms": "1",
         **kafka.options,
+        **spark_isolation(),
     }
     if least is not None and wait_s is not None:
         options |= {"minOffsetsPerTrigger": str(least), "maxTriggerDelay": f"{wait_s * 1000:.0f}ms"}
@@ -70,7 +74,8 @@ def from_kafka(
         F.col("topic").alias("source"),
         "partition",
         "offset",
-        F.col("timestamp").alias("received"),
+        # A producer may give any time; one that cannot be true is unknown (Python's end with the year 9999).
+        F.when(F.year("timestamp").between(*RECEIVED_YEARS), F.col("timestamp")).alias("received"),
     )
 
 

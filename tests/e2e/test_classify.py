@@ -201,10 +201,15 @@ def test_import_gives_the_same_results(
 
 def test_messages_say_what_the_tables_say(run: tuple[Settings, Callable[[], None]]) -> None:
     settings, _ = run
-    published = [records.decode(value) for value in _messages(settings.kafka.bootstrap_servers, records.STAMP_TOPIC)]
+    published = [
+        records.STAMP.decode(value) for value in _messages(settings.kafka.bootstrap_servers, records.STAMP_TOPIC)
+    ]
     stored = _probabilities(settings, STAMP)
     assert {(r["objectId"], r["candid"]) for r in published} == set(stored.select("oid", "candid").iter_rows())
-    curves = [records.decode(value) for value in _messages(settings.kafka.bootstrap_servers, records.LIGHTCURVE_TOPIC)]
+    curves = [
+        records.LIGHTCURVE.decode(value)
+        for value in _messages(settings.kafka.bootstrap_servers, records.LIGHTCURVE_TOPIC)
+    ]
     objects = lake.open(settings.lake.path).table("objects").select("oid", "ndet", "meanra", "lastmjd").collect()
     ndet = dict(objects.select("oid", "ndet").iter_rows())
     best = {r["oid"]: r for r in sorted(curves, key=lambda r: (r["mjd"], r["ndet"]))}

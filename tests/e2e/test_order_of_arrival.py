@@ -81,7 +81,7 @@ def test_out_of_order_repeated_late_without_the_first_packets_and_with_crashes(
     write.create(path, settings.lake.healpix_order)
     photometry = Photometry(spark, path, settings.survey, 2, lambda: None)
     crossmatch = Crossmatch(spark, path, settings.survey, lambda: None)
-    results = Results(spark, path, lambda: None)
+    results = Results(spark, path, "ztf", lambda: None)
 
     crashing = CrashingCommits()
     crashing.install(monkeypatch)
@@ -125,9 +125,9 @@ def test_the_result_that_knew_most_own_alerts_stays_though_it_used_fewer_detecti
     settings = settings_for()
     path = settings.lake.path
     write.create(path, settings.lake.healpix_order)
-    results = Results(spark, path, lambda: None)
+    results = Results(spark, path, "ztf", lambda: None)
     made = as_packets(lightcurves(_frame(spark, sent.packets), path, settings.survey, None)).collect()[0]
-    about = records.decode(made["packet"])
+    about = records.LIGHTCURVE.decode(made["packet"])
     # An own alert may say that it is poor, which its copies in later packets do not.
     knew = [(2, 46), (23, 40), (23, 41), (5, 50)]
     for order in ([0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]):

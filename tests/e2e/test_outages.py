@@ -207,7 +207,7 @@ def test_a_model_promoted_in_mid_stream_and_a_broken_one(
         taken = _figures(stream)["alerts"] + len(part)
         topics.send(kafka, topic, part)
         wait(lambda: bool(_figures(stream)["alerts"] >= taken), "the alerts are taken")
-        found = [records.decode(value) for value in values(kafka, records.LIGHTCURVE_TOPIC)]
+        found = [records.LIGHTCURVE.decode(value) for value in values(kafka, records.LIGHTCURVE_TOPIC)]
         mine = [r for r in found if r["candid"] in sent.alerts["candid"] and r["candid"] not in done]
         done.extend(r["candid"] for r in mine)
         assert len(mine) > 5

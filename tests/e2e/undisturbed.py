@@ -213,8 +213,8 @@ def _candids(packets: pl.Series) -> pl.Series:
 
 def assert_published(servers: str, sent: Sent) -> None:
     """Every first alert has a stamp result on the output topics or a reason on that of errors."""
-    results = [records.decode(value) for value in values(servers, records.STAMP_TOPIC)]
-    errors = [records.decode(value) for value in values(servers, records.ERROR_TOPIC)]
+    results = [records.STAMP.decode(value) for value in values(servers, records.STAMP_TOPIC)]
+    errors = [records.ERROR.decode(value) for value in values(servers, records.ERROR_TOPIC)]
     refused = {record["sha256"] for record in errors if record["stage"] == "stamps"}
     digests = {hashlib.sha256(packet).hexdigest() for packet in sent.packets}
     of = dict(zip((hashlib.sha256(p).hexdigest() for p in sent.packets), sent.alerts["candid"], strict=True))

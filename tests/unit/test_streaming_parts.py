@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from datetime import UTC, datetime, timedelta
@@ -49,11 +50,13 @@ def _parsed(topic: str, message: bytes, published: datetime | None) -> dict[str,
     batch = pa.RecordBatch.from_pydict(
         {
             "source": pa.array([topic]),
+            "partition": pa.array([3], pa.int32()),
+            "offset": pa.array([70], pa.int64()),
             "packet": pa.array([message], pa.binary()),
             "received": pa.array([published], pa.timestamp("us", tz="UTC")),
         }
     )
-    pieces = list(results._parser(4)(iter([batch])))
+    pieces = list(results._parser(4, "ztf")(iter([batch])))
     return {p.column("kind")[0].as_py(): unpack(p.column("data")[0]) for p in pieces}
 
 
@@ -127,10 +130,15 @@ def test_messages_of_a_version_without_outliers_still_count() -> None:
 
 
 @pytest.mark.parametrize("message", [b"", b"<html>", b"Obj\x01 and so on"])
-def test_what_is_not_ours_is_counted_and_breaks_nothing(message: bytes) -> None:
+def test_what_is_not_ours_is_counted_and_kept_with_its_place(message: bytes) -> None:
     found = _parsed("stamp_classifier_20200601", message, CAME)
-    assert set(found) == {"unreadable"}
+    assert set(found) == {"unreadable", "refused"}
     assert found["unreadable"]["topic"].to_pylist() == ["stamp_classifier_20200601"]
+    (row,) = found["refused"].to_pylist()
+    assert (row["source"], row["partition"], row["offset"]) == ("stamp_classifier_20200601", 3, 70)
+    assert (row["stage"], row["packet"]) == ("results", message)
+    assert row["sha256"] == hashlib.sha256(message).hexdigest()
+    assert row["reason"] == found["unreadable"]["reason"][0].as_py()
 
 
 def test_a_result_goes_to_the_topic_of_the_day_its_alert_came() -> None:
