@@ -491,7 +491,8 @@ def _value_reason(code: int, which: int, value: int, limit: int) -> str:
     _, path, limits = avro_plan.NEEDED[which]
     what = {
         k.MISSING: "missing",
-        k.EMPTY_ID: "empty",
+        k.EMPTY_ID: "empty or blank",
+        k.CONTROL_ID: f"control character U+{value & 0xFFFF:04X}",
         k.LONG_ID: f"{value} characters, at most {k.MAX_ID_CHARACTERS}",
         k.NOT_POSITIVE: f"{value}, expected a positive number",
         k.CANDIDS: f"{limit}, the packet's is {value}",

@@ -453,7 +453,17 @@ def test_candid_must_be_positive(candid: int, expected: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("", "empty"), ("Z" * 65, "65 characters, at most 64"), ("é" * 64, None), ("é" * 65, "65 characters, at most 64")],
+    [
+        ("", "empty or blank"),
+        (" " * 3, "empty or blank"),
+        ("Z" * 65, "65 characters, at most 64"),
+        ("é" * 64, None),
+        ("é" * 65, "65 characters, at most 64"),
+        ("Z" * 10_000, "10000 characters, at most 64"),
+        *((f"a{chr(code)}b", f"control character U+{code:04X}") for code in (0, 10, 27, 31, 127, 128, 159)),
+        *((f"a{chr(code)}b", None) for code in (32, 126, 160, 191, 0x20AC)),
+        *((text, None) for text in ("[/bold]", "$x^2$", "../../etc/x", "=1+1", "<b>", "\\", "’")),
+    ],
 )
 def test_object_id(name: str, expected: str | None) -> None:
     data = packet(SCHEMA, alert() | {"objectId": name})
