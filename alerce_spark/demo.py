@@ -18,11 +18,13 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from alerce_spark import lake
-from alerce_spark.alerts.files import find_files, packets_of
+from alerce_spark.alerts.files import OTHER, Unread, find_files, packets_of
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, STAMP, STAMP_CLASSES
 from alerce_spark.config import Settings, load
+from alerce_spark.errors import InputError
 from alerce_spark.kafka import local, records, topics
 from alerce_spark.lightcurves.plot import figure
 from alerce_spark.nightly.integrity import Integrity, check
@@ -35,6 +37,7 @@ from alerce_spark.streaming.crossmatch import Matched
 from alerce_spark.streaming.photometry import Summary
 from alerce_spark.streaming.results import Stored
 from alerce_spark.streaming.run import Stream
+from alerce_spark.text import printable
 from alerce_spark.training import figures, metrics
 
 _SHOWN = (
@@ -83,6 +86,7 @@ def run(base: Settings, folder: Path, alerts: Path | None, number: int, console:
         }
     )
     servers = settings.kafka.bootstrap_servers
+    unread: list[tuple[str, str]] = []
     bar = Progress(
         TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
     )
@@ -93,8 +97,10 @@ def run(base: Settings, folder: Path, alerts: Path | None, number: int, console:
         try:
             topics.create(servers, [topic], settings.kafka.partitions)
             making = bar.add_task("making the night", total=1)
-            packets, truth = _packets(alerts, number)
+            packets, truth = _packets(alerts, number, lambda *pair: unread.append(pair))
             bar.update(making, completed=1)
+            if not packets:
+                raise InputError(f"{alerts}: no packet could be read: {unread[:3]}")
             told, proof = _stream(settings, night, topic, packets, bar)
             heard = _listen(servers)
             sent = len(packets)
@@ -105,16 +111,19 @@ def run(base: Settings, folder: Path, alerts: Path | None, number: int, console:
     _summary(opened, sent, told, classes, console)
     for name, messages in heard.items():
         console.print(f"topic {name}: {len(messages)} messages")
+    for name, reason in unread:
+        if reason != OTHER:
+            console.print(Text(printable(f"not read {name}: {reason}", 500)))
     console.print(f"integrity of the night: {'complete and right' if proof.ok else proof.broken}")
     page = folder / "report.html"
     page.write_text(_page(opened, sent, told, classes, truth, proof, heard), encoding="utf-8")
     console.print(f"Report: {page}\nTables: {settings.lake.path}  (alerce-spark tables describe)")
 
 
-def _packets(alerts: Path | None, number: int) -> tuple[list[bytes], dict[str, str]]:
+def _packets(alerts: Path | None, number: int, unread: Unread) -> tuple[list[bytes], dict[str, str]]:
     """Packets in order of time, three broken ones among simulated ones; and the true class of each simulated object."""
     if alerts is not None:
-        return [packet for file in find_files([alerts]) for packet, _ in packets_of(str(file))], {}
+        return [packet for file in find_files([alerts], unread) for packet, _ in packets_of(file, unread)], {}
     # Four weeks: each packet carries the whole history of its object, so a stream that catches up knows all of it.
     night = simulate(
         1,

@@ -35,7 +35,7 @@ from alerce_spark.lake import catalogs, write
 from alerce_spark.session import spark_session
 from alerce_spark.simulation.night import simulate
 from alerce_spark.streaming.crossmatch import Crossmatch
-from alerce_spark.streaming.source import from_files
+from alerce_spark.streaming.source import from_files, names
 
 #: Libraries read these when they start; `main` sets them and starts again.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
@@ -205,7 +205,7 @@ def query(folder: Path, sources: np.ndarray, rng: np.random.Generator) -> dict[s
             (packets / f"{candid}.avro").write_bytes(packet)
         told = {}
         for name in ("s", "again_s"):
-            frame = from_files(spark, sorted(packets.iterdir()), slices)
+            frame = from_files(spark, sorted(packets.iterdir()), slices, names(spark))
             start = time.perf_counter()
             done = crossmatch.process(frame)
             told[name] = round(time.perf_counter() - start, 2)

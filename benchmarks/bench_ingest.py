@@ -23,7 +23,7 @@ import fastavro
 import polars as pl
 from pyspark.sql import SparkSession
 
-from alerce_spark.alerts.files import find_files
+from alerce_spark.alerts.files import find_files, insist
 from alerce_spark.config import Settings, conf_dir, load
 from alerce_spark.kafka import local, topics
 from alerce_spark.lake import write
@@ -32,7 +32,7 @@ from alerce_spark.session import spark_session
 from alerce_spark.simulation import night
 from alerce_spark.streaming.photometry import Photometry, Summary
 from alerce_spark.streaming.run import Stream
-from alerce_spark.streaming.source import from_files
+from alerce_spark.streaming.source import from_files, names
 from benchmarks.processes import Memory
 
 MIX = {"RRL": 1.0, "E": 1.0, "LPV": 1.0, "AGN": 1.0}
@@ -45,7 +45,7 @@ def make_alerts(folder: Path, number: int) -> list[Path]:
     """Files of simulated alerts in order of time."""
     for candid, _, packet in islice(night.stream(3, objects=max(40, number // 12), mix=MIX), number):
         (folder / f"{candid}.avro").write_bytes(packet)
-    return find_files([folder])
+    return find_files([folder], insist)
 
 
 def fastavro_per_second(files: list[Path]) -> float:
@@ -66,7 +66,7 @@ def import_files(spark: SparkSession, settings: Settings, files: list[Path], bat
     done: list[tuple[float, Summary]] = []
     for at in range(0, len(files), batch):
         start = time.perf_counter()
-        summary = photometry.process(from_files(spark, files[at : at + batch], slices))
+        summary = photometry.process(from_files(spark, files[at : at + batch], slices, names(spark)))
         done.append((time.perf_counter() - start, summary))
         progress(f"import: {summary.alerts} alerts in {done[-1][0]:.1f} s")
     return rates(done) | {"lake": state(lake.path, len(files))}

@@ -141,6 +141,30 @@ def _open(row: int, data: Bytes, offsets: Longs) -> _Batch:
     return _Batch(row, data, offsets[: n + 1], side, bodies[:n], problems[:n], catalog)
 
 
+def opened(head: bytes) -> tuple[Longs, int]:
+    """Where the parts of one container are (the columns of `bodies`), and the code of its problem or 0."""
+    bodies, problems = np.zeros((1, k.N_BODY), np.int64), np.zeros((1, k.N_PROBLEM), np.int64)
+    data, ends, none = _as_bytes(head), np.array([0, len(head)]), Catalog([])
+    k.split_containers(data, ends, _HEADER_WORDS, none.texts, none.text_starts, bodies, problems, _state())
+    return bodies[0], int(problems[0, k.CODE])
+
+
+def record_ends(schema: bytes, data: bytes, count: int) -> Longs:
+    """Where each of `count` records ends that follow each other; fewer where one cannot be read.
+
+    Raises BlockError for a schema whose records cannot be read.
+    """
+    catalog = _catalog if schema in _catalog.numbers else _learn({schema})
+    number = catalog.numbers[schema]
+    if catalog.plans[number].reason:
+        raise BlockError(catalog.plans[number].reason)
+    plans = catalog.starts
+    of = [slice(*plans[number : number + 2, column]) for column in (k.FIRST_NODE, k.FIRST_KID, k.FIRST_OF_OPS)]
+    ends = np.empty(min(count, len(data)), np.int64)
+    tables = (catalog.nodes[of[0]], catalog.kids[of[1]], catalog.ops[of[2]])
+    return ends[: k.record_ends(_as_bytes(data), plans[number], *tables, ends, _state())]
+
+
 def _learn(texts: set[bytes]) -> Catalog:
     """The catalogue with the schemas of `texts`; it is kept for later calls unless it has grown too large."""
     global _catalog  # noqa: PLW0603  the one cache of compiled schemas of a process
@@ -159,8 +183,8 @@ def _decompress(data: Bytes, bodies: Longs, problems: Longs) -> tuple[Bytes, int
     for p in np.flatnonzero((bodies[:, k.CODEC_OF] != k.NULL_CODEC) & (problems[:, k.CODE] == 0)):
         block = data[bodies[p, k.START] : bodies[p, k.END]].tobytes()
         try:
-            record = _inflate(block) if bodies[p, k.CODEC_OF] == k.DEFLATE else _unsnap(block)
-        except _BlockError as error:
+            record = unpacked(block, int(bodies[p, k.CODEC_OF]))
+        except BlockError as error:
             problems[p, k.CODE] = k.PACKED
             problems[p, 1 + k.VALUE] = _BLOCK_REASONS.index(str(error))
             continue
@@ -181,8 +205,15 @@ _BLOCK_REASONS = (
 )
 
 
-class _BlockError(ValueError):
+class BlockError(ValueError):
     """A compressed block that cannot be had; the message is one of _BLOCK_REASONS."""
+
+
+def unpacked(block: bytes, codec: int) -> bytes:
+    """Records of a container's block. Raises BlockError."""
+    if codec == k.NULL_CODEC:
+        return block
+    return _inflate(block) if codec == k.DEFLATE else _unsnap(block)
 
 
 def _inflate(block: bytes) -> bytes:
@@ -190,12 +221,12 @@ def _inflate(block: bytes) -> bytes:
     try:
         record = stream.decompress(block, MAX_RECORD + 1)
     except zlib.error as error:
-        raise _BlockError(_BLOCK_REASONS[0]) from error
+        raise BlockError(_BLOCK_REASONS[0]) from error
     if len(record) > MAX_RECORD:
-        raise _BlockError(_BLOCK_REASONS[3])
+        raise BlockError(_BLOCK_REASONS[3])
     # fastavro leaves three of the four bytes of zlib's checksum behind the block.
     if not stream.eof or len(stream.unused_data) > 4:
-        raise _BlockError(_BLOCK_REASONS[0])
+        raise BlockError(_BLOCK_REASONS[0])
     return record
 
 
@@ -203,14 +234,14 @@ def _unsnap(block: bytes) -> bytes:
     """Avro's snappy: a raw snappy block, then the big-endian CRC-32 of what it holds."""
     try:
         if len(block) < 5:
-            raise _BlockError(_BLOCK_REASONS[1])
+            raise BlockError(_BLOCK_REASONS[1])
         if cramjam.snappy.decompress_raw_len(block[:-4]) > MAX_RECORD:
-            raise _BlockError(_BLOCK_REASONS[3])
+            raise BlockError(_BLOCK_REASONS[3])
         record = bytes(cramjam.snappy.decompress_raw(block[:-4]))
     except cramjam.DecompressionError as error:
-        raise _BlockError(_BLOCK_REASONS[1]) from error
+        raise BlockError(_BLOCK_REASONS[1]) from error
     if zlib.crc32(record) != int.from_bytes(block[-4:], "big"):
-        raise _BlockError(_BLOCK_REASONS[2])
+        raise BlockError(_BLOCK_REASONS[2])
     return record
 
 
@@ -460,7 +491,8 @@ def _value_reason(code: int, which: int, value: int, limit: int) -> str:
     _, path, limits = avro_plan.NEEDED[which]
     what = {
         k.MISSING: "missing",
-        k.EMPTY_ID: "empty",
+        k.EMPTY_ID: "empty or blank",
+        k.CONTROL_ID: f"control character U+{value & 0xFFFF:04X}",
         k.LONG_ID: f"{value} characters, at most {k.MAX_ID_CHARACTERS}",
         k.NOT_POSITIVE: f"{value}, expected a positive number",
         k.CANDIDS: f"{limit}, the packet's is {value}",

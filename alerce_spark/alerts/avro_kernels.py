@@ -47,7 +47,7 @@ ENDS, VARINT, BRANCH, TYPE, LENGTH, UTF8, FIT, COUNT, MANY, BLOCK_BYTES, DEPTH, 
 EMPTY, TOO_LONG, NOT_AVRO, HEADER, NO_SCHEMA, SCHEMA, CODEC, NO_RECORD, RECORDS, BLOCK, MARK, AFTER, PACKED = range(
     20, 33
 )
-MISSING, EMPTY_ID, LONG_ID, NOT_POSITIVE, CANDIDS, OUTSIDE, EXTRA_LIMIT = range(40, 47)
+MISSING, EMPTY_ID, LONG_ID, CONTROL_ID, NOT_POSITIVE, CANDIDS, OUTSIDE, EXTRA_LIMIT = range(40, 48)
 GROW = 60
 
 # Tables that a packet fills.
@@ -650,13 +650,23 @@ def check_alert(  # noqa: PLR0911  one a reason
         if which == OBJECT_ID:
             start = text_start[column, row] - base
             characters = 0
+            control = -1
+            is_blank = True
             for k in range(start, start + text_length[column, row]):
                 characters += buf[k] & 0xC0 != 0x80
+                is_blank &= buf[k] == 0x20
+                if buf[k] < 0x20 or buf[k] == 0x7F:
+                    control = int64(buf[k])
+                elif buf[k] == 0xC2 and buf[k + 1] < 0xA0:  # U+0080 to U+009F; the text is UTF-8
+                    control = int64(buf[k + 1])
             state[VALUE] = characters
-            if characters == 0:
+            if is_blank:
                 return EMPTY_ID
             if characters > MAX_ID_CHARACTERS:
                 return LONG_ID
+            if control >= 0:
+                state[VALUE] = control
+                return CONTROL_ID
         elif which == CANDID:
             state[VALUE] = ints8[column, row]
             if state[VALUE] <= 0:
@@ -920,6 +930,19 @@ def split_containers(
         if code == 0:
             likely = find_plan(data, bodies[p, TEXT], bodies[p, TEXT_END], texts, text_starts, likely)
             bodies[p, PLAN] = likely
+
+
+@njit(cache=True)
+def record_ends(data: Bytes, plan: Longs, nodes: Longs, kids: Longs, ops: Longs, ends: Longs, state: Longs) -> int:
+    """Where each of the records ends that follow each other from the beginning of `data`; how many could be read."""
+    i = 0
+    for record in range(ends.shape[0]):
+        for k in range(plan[TOP], plan[TOP] + plan[N_TOP]):
+            i = skip(data, i, data.shape[0], ops[k, OP_NODE], nodes, kids, state)
+            if i < 0:
+                return record
+        ends[record] = i
+    return ends.shape[0]
 
 
 # Texts.

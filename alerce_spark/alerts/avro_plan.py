@@ -241,13 +241,20 @@ def _long(raw: bytes, i: int) -> tuple[int, int]:
             return (value >> 1) ^ -(value & 1), i
 
 
-def _encoded(text: bytes) -> bytes:
-    n, out = len(text) << 1, bytearray()
+def encoded_long(value: int) -> bytes:
+    """An integer ≥ 0 as Avro writes it."""
+    n, out = value << 1, bytearray()
     while n >= 128:
         out.append(n & 127 | 128)
         n >>= 7
     out.append(n)
-    return bytes(out) + text
+    return bytes(out)
+
+
+def container_header(schema: bytes) -> bytes:
+    """Start of a container file with a schema text and codec null, up to the marker."""
+    words = (b"avro.schema", schema, b"avro.codec", b"null")
+    return b"Obj\x01\x04" + b"".join(encoded_long(len(word)) + word for word in words) + b"\x00"
 
 
 def compile_schema(text: bytes) -> Plan:
@@ -280,8 +287,7 @@ class _Compiler:
             raise SchemaError(f"schema is of type {self.plan.type_name(root)}, expected record")
         self._packet(root)
         bare = json.dumps(_without_docs(schema), separators=(",", ":")).encode()
-        meta = ((b"avro.schema", bare), (b"avro.codec", b"null"))
-        self.plan.header = b"Obj\x01\x04" + b"".join(_encoded(key) + _encoded(value) for key, value in meta) + b"\x00"
+        self.plan.header = container_header(bare)
         return self.plan
 
     # Types to nodes.

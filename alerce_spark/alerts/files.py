@@ -1,37 +1,294 @@
-"""Packets on disk: Avro files and tar archives of them, as surveys publish a night."""
+"""Packets on disk: Avro files, gzipped ones, and tar archives of them, as surveys publish a night.
+
+Content decides how a file is read, its name only whether a folder's file is one of ours. Everything is streamed and
+read to its end, so that its checksums count, and memory is bounded: a packet has at most 16 MiB, whatever a header
+says. What cannot be read is named, what came before it is kept, and whatever comes after it in another file or member
+is read.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import tarfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-_TARS = (".tar", ".tar.gz", ".tgz")
+from alerce_spark.alerts import containers
+from alerce_spark.errors import InputError
+
+#: Told about each file or member that gives no packet: where it is, and why.
+Unread = Callable[[str, str], None]
+#: The reason of files and members that are no packets by name and content: nothing is lost with them.
+OTHER = "not a packet, by its name and its content"
+
+#: Names of packets and archives, also of those in formats that are not read: these are named as such.
+_NAME = re.compile(r"\.(avro|tar|tgz|tbz2?|txz|zip)(\.(gz|bz2|xz|zst|lz4|z))?\Z", re.IGNORECASE)
+_TAR_NAME = re.compile(r"\.(tar(\.gz)?|tgz)\Z", re.IGNORECASE)
+_PACKED = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstandard"}
+_GZIP = b"\x1f\x8b"
+_BLOCK = tarfile.BLOCKSIZE
+#: Archives within archives, and gzip counts as one.
+_MAX_DEPTH = 5
+#: Headers of a tar archive that hold the name or the fields of the next member, and the most bytes of one.
+_TAR_FIELDS = (b"L", b"K", b"x", b"g", b"X")
+_MAX_TAR_FIELDS = 1 << 17
+#: Bytes that are read or inflated in one go: what comes before a fault in them is lost with it.
+_READ, _INFLATED = 1 << 14, 1 << 12
+_MAX_SHOWN = 500
 
 
-def find_files(paths: Sequence[Path]) -> list[Path]:
-    """Avro files and tar archives at or below `paths`, in order. Raises FileNotFoundError for a missing path."""
+def find_files(paths: Sequence[Path], unread: Unread) -> list[Path]:
+    """Packets and archives at or below `paths`, in order. Links are followed to places inside the folder that is given.
+
+    Raises InputError for a missing path and for a folder without any of them.
+    """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.name.endswith((".avro", *_TARS)) and p.is_file())
+            below = sorted(_below(path, unread))
+            if not below:
+                raise InputError(f"{path}: no packets (.avro, .avro.gz) and no archives of them (.tar, .tar.gz, .tgz)")
+            found += below
         elif path.is_file():
             found.append(path)
         else:
-            raise FileNotFoundError(f"{path}: no such file or directory")
+            is_there = os.path.lexists(path)
+            raise InputError(f"{path}: " + ("neither a file nor a folder" if is_there else "no such file or folder"))
     return found
 
 
-def packets_of(path: str) -> Iterator[tuple[bytes, str]]:
-    """Packets of an Avro file or of a tar archive, each with where it was found. Archives are streamed, never unpacked.
+def insist(where: str, reason: str) -> None:
+    """As `unread` where every packet is needed. Raises InputError for what should have been one."""
+    if reason != OTHER:
+        raise InputError(f"{where}: {reason}")
 
-    Raises OSError, EOFError, tarfile.TarError or zlib.error.
+
+def _below(folder: Path, unread: Unread) -> Iterator[Path]:
+    base = Path(os.path.realpath(folder))
+
+    def is_outside(path: Path) -> bool:
+        return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(base)
+
+    def cannot_be_listed(error: OSError) -> None:
+        unread(shown(error.filename), str(error.strerror))
+
+    for place, folders, files in os.walk(folder, onerror=cannot_be_listed):
+        for path in (Path(place, name) for name in folders):
+            if is_outside(path):
+                unread(shown(path), f"a link to a folder outside of {shown(folder)}")
+        for path in (Path(place, name) for name in files):
+            if not _NAME.search(path.name):
+                unread(shown(path), OTHER)
+            elif is_outside(path):
+                unread(shown(path), f"a link to a file outside of {shown(folder)}")
+            elif not path.is_file():
+                unread(shown(path), "a link to nothing, a pipe or a device")
+            else:
+                yield path
+
+
+def packets_of(path: str | Path, unread: Unread) -> Iterator[tuple[bytes, str]]:
+    """Packets of a file or of an archive, each with where it was found. Bad ones are among them, `decode` says why.
+
+    `unread` is told what gives no packet: files and members that are damaged, too large, or of another kind.
     """
-    if not path.endswith(_TARS):
-        yield Path(path).read_bytes(), path
-        return
-    with tarfile.open(path, "r|*") as archive:
-        for member in archive:
-            handle = archive.extractfile(member)
-            if handle is not None and member.name.endswith(".avro"):
-                yield handle.read(), f"{path}:{member.name}"
+    where = shown(path)
+    try:
+        with open(path, "rb") as file:
+            yield from _packets(_Source(file, where), True, unread, 0)
+    except OSError as error:
+        unread(where, str(error.strerror or error))
+    except _Damaged as error:
+        unread(error.where, error.reason)
+
+
+def shown(path: str | Path) -> str:
+    """Name of a file or member as text that can be stored: bytes that are not UTF-8 as \\xff, long names cut."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN // 2]}…{text[-_MAX_SHOWN // 2 :]}"
+
+
+class _Damaged(Exception):
+    """A stream that cannot be read on: the file or member that is damaged, and how."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)
+        self.where, self.reason = where, reason
+
+
+class _Source:
+    """The bytes of a file or member. Faults of its own are _Damaged with its name, those of what it lies in with that.
+
+    What came before a fault is given first.
+    """
+
+    def __init__(self, stream: Any, where: str) -> None:
+        self._stream, self.where = stream, where
+        self._ahead = b""
+        self._fault: _Damaged | None = None
+
+    def peek(self, n: int) -> bytes:
+        """The next n bytes, which are still to be read; fewer at the end or before a fault."""
+        while len(self._ahead) < n and (more := self._more(n - len(self._ahead))):
+            self._ahead += more
+        return self._ahead[:n]
+
+    def read(self, n: int) -> bytes:
+        """The next n bytes; fewer only at the end or before a fault."""
+        parts, size = [self._ahead[:n]], min(n, len(self._ahead))
+        self._ahead = self._ahead[n:]
+        while size < n and (more := self._more(n - size)):
+            parts.append(more)
+            size += len(more)
+        if not size and n and self._fault is not None:
+            raise self._fault
+        return b"".join(parts)
+
+    def _more(self, n: int) -> bytes:
+        if self._fault is None:
+            try:
+                return bytes(self._stream.read(min(n, _READ)))
+            except _Damaged as fault:
+                self._fault = fault
+            except (OSError, EOFError, tarfile.TarError) as error:
+                self._fault = _Damaged(self.where, str(error) or type(error).__name__)
+        return b""
+
+
+class _Gunzip:
+    """What a gzip stream holds, of one part or several; its checksums are compared at the end of each."""
+
+    def __init__(self, source: _Source) -> None:
+        self._source = source
+        self._part: Any = None
+        self._packed = b""
+
+    def read(self, n: int) -> bytes:
+        while True:
+            if self._part is None and not self._begins():
+                return b""
+            try:
+                content = self._part.decompress(self._packed, min(n, _INFLATED))
+            except zlib.error as error:
+                raise _Damaged(self._source.where, f"gzip is damaged, perhaps before here too: {error}") from error
+            self._packed = self._part.unconsumed_tail
+            if self._part.eof:
+                self._packed, self._part = self._part.unused_data, None
+            elif not content and not self._packed:
+                self._packed = self._source.read(_READ)
+                if not self._packed:
+                    raise EOFError("gzip is cut off")
+            if content:
+                return bytes(content)
+
+    def _begins(self) -> bool:
+        """Whether another part follows, perhaps after zeros."""
+        self._packed = self._packed.lstrip(b"\0") if self._packed else b""
+        while not self._packed.strip(b"\0"):
+            self._packed = self._source.read(_READ)
+            if not self._packed:
+                return False
+        self._packed = self._packed.lstrip(b"\0")
+        if len(self._packed) < len(_GZIP):
+            self._packed += self._source.read(_READ)
+        if not self._packed.startswith(_GZIP):
+            raise EOFError("bytes that are no gzip follow the gzip stream")
+        self._part = zlib.decompressobj(wbits=31)
+        return True
+
+
+class _Member(tarfile.TarInfo):
+    """A member's header. The library takes a damaged one for the end of the archive, and fields of any size."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _TAR_FIELDS and member.size > _MAX_TAR_FIELDS:
+            raise tarfile.ReadError(f"{member.size} bytes of names and fields of a member, at most {_MAX_TAR_FIELDS}")
+        return member
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _Member:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the end mark
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"header at byte {archive.offset}: {error}") from None
+
+
+def _packets(source: _Source, is_named: bool, unread: Unread, depth: int) -> Iterator[tuple[bytes, str]]:
+    """Packets of a file or member; `is_named` says that its name is one of a packet or an archive."""
+    head = source.peek(_BLOCK)
+    if depth > _MAX_DEPTH:
+        raise _Damaged(source.where, f"archives within archives, deeper than {_MAX_DEPTH}")
+    if head.startswith(_GZIP):
+        yield from _packets(_Source(_Gunzip(source), source.where), is_named, unread, depth + 1)
+    elif head[257:262] == b"ustar" or (_TAR_NAME.search(source.where) and not head.startswith(containers.MAGIC)):
+        yield from _members(source, unread, depth + 1)
+    elif packed := next((name for magic, name in _PACKED.items() if head.startswith(magic)), None):
+        unread(source.where, f"packed with {packed}, which is not read: unpack it, or pack it with gzip")
+    elif is_named or head.startswith(containers.MAGIC):
+        yield from _contained(source)
+    else:
+        unread(source.where, OTHER)
+
+
+def _contained(source: _Source) -> Iterator[tuple[bytes, str]]:
+    """The packet of a file or member, or those of a container with several."""
+    head = source.read(containers.HEAD)
+    if not containers.is_one_packet(head):
+        try:
+            for number, packet in enumerate(containers.packets(head, source), 1):
+                yield packet, f"{source.where}#{number}"
+        except containers.ContainerError as error:
+            raise _Damaged(source.where, str(error)) from error
+    elif source.read(1):
+        raise _Damaged(source.where, f"more than {containers.HEAD} bytes, the most that a packet may have")
+    else:
+        yield head, source.where
+
+
+def _members(source: _Source, unread: Unread, depth: int) -> Iterator[tuple[bytes, str]]:
+    """Packets of the members of a tar archive."""
+    is_empty = True
+    for archive, member in _opened(source):
+        is_empty = False
+        yield from _member(archive, member, source, unread, depth)
+    if is_empty:
+        unread(source.where, "an archive without members")
+    while rest := source.read(_READ):
+        if rest.strip(b"\0"):
+            raise _Damaged(source.where, "bytes follow the end of the tar archive; another archive perhaps")
+
+
+def _opened(source: _Source) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """A tar archive that stands at each of its members. The library raises anything where a header is damaged."""
+    try:
+        archive = tarfile.open(fileobj=source, mode="r|", tarinfo=_Member)  # type: ignore[call-overload]  # noqa: SIM115
+        while (member := archive.next()) is not None:
+            yield archive, member
+            archive.members.clear()  # the library keeps every header that it has read
+    except (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError) as error:
+        raise _Damaged(source.where, f"tar archive is damaged or cut off: {error}") from error
+
+
+def _member(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, source: _Source, unread: Unread, depth: int
+) -> Iterator[tuple[bytes, str]]:
+    where = shown(f"{source.where}:{member.name}")
+    is_named = bool(_NAME.search(member.name))
+    if member.isreg() and not member.issparse():
+        inner = _Source(archive.extractfile(member), where)
+        try:
+            yield from _packets(inner, is_named, unread, depth)
+        except _Damaged as error:
+            if error.where != where:
+                raise
+            unread(where, error.reason)
+    elif not member.isdir():
+        kind = "a link; links in archives are not followed" if member.islnk() or member.issym() else "not a plain file"
+        unread(where, kind if is_named else OTHER)

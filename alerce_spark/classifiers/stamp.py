@@ -18,8 +18,6 @@ alerts that are nearer to one.
 from __future__ import annotations
 
 import json
-import tarfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -375,7 +373,7 @@ def classify_paths(paths: Sequence[Path], model: StampModel) -> Classified:
 
     Columns: oid, candid, one a class in the model's order, class_name (the most probable), model_version. A packet, an
     archive or stamps that cannot be read are listed under the name of the file, `archive:member` in a tar. Raises
-    FileNotFoundError for a path that does not exist.
+    InputError for a path that does not exist or a folder without packets.
     """
     schema = pa.schema(
         [
@@ -407,20 +405,21 @@ def classify_paths(paths: Sequence[Path], model: StampModel) -> Classified:
 
 
 def _packets(paths: Sequence[Path], skipped: list[tuple[str, str]]) -> Iterator[tuple[list[bytes], list[str]]]:
-    """Packets and their names in bounded portions; files that cannot be read are added to `skipped`."""
+    """Packets and their names in bounded portions; what gives no packet is added to `skipped`."""
     packets: list[bytes] = []
     names: list[str] = []
     size = 0
-    for file in find_files(paths):
-        try:
-            for packet, name in packets_of(str(file)):
-                packets.append(packet)
-                names.append(name)
-                size += len(packet)
-                if len(packets) >= _PACKETS or size >= _PACKET_BYTES:
-                    yield packets, names
-                    packets, names, size = [], [], 0
-        except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-            skipped.append((str(file), str(error) or type(error).__name__))
+
+    def skip(name: str, reason: str) -> None:
+        skipped.append((name, reason))
+
+    for file in find_files(paths, skip):
+        for packet, name in packets_of(file, skip):
+            packets.append(packet)
+            names.append(name)
+            size += len(packet)
+            if len(packets) >= _PACKETS or size >= _PACKET_BYTES:
+                yield packets, names
+                packets, names, size = [], [], 0
     if packets:
         yield packets, names

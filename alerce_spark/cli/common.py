@@ -13,7 +13,8 @@ from rich.logging import RichHandler
 from alerce_spark.config import Settings, load
 
 app = typer.Typer(no_args_is_help=True, help="An astronomical alert broker on Spark, Kafka and Delta.")
-console = Console()
+#: What is printed may be anybody's text: an id such as `[/bold]` is no markup, `:star:` no picture.
+console = Console(markup=False, emoji=False)
 _settings_file: list[Path | None] = [None]
 
 Lake = Annotated[str | None, typer.Option("--lake", help="Folder of the tables; default: lake.path of the settings.")]

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from alerce_spark.cli.common import Lake, app, console, settings_of
+from alerce_spark.cli.texts import say_unread
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,9 +97,8 @@ def classify(
         chosen, _ = LightcurveModels(_lake(lake)).classifier.get()
     classes, absent = lightcurve.classify_table(lightcurve.read_features(features), chosen)
     if absent:
-        console.print(
-            f"[yellow]{len(absent)} features are not in {features} and count as missing: {', '.join(absent)}[/]"
-        )
+        said = f"{len(absent)} features are not in {features} and count as missing: {', '.join(absent)}"
+        console.print(said, style="yellow")
     _write(classes, out)
     console.print(f"{classes.num_rows} objects classified by {chosen.version} in {out}")
 
@@ -110,7 +110,7 @@ def classify_stamps(
     model: Annotated[Path | None, typer.Option(help="Model file; default: the current one of --lake.")] = None,
     lake: Lake = None,
 ) -> None:
-    """Classify alerts by their stamps; what cannot be read is listed and skipped."""
+    """Classify alerts by their stamps; what cannot be read is listed and skipped, then with exit status 1."""
     from alerce_spark.classifiers.stamp import StampModel, classify_paths
     from alerce_spark.lake.serving import stamp_models
 
@@ -119,10 +119,10 @@ def classify_stamps(
     else:
         chosen, _ = stamp_models(_lake(lake)).get()
     found = classify_paths(paths, chosen)
-    for name, reason in found.skipped:
-        console.print(f"[yellow]skipped[/] {name}: {reason}", highlight=False)
     _write(found.table, out)
-    console.print(f"{found.table.num_rows} alerts in {out}, {len(found.skipped)} skipped; model {chosen.version}")
+    lost = say_unread(found.skipped)
+    console.print(f"{found.table.num_rows} alerts in {out}, {lost} skipped; model {chosen.version}")
+    raise typer.Exit(1 if lost else 0)
 
 
 @app.command()

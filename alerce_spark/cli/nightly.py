@@ -11,6 +11,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from alerce_spark.cli.common import Lake, app, console, settings_of
+from alerce_spark.cli.texts import plain
 
 if TYPE_CHECKING:
     from alerce_spark.nightly.comparison import Comparison
@@ -42,14 +43,15 @@ def integrity(
     for r in done.rounds:
         broken = "\n".join(f"{name}: {count}" for name, count in r.broken.items()) or "nothing"
         examples = "\n".join(", ".join(keys[:2]) for keys in r.examples.values())
-        shown.add_row(str(r.number), str(r.expected), str(r.missing), str(r.resent), broken, examples)
+        shown.add_row(*map(plain, (r.number, r.expected, r.missing, r.resent, broken, examples)))
     console.print(shown)
     for note in done.notes:
-        console.print(note)
+        console.print(plain(note))
     if report is not None:
         done.report(report)
         console.print(str(report))
-    console.print(f"night {chosen}: " + ("complete and right" if done.ok else f"[bold red]wrong:[/] {done.broken}"))
+    verdict = "complete and right" if done.ok else f"wrong: {done.broken}"
+    console.print(f"night {chosen}: {verdict}", style="" if done.ok else "bold red")
     raise typer.Exit(0 if done.ok else 1)
 
 
@@ -177,7 +179,7 @@ def _show(done: Comparison) -> None:
         for c in v.largest[:5]:
             before = f"{c.stored_class} {c.stored_probability:.3f}"
             after = f"{c.replayed_class} {c.replayed_probability:.3f}"
-            largest.add_row(c.oid, before, after, f"{c.distance:.3f}")
+            largest.add_row(plain(c.oid), before, after, f"{c.distance:.3f}")
         console.print(largest)
     for name, objects in done.only_replayed.items():
         console.print(f"{name}: {objects} objects without a stored class at that alert")

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from alerce_spark.cli.common import Lake, app, console, settings_of
+from alerce_spark.cli.texts import plain
 
 if TYPE_CHECKING:
     import polars as pl
@@ -81,5 +82,5 @@ def _show(found: pl.DataFrame, out: Path | None) -> None:
     for name in (printed := found.drop(_UNPRINTED, strict=False)).columns:
         shown.add_column(name, no_wrap=name == "oid")
     for row in printed.iter_rows():
-        shown.add_row(*("" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
+        shown.add_row(*(plain("" if v is None else f"{v:.3f}" if isinstance(v, float) else v) for v in row))
     console.print(shown)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from alerce_spark.cli.common import Lake, app, console, settings_of
+from alerce_spark.cli.texts import plain, say_unread
 
 kafka_app = typer.Typer(no_args_is_help=True, help="A one-node Kafka broker on this machine.")
 tables_app = typer.Typer(no_args_is_help=True, help="The tables of the lake.")
@@ -98,14 +98,19 @@ def import_(
     ] = None,
     classify: Annotated[bool, typer.Option(help="Classify stamps and light curves too.")] = True,
 ) -> None:
-    """Write alerts from files into the lake and classify their objects. Safe to repeat."""
+    """Write alerts from files into the lake and classify their objects. Safe to repeat.
+
+    Exit status 1 where files, members or packets were refused; everything else is written.
+    """
     settings = settings_of(lake={"path": lake})
     from alerce_spark.streaming import backfill
 
     if through_stream is not None:
-        sent = backfill.send_through_stream(settings, paths, through_stream)
+        unread: list[tuple[str, str]] = []
+        sent = backfill.send_through_stream(settings, paths, through_stream, lambda *pair: unread.append(pair))
+        lost = say_unread(unread)
         console.print(f"{sent} packets sent to {through_stream}_reprocess; the running stream takes them from there")
-        return
+        raise typer.Exit(1 if lost else 0)
     from alerce_spark.session import spark_session
     from alerce_spark.streaming.photometry import Summary
 
@@ -114,7 +119,11 @@ def import_(
         console.print(f"{done} of {files} files: {batch.alerts} alerts in {took:.1f} s ({batch.alerts / took:.0f}/s)")
 
     total = backfill.import_alerts(spark_session(settings), settings, paths, progress, classify)
+    lost = say_unread(total.unread)
     console.print(f"{total.alerts} alerts; rows written: {total.rows or 'none'}")
+    if total.refused:
+        console.print(f"{total.refused} packets refused: they are in the table quarantine, each with its reason")
+    raise typer.Exit(1 if lost or total.refused else 0)
 
 
 @app.command()
@@ -160,7 +169,7 @@ def status(lake: Lake = None) -> None:
         lag = "" if q["lag_s"] is None else f"{q['lag_s']:.0f}"
         numbers = (str(q["alerts"]), str(q["lag"]), lag, f"{q['rate']:.0f}")
         error = f"{q['last_failure']} {q['error']}" if q["error"] else ""
-        queries.add_row(name, *numbers, q["last_batch"] or "never", str(q["failures"]), escape(error))
+        queries.add_row(name, *numbers, q["last_batch"] or "never", str(q["failures"]), plain(error))
     console.print(f"process {found['pid']} since {found['since']}, as of {found['now']}")
     console.print(queries)
     latency = Table("from Kafka to", *(f"p{p}" for p in metrics.PERCENTILES))
@@ -170,7 +179,7 @@ def status(lake: Lake = None) -> None:
     for classifier, model in found["models"].items():
         console.print(f"{classifier}: model {model['version'] or 'none'}", highlight=False)
         if model["alarm"]:
-            console.print(f"[bold red]ALARM:[/] the current model cannot be used: {escape(model['alarm'])}")
+            console.print(f"ALARM: the current model cannot be used: {model['alarm']}", style="bold red")
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from alerce_spark.cli.common import Lake, app, console, settings_of
+from alerce_spark.text import file_name
 
 
 @app.command()
@@ -59,6 +60,6 @@ def plot(
     if found.is_empty():
         raise LakeError(f"no object {oid!r} in {opened.path}")
     limits = opened.table("non_detections", oid=oid).collect()
-    file = out or Path(f"{oid}.png")
+    file = out or Path(f"{file_name(oid)}.png")
     figure(select(found.to_arrow(), limits.to_arrow()), 0, period).savefig(file, dpi=130)
     console.print(str(file))

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from alerce_spark.features import harmonics, periodogram, spm
 from alerce_spark.features.curves import Curves, Float, Limits, Objects
+from alerce_spark.text import printable
 
 _BANDS = (("g", "#1a9850"), ("r", "#d73027"))
 _PHASES = np.linspace(0.0, 2.0, 401)
@@ -32,7 +33,7 @@ def figure(objects: Objects, i: int, period: float | None = None) -> Figure:
     panels = page.subplot_mosaic([["curve", "curve"], ["once", "twice"], ["power", "flux"]])
     kind = "corrected" if objects.corrected[i] else "difference"
     counts = ", ".join(f"{len(curve.mjd)} in {name}" for curve, (name, _) in zip(bands, _BANDS, strict=True))
-    page.suptitle(f"{oid}   {kind} photometry, {counts}", fontweight="bold")
+    page.suptitle(f"{printable(oid, 60)}   {kind} photometry, {counts}", fontweight="bold", parse_math=False)
     _draw_curve(panels["curve"], bands, [(limits, i) for limits in objects.limits])
     for name, cycles in (("once", 1), ("twice", 2)):
         _draw_folded(panels[name], bands, best, cycles)
@@ -144,7 +145,7 @@ def _draw_flux(axes: Axes, bands: tuple[Curves, ...]) -> None:
 
 
 def supernova_flux(t: Float, values: dict[str, float]) -> Float:
-    """Flux [mJy] of the supernova parametric model (algorithms.md 2.4) t days after the first point.
+    """Flux [mJy] of the supernova parametric model (docs/features.md) t days after the first point.
 
     `values` are the SPM features of one band, by name without suffix.
     """

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyspark
+
 from alerce_spark.errors import AlerceError
 
 log = logging.getLogger(__name__)

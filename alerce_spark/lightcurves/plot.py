@@ -8,6 +8,8 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from alerce_spark.text import printable
+
 _BANDS = {1: ("g", "#2a9d3a"), 2: ("r", "#c8312b"), 3: ("i", "#b8860b")}
 
 
@@ -19,7 +21,7 @@ def figure(detections: pl.DataFrame, non_detections: pl.DataFrame, oids: Sequenc
     drawn = Figure(figsize=(8, 2.6 * len(oids)), layout="constrained")
     for axes, oid in zip(drawn.subplots(len(oids), 1, squeeze=False)[:, 0], oids, strict=True):
         _panel(axes, detections.filter(pl.col("oid") == oid), non_detections.filter(pl.col("oid") == oid))
-        axes.set_title(oid, loc="left", fontsize=10)
+        axes.set_title(printable(oid, 60), loc="left", fontsize=10, parse_math=False)
     axes.set_xlabel("MJD")
     return drawn
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from alerce_spark.alerts.files import find_files, packets_of
+from alerce_spark.alerts.files import Unread, find_files, packets_of
 from alerce_spark.config import Settings
 from alerce_spark.kafka import topics
 from alerce_spark.lake import write
@@ -17,7 +18,7 @@ from alerce_spark.streaming.lightcurves import of_stored
 from alerce_spark.streaming.photometry import Photometry, Summary
 from alerce_spark.streaming.results import Results
 from alerce_spark.streaming.sink import as_packets
-from alerce_spark.streaming.source import from_files
+from alerce_spark.streaming.source import from_files, names
 from alerce_spark.streaming.stamps import stamps
 
 #: A batch of files ends at so many bytes or files.
@@ -37,10 +38,12 @@ def import_alerts(
     Their objects are cross-matched with what the packets carry and with the catalogues in the lake. With
     `classify` first alerts get a stamp class, and in the end every object of the files its features and class.
 
-    `progress` is called after each batch with files done, files in all, and what the batch did. Raises
-    FileNotFoundError for a missing path and LeaseHeld while another application writes the lake.
+    `progress` is called after each batch with files done, files in all, and what the batch did. The sum of all says
+    which files and members gave no packet. Raises InputError for a missing path or a folder without packets and
+    LeaseHeld while another application writes the lake.
     """
-    files = find_files(paths)
+    unread = names(spark)
+    files = find_files(paths, lambda name, why: unread.add({(name, why)}))
     lake = settings.lake
     with Lease(lake.path, "alerce-spark import", lake.lease_timeout_s) as lease:
         write.create(lake.path, lake.healpix_order, sync=lake.sync)
@@ -51,7 +54,7 @@ def import_alerts(
         total = Summary(0, 0, {}, {})
         done = 0
         for batch in _batches(files):
-            packets = from_files(spark, batch, slices)
+            packets = from_files(spark, batch, slices, unread)
             summary = photometry.process(packets)
             crossmatch.process(packets)
             if classify:
@@ -62,18 +65,19 @@ def import_alerts(
         if classify and len(total.objects):
             objects = spark.createDataFrame(total.objects.to_arrow()).repartition(slices)
             results.process(as_packets(of_stored(objects, lake.path, settings.survey)))
-    return total
+    return replace(total, unread=tuple(sorted(unread.value)))
 
 
-def send_through_stream(settings: Settings, paths: Sequence[Path], topic: str) -> int:
+def send_through_stream(settings: Settings, paths: Sequence[Path], topic: str, unread: Unread) -> int:
     """Produce the packets of files to `<topic>_reprocess`, which the running stream reads; returns their number.
 
-    Errors as of `topics.create` and `topics.send`.
+    `unread` is told of whatever gave no packet. Errors as of `find_files`, `topics.create` and `topics.send`.
     """
+    files = find_files(paths, unread)
     name = topic.removesuffix(topics.REPROCESS_SUFFIX) + topics.REPROCESS_SUFFIX
     servers, options = settings.kafka.bootstrap_servers, settings.kafka.options
     topics.create(servers, [name], settings.kafka.partitions, options=options)
-    packets = (packet for file in find_files(paths) for packet, _ in packets_of(str(file)))
+    packets = (packet for file in files for packet, _ in packets_of(file, unread))
     return topics.send(servers, name, packets, options=options)
 
 

@@ -1,6 +1,6 @@
 """Query `photometry`: packets → detections, upper limits, forced photometry, objects, magstats, quarantine.
 
-One batch (design.md section 4):
+One batch (docs/design.md, "Data flow"):
 
 1. *open*: decode; keep for each good packet its key and the packet without stamps, for each bad one a quarantine row;
 2. *place* (driver): home pixel of every object, and slices of the batch that are contiguous on the sky;
@@ -70,6 +70,7 @@ class Summary:
 
     latency: under "photometry" the seconds from each alert's Kafka timestamp to its rows; nothing for files.
     objects: the objects of the alerts, columns oid, ra, dec [deg] of one of their alerts.
+    unread: files and members that gave no packet, each with the reason (`alerts/files.py`).
     """
 
     alerts: int
@@ -78,6 +79,7 @@ class Summary:
     seconds: dict[str, float]
     latency: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     objects: pl.DataFrame = field(default_factory=lambda: _NO_OBJECTS, repr=False)
+    unread: tuple[tuple[str, str], ...] = ()
 
     def plus(self, other: Summary) -> Summary:
         """Sum of two batches."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from pyspark.accumulators import Accumulator, AccumulatorParam
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -26,6 +27,11 @@ RECEIVED_YEARS = (2000, 2199)
 #: Rows of one Arrow batch of packets read from files, and their bytes at the most.
 _BATCH_ROWS = 200
 _BATCH_BYTES = 32 << 20
+#: Files and members without a packet that are remembered by name.
+_MOST_NAMES = 10_000
+
+#: Files and members that gave no packet, each with the reason (`alerts/files.py`).
+Names = set[tuple[str, str]]
 
 
 def from_kafka(
@@ -73,26 +79,51 @@ def from_kafka(
     )
 
 
-def from_files(spark: SparkSession, files: Sequence[Path], partitions: int) -> DataFrame:
-    """Packets of files as PACKETS; tar archives are streamed, never unpacked. Workers must see the paths."""
-    listed = spark.createDataFrame([(i, str(f.resolve())) for i, f in enumerate(files)], "number INT, path STRING")
-    spread = listed.repartitionById(min(partitions, len(files)), F.col("number") % min(partitions, len(files)))
-    return map_in_workers(spread.select("path"), _read_files, PACKETS)
+class _Union(AccumulatorParam[Names]):
+    """Names of all tasks; a task that is repeated adds nothing."""
+
+    def zero(self, value: Names) -> Names:
+        return set()
+
+    def addInPlace(self, value1: Names, value2: Names) -> Names:
+        if len(value1) < _MOST_NAMES:
+            value1 |= value2
+        return value1
 
 
-def _read_files(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    rows: list[tuple[bytes, str]] = []
-    size = 0
-    for batch in batches:
-        for path in batch.column(0).to_pylist():
-            for packet, source in packets_of(path):
-                rows.append((packet, source))
-                size += len(packet)
-                if len(rows) >= _BATCH_ROWS or size >= _BATCH_BYTES:
-                    yield _batch(rows)
-                    rows, size = [], 0
-    if rows:
-        yield _batch(rows)
+def names(spark: SparkSession) -> Accumulator[Names]:
+    """Where workers note the files and members that gave no packet, up to a bound."""
+    return spark.sparkContext.accumulator(set(), _Union())
+
+
+def from_files(spark: SparkSession, files: Sequence[Path], partitions: int, unread: Accumulator[Names]) -> DataFrame:
+    """Packets of files as PACKETS; tar archives are streamed, never unpacked. Workers must see the paths.
+
+    `unread` is told of whatever gave no packet, whenever the packets are read.
+    """
+    # Names are bytes: they need not be text.
+    listed = [(i, os.fsencode(f.absolute())) for i, f in enumerate(files)]
+    parts = min(partitions, len(files))
+    spread = spark.createDataFrame(listed, "number INT, path BINARY").repartitionById(parts, F.col("number") % parts)
+    return map_in_workers(spread.select("path"), _file_reader(unread), PACKETS)
+
+
+def _file_reader(unread: Accumulator[Names]) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def read_files(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        rows: list[tuple[bytes, str]] = []
+        size = 0
+        for batch in batches:
+            for path in batch.column(0).to_pylist():
+                for packet, source in packets_of(os.fsdecode(path), lambda name, why: unread.add({(name, why)})):
+                    rows.append((packet, source))
+                    size += len(packet)
+                    if len(rows) >= _BATCH_ROWS or size >= _BATCH_BYTES:
+                        yield _batch(rows)
+                        rows, size = [], 0
+        if rows:
+            yield _batch(rows)
+
+    return read_files
 
 
 def refusal(batch: pa.RecordBatch, row: int, stage: str, survey: str, reason: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from alerce_spark.alerts import avro, stamps
-from alerce_spark.alerts.files import find_files, packets_of
+from alerce_spark.alerts.files import find_files, insist, packets_of
 from alerce_spark.classifiers import stamp
 from alerce_spark.classifiers.stamp import Columns, Doubles, Floats
 from alerce_spark.classifiers.taxonomy import STAMP_CLASSES
@@ -77,7 +77,7 @@ class RealAlerts:
 def read_real(data_dir: Path) -> RealAlerts:
     """The real ZTF alerts of a data folder that have stamps. Raises FileNotFoundError where there are none."""
     places = [data_dir / "ztf" / name for name in PLACES]
-    packets = [packet for file in find_files(places) for packet, _ in packets_of(str(file))]
+    packets = [packet for file in find_files(places, insist) for packet, _ in packets_of(file, insist)]
     decoded = avro.decode(packets, stamps=True)
     read = stamps.of(decoded)
     good = np.array([reason is None for reason in read.reason])

@@ -125,7 +125,7 @@ def test_the_four_spellings_of_isdiffpos_in_real_detections(data_dir: Path) -> N
     path = data_dir / "ztf" / "golden" / "raw_detections.csv"
     options = csv.ConvertOptions(include_columns=["isdiffpos"], column_types={"isdiffpos": pa.string()})
     signs = sign(csv.read_csv(path, convert_options=options)["isdiffpos"])
-    # algorithms.md counts them: t 120, 1 3; f 707, 0 7.
+    # counted in the file: t 120, 1 3; f 707, 0 7.
     assert signs.to_pylist().count(1) == 123
     assert signs.to_pylist().count(-1) == 714
 
@@ -453,7 +453,17 @@ def test_candid_must_be_positive(candid: int, expected: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("", "empty"), ("Z" * 65, "65 characters, at most 64"), ("é" * 64, None), ("é" * 65, "65 characters, at most 64")],
+    [
+        ("", "empty or blank"),
+        (" " * 3, "empty or blank"),
+        ("Z" * 65, "65 characters, at most 64"),
+        ("é" * 64, None),
+        ("é" * 65, "65 characters, at most 64"),
+        ("Z" * 10_000, "10000 characters, at most 64"),
+        *((f"a{chr(code)}b", f"control character U+{code:04X}") for code in (0, 10, 27, 31, 127, 128, 159)),
+        *((f"a{chr(code)}b", None) for code in (32, 126, 160, 191, 0x20AC)),
+        *((text, None) for text in ("[/bold]", "$x^2$", "../../etc/x", "=1+1", "<b>", "\\", "’")),
+    ],
 )
 def test_object_id(name: str, expected: str | None) -> None:
     data = packet(SCHEMA, alert() | {"objectId": name})

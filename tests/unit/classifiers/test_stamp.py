@@ -19,6 +19,7 @@ from alerce_spark.classifiers import stamp
 from alerce_spark.classifiers.artefact import ModelError
 from alerce_spark.classifiers.stamp import StampModel
 from alerce_spark.classifiers.taxonomy import STAMP_CLASSES
+from alerce_spark.errors import InputError
 
 #: The model that ships with the package.
 SHIPPED = Path(stamp.__file__).parent / "bootstrap" / "stamp_classifier.onnx"
@@ -300,17 +301,17 @@ def test_files_folders_and_tars_are_classified_and_the_rest_is_listed(
     best = np.column_stack([found.table[name].to_numpy() for name in STAMP_CLASSES]).argmax(axis=1)
     assert found.table["class_name"].to_pylist() == [STAMP_CLASSES[k] for k in best]
     listed = [name for name, _ in found.skipped]
-    assert len(listed) == 7
-    assert {Path(name).name for name in listed} >= {"broken.tar", "night.tar.gz:b.avro"}
+    assert len(listed) == 8
+    assert {Path(name).name for name in listed} >= {"broken.tar", "night.tar.gz:b.avro", "night.tar.gz:readme.txt"}
     assert all(reason for _, reason in found.skipped)
 
 
 def test_a_missing_path_is_an_error(model: StampModel, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    with pytest.raises(InputError, match="nowhere: no such file"):
         stamp.classify_paths([tmp_path / "nowhere"], model)
 
 
-def test_no_packet_gives_an_empty_table(model: StampModel, tmp_path: Path) -> None:
-    found = stamp.classify_paths([tmp_path], model)
-    assert found.table.num_rows == 0
-    assert found.skipped == []
+def test_a_folder_without_packets_is_an_error(model: StampModel, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("Not a packet.")
+    with pytest.raises(InputError, match="no packets"):
+        stamp.classify_paths([tmp_path], model)

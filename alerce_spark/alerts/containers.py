@@ -1,0 +1,112 @@
+"""Avro container files with any number of records, taken apart into packets of one record each.
+
+Topics carry a record a message; files that people make may hold a whole night. A packet that is alone in its file stays
+the bytes that it is; others get the header of their file, with codec null, and its marker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+from alerce_spark.alerts import avro
+from alerce_spark.alerts import avro_kernels as k
+from alerce_spark.alerts.avro_plan import container_header, encoded_long
+
+MAGIC = b"Obj\x01"
+#: Bytes of a file that hold its header, and the most that one record may have.
+HEAD = k.MAX_PACKET
+_MARKER = 16
+
+
+class ContainerError(ValueError):
+    """A container that cannot be read on; the records before it are good."""
+
+
+class Readable(Protocol):
+    """Bytes from somewhere: `read(n)` gives n of them, and fewer only at the end."""
+
+    def read(self, n: int, /) -> bytes:
+        """The next n bytes."""
+
+
+def is_one_packet(head: bytes) -> bool:
+    """Whether the bytes are to be judged as one packet (`avro.decode`): all but a container with more than a record."""
+    return avro.opened(head)[1] not in (k.AFTER, k.RECORDS)
+
+
+def packets(head: bytes, rest: Readable) -> Iterator[bytes]:
+    """Packets of a container of several records, from its first bytes (HEAD of them at the most) and what follows.
+
+    Raises ContainerError at the first block that cannot be read, and what `rest` raises.
+    """
+    body, _ = avro.opened(head)
+    start = int(body[k.MARKER])
+    marker, schema = head[start : start + _MARKER], head[body[k.TEXT] : body[k.TEXT_END]]
+    header = container_header(schema) + marker
+    blocks = _Reader(head[start + _MARKER :], rest)
+    taken = 0
+    while not blocks.is_at_end:
+        try:
+            for record in _records(*_block(blocks, marker, int(body[k.CODEC_OF])), schema):
+                yield header + b"\x02" + encoded_long(len(record)) + record + marker
+                taken += 1
+        except (ContainerError, avro.BlockError) as error:
+            raise ContainerError(f"{error}; the {taken} records before it are taken") from error
+
+
+class _Reader:
+    """Bytes that are there, then those that follow."""
+
+    def __init__(self, ahead: bytes, rest: Readable) -> None:
+        self._ahead, self._rest, self._at = ahead, rest, 0
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether nothing follows."""
+        if self._at == len(self._ahead):
+            self._ahead, self._at = self._rest.read(1 << 16), 0
+        return not self._ahead
+
+    def take(self, n: int) -> bytes:
+        taken = self._ahead[self._at : self._at + n]
+        self._at += len(taken)
+        if len(taken) < n:
+            taken += self._rest.read(n - len(taken))
+        if len(taken) < n:
+            raise ContainerError(f"the file ends inside a block, {n - len(taken)} bytes are missing")
+        return taken
+
+    def long(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self.take(1)[0]
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return (value >> 1) ^ -(value & 1)
+            if shift > 63:
+                raise ContainerError("no block: an integer longer than 10 bytes")
+
+
+def _block(blocks: _Reader, marker: bytes, codec: int) -> tuple[int, bytes]:
+    """Number and bytes of the records of the next block."""
+    count, size = blocks.long(), blocks.long()
+    if count < 1 or not 0 <= size <= k.MAX_PACKET:
+        raise ContainerError(f"no block: {count} records in {size} bytes, at most {k.MAX_PACKET}")
+    block = blocks.take(size)
+    if blocks.take(_MARKER) != marker:
+        raise ContainerError("a block without the marker of the header at its end")
+    return count, avro.unpacked(block, codec)
+
+
+def _records(count: int, data: bytes, schema: bytes) -> Iterator[bytes]:
+    """The records of a block one by one."""
+    ends = avro.record_ends(schema, data, count) if count > 1 else np.array([len(data)])
+    yield from (data[a:b] for a, b in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True))
+    if len(ends) < count:
+        raise ContainerError(f"record {len(ends) + 1} of a block of {count} cannot be read")
+    if ends[-1] != len(data):
+        raise ContainerError(f"{len(data) - ends[-1]} bytes are left over after the records of a block")
