@@ -90,7 +90,8 @@ class Lease:
 
     `lake` is a path that all writers share, or s3a://bucket/…. Raises LeaseHeld on entry while another holder of any of
     them is alive, LeaseLost from `check` when one was taken away, LakeError where no lease can be had or renewed.
-    `on_loss` is called once, from the thread, when a heartbeat finds that a lease was taken away.
+    `on_loss` is called once, from the thread, when a heartbeat finds that a lease was taken away, with the error that
+    `check` raises.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Lease:
         holder: str,
         timeout: float = 60.0,
         scope: Iterable[str] = WRITERS,
-        on_loss: Callable[[], None] = lambda: None,
+        on_loss: Callable[[LeaseLost], None] = lambda error: None,
     ) -> None:
         self._lake, self._timeout, self._on_loss = lake, timeout, on_loss
         record = {
@@ -140,10 +141,7 @@ class Lease:
         """Raise LeaseLost when a lease is no longer this holder's. To be called before each write."""
         self._renew()
         if self._lost:
-            raise LeaseLost(
-                f"the lease on {', '.join(self._claims)} of {self._lake} was taken by another application"
-                f"{self._taker()}; this one stops writing"
-            )
+            raise self._loss()
 
     def _take(self, name: str, claim: _Claim) -> None:
         living = claim.take()
@@ -175,8 +173,14 @@ class Lease:
             except LakeError as error:  # the next beat may get through
                 log.warning("%s", error)
             if self._lost:
-                self._on_loss()
+                self._on_loss(self._loss())
                 return
+
+    def _loss(self) -> LeaseLost:
+        return LeaseLost(
+            f"the lease on {', '.join(self._claims)} of {self._lake} was taken by another application{self._taker()}; "
+            "this one stops writing"
+        )
 
     def _taker(self) -> str:
         """Who holds the leases now, for a message."""

@@ -170,11 +170,14 @@ def status(lake: Lake = None) -> None:
         raise LakeError(f"no stream has told of itself on {path}; start one with: alerce-spark stream")
     assert found is not None
     console.print(f"process {found['pid']} since {found['since']}, as of {found['now']}")
-    queries = Table("query", "state", "taken", "waiting", "catch-up s", "alerts/s", "last batch", "failures")
+    queries = Table(box=None, pad_edge=False)
+    for title in ("query", "state", "taken", "waiting", "catch-up s", "alerts/s", "last batch", "failures"):
+        queries.add_column(title, no_wrap=title in ("query", "state"))
     for name, q in found["queries"].items():
         lag = "" if q["lag_s"] is None else f"{q['lag_s']:.0f}"
         numbers = (str(q["alerts"]), str(q["lag"]), lag, f"{q['rate']:.0f}")
-        queries.add_row(name, q["state"], *numbers, q["last_batch"] or "never", str(q["failures"]))
+        last = q["last_batch"][:19] if q["last_batch"] else "never"
+        queries.add_row(name, q["state"], *numbers, last, str(q["failures"]))
     console.print(queries)
     for name, q in found["queries"].items():
         for line in _told(name, q, metrics.BAD):

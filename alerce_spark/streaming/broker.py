@@ -46,7 +46,8 @@ class Broker:
                 raise KafkaRefuses(
                     f"Kafka at {self.servers} does not let this client in: {said.str()}; see kafka.options"
                 ) from error
-            return str(said.str())
+            # librdkafka names the connection twice, and how long it took.
+            return re.sub(r"^\S+/bootstrap: | \(after [^)]*\)$", "", str(said.str()))
         return None
 
     def waiting(self, pattern: str, taken: Offsets | None) -> int:

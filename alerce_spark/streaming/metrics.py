@@ -135,6 +135,15 @@ class Metrics:
             self._failing.labels(query, known.cause).set(0)
         known.state, known.cause, known.failing_since = state, None, 0.0
 
+    def end(self) -> None:
+        """The application ends: queries that run have ended, those that fail do not start again."""
+        with self._lock:
+            for name, known in self._queries.items():
+                if known.state in (STARTING, RUNS):
+                    self._works(name, ENDED)
+                elif known.state == FAILS:
+                    known.state = GIVEN_UP
+
     def kafka(self, problem: str | None) -> None:
         """Why no broker answers, None where one does."""
         with self._lock:

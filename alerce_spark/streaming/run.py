@@ -142,8 +142,8 @@ class Stream:
                 self._over.set()
                 if self._service is not None:
                     self._service.close()
-                if not self._lost:
-                    self.metrics.write()
+                self.metrics.end()
+                self.metrics.write()
         if self._fatal:
             raise StreamFailed("; ".join(self._fatal))
 
@@ -185,21 +185,18 @@ class Stream:
             with self._busy[name], suppress(Py4JError, OSError):  # without a JVM there is nothing to stop
                 query.stop()
 
-    def _lose(self) -> None:
+    def _lose(self, error: LeaseLost) -> None:
         """Another application holds a lease: nothing more is written, not even the end of a running batch."""
         with self._losing:
             if self._lost:
                 return
             self._lost = True
         self.metrics.lake = None  # the status file is the other application's
+        self._fatal.append(str(error))
         self._stopping.set()
         for name, query in list(self._running.items()):
             threading.Thread(target=_stop_now, args=(query,), name=f"{name} stops", daemon=True).start()
-        try:
-            self._lease.check()
-        except LeaseLost as error:
-            log.critical("%s", error)
-            self._fatal.append(str(error))
+        log.critical("%s", error)
 
     def _wait_for(self, broker: Broker) -> bool:
         """Wait until Kafka answers; False where the stream is stopped before. Raises StreamFailed, KafkaRefuses."""
@@ -400,8 +397,8 @@ class Stream:
                 raised = self._raised.pop(name, error)
                 if self._lost or self._stopping.is_set():
                     return
-                if any(isinstance(link, LeaseLost) for link in chain_of(raised)):
-                    self._lose()
+                if lost := next((link for link in chain_of(raised) if isinstance(link, LeaseLost)), None):
+                    self._lose(lost)
                     return
                 if not self._jvm_answers():
                     self._give_up(name, Cause(OTHER, f"Spark's JVM does not answer: {raised}"))

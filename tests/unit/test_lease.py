@@ -167,7 +167,7 @@ def test_the_heartbeat_keeps_a_lease_and_notices_its_loss(place: Place) -> None:
 _HOLDER = """
 import os, sys, time
 from alerce_spark.lease import Lease
-with Lease(sys.argv[1], "the paused", 1.0, ["stamps"], on_loss=lambda: os._exit(3)):
+with Lease(sys.argv[1], "the paused", 1.0, ["stamps"], on_loss=lambda error: os._exit(3)):
     print("held", flush=True)
     time.sleep(600)
 """
