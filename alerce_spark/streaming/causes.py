@@ -160,7 +160,7 @@ _KNOWN = (
 
 def explain(error: BaseException, query: str, checkpoint: str, servers: str) -> Cause:
     """The first cause of an error of a query, whose checkpoint is that folder and whose brokers are `servers`."""
-    chain = [link for link in _links(error) if link.message or "." in link.name]
+    chain = list(_links(error))
     # Our own errors are worded for people, and outside in; of others the deepest knows most.
     ours = [link for link in chain if link.name.startswith(_OURS)]
     ordered = [*ours, *(link for link in reversed(chain) if link not in ours)]
@@ -173,7 +173,7 @@ def explain(error: BaseException, query: str, checkpoint: str, servers: str) -> 
                 if known.kind == "damaged checkpoint":
                     said = _with_file(said, checkpoint)
                 return Cause(known.kind, f"{said[:_MOST].rstrip('. ')}; {known.cure.format(**place)}")
-    link = next((link for link in ordered if link.message), ordered[0] if ordered else _Link(type(error).__name__, ""))
+    link = next((link for link in ordered if link.message), ordered[0])
     return Cause(OTHER, _plain(link)[:_MOST])
 
 

@@ -32,7 +32,7 @@ PERCENTILES = (50, 95, 99)
 _SILENT_S = 30.0
 #: Size of a status file, filled up with blanks: the next one finds room in its place.
 _FILE_BYTES = 1 << 14
-#: States of a query. It fails until a batch succeeds, and is given up where it does not start again.
+#: States of a query. One that failed fails until a batch succeeds; it is given up where it does not start again.
 STARTING, RUNS, FAILS, GIVEN_UP, ENDED, SILENT = "starting", "runs", "fails", "given up", "ended", "not heard of"
 #: Those that somebody should look at.
 BAD = (FAILS, GIVEN_UP, SILENT)
@@ -123,6 +123,12 @@ class Metrics:
                 self._failing.labels(query, known.cause).set(0)
             known.error, known.cause = str(cause), cause.kind
             self._failing.labels(query, cause.kind).set(1)
+
+    def started(self, query: str) -> None:
+        """A query was started; one that failed before has yet to show that it works."""
+        with self._lock:
+            if self._queries[query].state == STARTING:
+                self._queries[query].state = RUNS
 
     def works(self, query: str, state: str = RUNS) -> None:
         """A query did what it should: a batch, a look at topics without news, or its end."""

@@ -467,6 +467,7 @@ class Stream:
             writer = writer.trigger(processingTime=f"{query.interval_s} seconds")
         running = writer.start()
         self._running[query.name] = running
+        self.metrics.started(query.name)
         return running
 
     def _handler(
