@@ -150,11 +150,12 @@ class Metrics:
                 elif known.state == FAILS:
                     known.state = GIVEN_UP
 
-    def kafka(self, problem: str | None) -> None:
-        """Why no broker answers, None where one does."""
+    def kafka(self, problem: str | None) -> str | None:
+        """Take why no broker answers, None where one does; returns what was told before."""
         with self._lock:
-            self._kafka = problem
+            before, self._kafka = self._kafka, problem
             self._kafka_away.set(problem is not None)
+            return before
 
     def still(self, seconds: float) -> dict[str, Offsets | None]:
         """Queries without a batch for so long, with the offsets up to which they took messages, if any is known."""

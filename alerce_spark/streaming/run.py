@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,6 @@ from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, NoReturn
 
-from confluent_kafka import KafkaException
 from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
@@ -25,6 +23,7 @@ from alerce_spark.errors import AlerceError
 from alerce_spark.kafka.topics import subscription
 from alerce_spark.lake import write
 from alerce_spark.lake.compact import compact
+from alerce_spark.lake.storage import LakeError
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lease import WRITERS, Lease, LeaseLost
 from alerce_spark.simulation.night import simulate
@@ -153,7 +152,9 @@ class Stream:
         try:
             self._warm_up()
         except Exception as error:  # noqa: BLE001  (what is wrong, the queries find and tell too)
-            log.warning("the first batches will be slow, since workers did not load: %s", self._explain("", error))
+            log.warning(
+                "the first batches will be slow, since workers did not load: %s", self._explain("<query>", error)
+            )
         if any(name in WRITERS for name in names) and not self.until_empty:
             threading.Thread(target=self._maintain, name="maintenance", daemon=True).start()
         self._fence = Fence(self.spark, lake.lease_timeout_s, len(names))
@@ -181,6 +182,8 @@ class Stream:
     def stop(self) -> None:
         """End after the running batches."""
         self._stopping.set()
+        if self._lost:  # they are being ended
+            return
         for name, query in list(self._running.items()):
             with self._busy[name], suppress(Py4JError, OSError):  # without a JVM there is nothing to stop
                 query.stop()
@@ -213,8 +216,7 @@ class Stream:
         return False
 
     def _tell_of(self, broker: Broker, problem: str | None) -> None:
-        before = self.metrics.status()["kafka"]
-        self.metrics.kafka(problem)
+        before = self.metrics.kafka(problem)
         if problem is not None and before is None:
             log.warning(
                 "no Kafka broker answers at %s: %s. Start it, or set kafka.bootstrap_servers; the stream waits for it",
@@ -231,12 +233,17 @@ class Stream:
                 problem = broker.problem()
                 self._tell_of(broker, problem)
                 if problem is None:
-                    for name, known in self.metrics.still(2 * ASK_S).items():
-                        taken = known or checkpoints.committed(self._checkpoint(name))
-                        if taken is not None or self.settings.stream.starting_offsets == "earliest":
-                            self.metrics.waiting(name, broker.waiting(self._pattern(name), taken))
-            except (KafkaException, KafkaRefuses, re.error) as error:
-                log.debug("Kafka was not asked what waits: %s", error)
+                    self._ask_what_waits(broker)
+            except KafkaRefuses as error:
+                self._tell_of(broker, str(error))
+            except Exception as error:  # noqa: BLE001  (whatever it is, it is told, and asked again)
+                log.warning("what waits in Kafka is not known: %s", error)
+
+    def _ask_what_waits(self, broker: Broker) -> None:
+        for name, known in self.metrics.still(2 * ASK_S).items():
+            taken = known or checkpoints.committed(self._checkpoint(name))
+            if taken is not None or self.settings.stream.starting_offsets == "earliest":
+                self.metrics.waiting(name, broker.waiting(self._pattern(name), taken))
 
     def _pattern(self, name: str) -> str:
         return TOPICS if name == "results" else subscription(self.settings.kafka.topics)
@@ -275,7 +282,7 @@ class Stream:
                         with self._limited("maintenance"):
                             compact(self.spark, lake, table.name, upkeep.max_files)
                     except Exception as error:  # noqa: BLE001  (whatever it is, the next round may succeed)
-                        log.error("table %s was not compacted: %s", table.name, self._explain("maintenance", error))
+                        log.error("table %s was not compacted: %s", table.name, self._explain("<query>", error))
 
     @contextmanager
     def _limited(self, group: str) -> Iterator[None]:
@@ -394,14 +401,15 @@ class Stream:
                 self._give_up(name, Cause(OTHER, str(error)))
                 return
             except Exception as error:  # noqa: BLE001  (each is told, and none ends the thread without a word)
-                raised = self._raised.pop(name, error)
-                if self._lost or self._stopping.is_set():
+                if self._stopping.is_set():
                     return
-                if lost := next((link for link in chain_of(raised) if isinstance(link, LeaseLost)), None):
+                raised = error if isinstance(error, _Hangs | _StoodStill) else self._raised.get(name, error)
+                if lost := self._loss(raised):
                     self._lose(lost)
                     return
                 if not self._jvm_answers():
-                    self._give_up(name, Cause(OTHER, f"Spark's JVM does not answer: {raised}"))
+                    said = " ".join(str(raised).split())
+                    self._give_up(name, Cause(OTHER, f"Spark's JVM does not answer: {said}"))
                     return
                 failures = 1 if progressed.is_set() else failures + 1
                 cause = self._explain(name, raised)
@@ -410,6 +418,16 @@ class Stream:
                 self._fatal.append(f"query {name} failed {failures} times: {cause}")
                 return
             self._wait_again(name, failures, cause)
+
+    def _loss(self, raised: BaseException) -> LeaseLost | None:
+        """The lost lease that an error comes from, or comes with: looked at before anything is done about the error."""
+        try:
+            self._lease.check()
+        except LeaseLost as error:
+            return error
+        except LakeError:  # the next look may get through
+            pass
+        return next((link for link in chain_of(raised) if isinstance(link, LeaseLost)), None)
 
     def _wait_again(self, name: str, failures: int, cause: Cause) -> None:
         """Tell of a failure, and wait before the next start."""
@@ -436,7 +454,8 @@ class Stream:
 
     def _run_once(self, query: _Query, progressed: threading.Event) -> None:
         """Start a query and wait for its end. Raises what ended it."""
-        running = self._start(query, progressed)
+        self._raised.pop(query.name, None)
+        running, ran_out = self._start(query, progressed), False
         try:
             self._fence.guard(query.name, running)
             if self._stopping.is_set():  # `stop` came while it started
