@@ -1,14 +1,18 @@
-"""The lease: each writer's tables are written by one application at a time. A file with a heartbeat names it.
+"""The lease: each query runs in one application at a time. A file with a heartbeat names it.
 
-Blind appends never conflict in Delta, so two writers would duplicate rows without an error (docs/design.md, "Writes").
-There is one lease for each name of WRITERS, so that queries may run as applications of their own. A holder that showed
-no life for `timeout` seconds is dead and may be replaced. How takers of a lease exclude each other depends on where the
-lake is:
+Blind appends never conflict in Delta, so two writers would duplicate rows without an error (docs/design.md, "Writes");
+and two applications with one query share its checkpoint, where each makes the other fail. There is one lease for each
+query, so that queries may run as separate applications. A holder that showed no life for `timeout` seconds is dead and
+may be replaced; its own heartbeat then tells it so. How takers of a lease exclude each other depends on where the lake
+is:
 
 * on a shared file system the modification time of the file is the heartbeat, and takers go one at a time by an advisory
   lock on a file beside it;
 * on S3 every change is a conditional write: a new object only where none is, a successor only in place of the very
-  object that was read. Ages are differences of the server's own times, so clocks need not agree.
+  object that was read.
+
+Ages are differences of times of the file system or of the server, so clocks of machines need not agree. A heartbeat
+from the future says nothing about its age: it is watched, and its holder is dead when it stands still for `timeout`.
 """
 
 from __future__ import annotations
@@ -21,12 +25,12 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from boto3.session import Session
 from botocore.config import Config
@@ -37,31 +41,43 @@ from alerce_spark.lake.storage import LakeError
 
 log = logging.getLogger(__name__)
 
-#: Writers of a lake: queries whose tables nobody else writes, `quarantine` excepted. Who takes all may write any table.
+#: Queries whose tables nobody else writes, `quarantine` excepted. Who takes all of these may write any table.
 WRITERS = ("photometry", "results", "crossmatch")
 
 _FOLDER = "_leases"
 _CHANGED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 _ABSENT = ("NoSuchKey", "404")
 _TRIES = 5
-_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S = 5.0, 10.0
+#: Two attempts stay below the time after which a holder is dead: a third would be another's heartbeat.
+_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S, _ATTEMPTS = 5.0, 10.0, 2
 
 Record = dict[str, Any]
 
 
 class LeaseHeld(AlerceError):
-    """Another application writes these tables; the message names it and says what to do."""
+    """Another application runs this query or writes these tables; the message names it and says what to do."""
 
 
 class LeaseLost(AlerceError):
-    """The tables were taken by another application while this one was silent: it must stop writing."""
+    """The lease was taken by another application while this one was silent: it must stop writing."""
+
+
+class _Seen(NamedTuple):
+    """A lease as it is found: who holds it, the mark of the last heartbeat, and its age [s], negative in the future."""
+
+    record: Record
+    beat: str
+    age: float
 
 
 class _Claim(Protocol):
     """One lease, as seen by one that holds it or wants to."""
 
-    def take(self) -> Record | None:
-        """None when it was taken, else the record of its living holder."""
+    def take(self, silent: str = "") -> _Seen | None:
+        """None when it was taken, else its living holder. A holder whose last heartbeat is still `silent` is dead."""
+
+    def look(self) -> _Seen | None:
+        """The lease as it is, None where nobody holds it."""
 
     def renew(self) -> bool:
         """Show life; False when somebody else holds it now."""
@@ -75,10 +91,19 @@ class Lease:
 
     `lake` is a path that all writers share, or s3a://bucket/…. Raises LeaseHeld on entry while another holder of any of
     them is alive, LeaseLost from `check` when one was taken away, LakeError where no lease can be had or renewed.
+    `on_loss` is called once, from the thread, when a heartbeat finds that a lease was taken away, with the error that
+    `check` raises.
     """
 
-    def __init__(self, lake: str, holder: str, timeout: float = 60.0, scope: Iterable[str] = WRITERS) -> None:
-        self._lake, self._timeout = lake, timeout
+    def __init__(
+        self,
+        lake: str,
+        holder: str,
+        timeout: float = 60.0,
+        scope: Iterable[str] = WRITERS,
+        on_loss: Callable[[LeaseLost], None] = lambda error: None,
+    ) -> None:
+        self._lake, self._timeout, self._on_loss = lake, timeout, on_loss
         record = {
             "holder": holder,
             "host": socket.gethostname(),
@@ -86,6 +111,7 @@ class Lease:
             "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "token": uuid.uuid4().hex,
         }
+        self._token = record["token"]
         self._claims = _claims(lake, sorted(set(scope)), record, timeout)
         self._stop = threading.Event()
         self._lost = False
@@ -95,9 +121,7 @@ class Lease:
     def __enter__(self) -> Lease:
         with ExitStack() as taken, _said(self._lake):
             for name, claim in self._claims.items():
-                living = claim.take()
-                if living is not None:
-                    raise LeaseHeld(self._who(name, living))
+                self._take(name, claim)
                 taken.callback(claim.give_back)
             self._held = taken.pop_all()
         self._thread.start()
@@ -116,30 +140,76 @@ class Lease:
 
     def check(self) -> None:
         """Raise LeaseLost when a lease is no longer this holder's. To be called before each write."""
+        self._renew()
+        if self._lost:
+            raise self._loss()
+
+    def _take(self, name: str, claim: _Claim) -> None:
+        living = claim.take()
+        if living is not None and living.age < -self._timeout:
+            log.warning(
+                "the lease on %s of %s has a heartbeat from the future (%.0f s); watching for %.0f s whether it beats",
+                name,
+                self._lake,
+                -living.age,
+                self._timeout,
+            )
+            end = time.monotonic() + self._timeout
+            while time.monotonic() < end and _beat_of(claim) == living.beat:
+                time.sleep(self._timeout / 12)
+            living = claim.take(silent=living.beat)
+        if living is not None:
+            raise LeaseHeld(self._who(name, living.record))
+
+    def _renew(self) -> None:
+        """Show life, and find out whether a lease was lost: once lost, it stays lost."""
         with _said(self._lake):
-            if self._lost or not all(claim.renew() for claim in self._claims.values()):
-                raise LeaseLost(
-                    f"the lease on {', '.join(self._claims)} of {self._lake} was taken by another application; "
-                    "this one stops writing"
-                )
+            if not self._lost and not all(claim.renew() for claim in self._claims.values()):
+                self._lost = True
 
     def _beat(self) -> None:
         while not self._stop.wait(self._timeout / 6):
             try:
-                with _said(self._lake):
-                    self._lost = not all(claim.renew() for claim in self._claims.values())
+                self._renew()
             except LakeError as error:  # the next beat may get through
                 log.warning("%s", error)
             if self._lost:
+                self._on_loss(self._loss())
                 return
+
+    def _loss(self) -> LeaseLost:
+        return LeaseLost(
+            f"the lease on {', '.join(self._claims)} of {self._lake} was taken by another application{self._taker()}; "
+            "this one stops writing"
+        )
+
+    def _taker(self) -> str:
+        """Who holds the leases now, for a message."""
+        with suppress(LakeError), _said(self._lake):
+            for claim in self._claims.values():
+                seen = claim.look()
+                if seen is not None and seen.record.get("token") != self._token:
+                    return f" ({_person(seen.record)})"
+        return ", or its file was removed"
 
     def _who(self, name: str, record: Record) -> str:
         return (
-            f"{name} of {self._lake} is being written by {record.get('holder', 'another application')} "
-            f"(process {record.get('pid', '?')} on {record.get('host', '?')}, since {record.get('since', '?')}). "
+            f"{name} of {self._lake} is held by {_person(record)}. "
             "Stop it first, or send packets through it: alerce-spark import --through-stream. "
             f"A dead holder's lease expires {self._timeout:.0f} s after its last sign of life."
         )
+
+
+def _person(record: Record) -> str:
+    return (
+        f"{record.get('holder', 'another application')}, process {record.get('pid', '?')} on "
+        f"{record.get('host', '?')}, since {record.get('since', '?')}"
+    )
+
+
+def _beat_of(claim: _Claim) -> str:
+    seen = claim.look()
+    return "" if seen is None else seen.beat
 
 
 @contextmanager
@@ -168,14 +238,25 @@ class _FileClaim:
 
     def __init__(self, file: Path, record: Record, timeout: float) -> None:
         self._file, self._record, self._timeout = file, record, timeout
+        self._lock = file.with_suffix(".lock")
 
-    def take(self) -> Record | None:
+    def take(self, silent: str = "") -> _Seen | None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with self._alone():
-            if self._is_held_by_a_living():
-                return _parsed(self._file.read_bytes())
+            seen = self.look()
+            if seen is not None and seen.age < self._timeout and seen.beat != silent:
+                return seen
             self._file.write_text(json.dumps(self._record))
         return None
+
+    def look(self) -> _Seen | None:
+        try:
+            os.utime(self._lock)  # now, by the clock that gives the heartbeats their times
+            beat = self._file.stat().st_mtime_ns
+            record = _parsed(self._file.read_bytes())
+        except FileNotFoundError:
+            return None
+        return _Seen(record, str(beat), (self._lock.stat().st_mtime_ns - beat) / 1e9)
 
     def renew(self) -> bool:
         try:
@@ -193,18 +274,12 @@ class _FileClaim:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        with self._file.with_suffix(".lock").open("w") as lock:
+        with self._lock.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _is_mine(self) -> bool:
         return bool(_parsed(self._file.read_bytes()).get("token") == self._record["token"])
-
-    def _is_held_by_a_living(self) -> bool:
-        try:
-            return time.time() - self._file.stat().st_mtime < self._timeout
-        except FileNotFoundError:
-            return False
 
 
 class _ObjectClaim:
@@ -217,29 +292,35 @@ class _ObjectClaim:
         self._beats = 0
         self._guard = threading.Lock()  # the heartbeat and `check` renew from two threads
 
-    def take(self) -> Record | None:
+    def take(self, silent: str = "") -> _Seen | None:
         for _ in range(_TRIES):
             if self._put(IfNoneMatch="*"):
                 self._require_conditional_writes()
                 return None
-            found, etag, age = self._get()
-            if found.get("token") == self._record["token"]:  # the answer to our own write was lost
-                self._etag = etag
+            seen = self._get()
+            if seen is None:
+                continue
+            if seen.record.get("token") == self._record["token"]:  # the answer to our own write was lost
+                self._etag = seen.beat
                 return None
-            if etag and age < self._timeout and not found.get("given_back"):
-                return found
-            if etag and self._put(IfMatch=etag):
+            if seen.age < self._timeout and seen.beat != silent and not seen.record.get("given_back"):
+                return seen
+            if self._put(IfMatch=seen.beat):
                 return None
-        return {"holder": "one of several applications that start at the same time"}
+        return _Seen({"holder": "one of several applications that start at the same time"}, "", 0.0)
+
+    def look(self) -> _Seen | None:
+        seen = self._get()
+        return None if seen is None or seen.record.get("given_back") else seen
 
     def renew(self) -> bool:
         with self._guard:
             if self._put(IfMatch=self._etag):
                 return True
-            found, etag, _ = self._get()
-            if found.get("token") != self._record["token"]:
+            seen = self._get()
+            if seen is None or seen.record.get("token") != self._record["token"]:
                 return False
-            self._etag = etag
+            self._etag = seen.beat
             return True
 
     def give_back(self) -> None:
@@ -267,16 +348,17 @@ class _ObjectClaim:
             raise
         return True
 
-    def _get(self) -> tuple[Record, str, float]:
-        """Record, ETag (empty where there is no object) and age [s]."""
+    def _get(self) -> _Seen | None:
+        """The object, its ETag as the mark of the heartbeat; None where there is none."""
         try:
             answer = self._client.get_object(**self._place)
         except ClientError as error:
             if _code(error) in _ABSENT:
-                return {}, "", 0.0
+                return None
             raise
         now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
-        return _parsed(answer["Body"].read()), answer["ETag"], (now - answer["LastModified"]).total_seconds()
+        age = (now - answer["LastModified"]).total_seconds()
+        return _Seen(_parsed(answer["Body"].read()), answer["ETag"], age)
 
 
 def _code(error: ClientError) -> str:
@@ -290,6 +372,7 @@ def _s3_client() -> Any:
     config = Config(
         connect_timeout=_CONNECT_TIMEOUT_S,
         read_timeout=_READ_TIMEOUT_S,
+        retries={"total_max_attempts": _ATTEMPTS},
         s3={"addressing_style": "path" if endpoint else "auto"},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from alerce_spark.cli.common import Lake, app, console, settings_of
 from alerce_spark.cli.texts import plain, say_unread
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 kafka_app = typer.Typer(no_args_is_help=True, help="A one-node Kafka broker on this machine.")
 tables_app = typer.Typer(no_args_is_help=True, help="The tables of the lake.")
@@ -143,35 +147,50 @@ def stream(
     chosen = queries.split(",") if queries else None
     settings = settings_of(lake={"path": lake}, stream={"queries": chosen})
     log = logging.getLogger("alerce_spark.stream")
-    running = Stream(
-        spark_session(settings, "alerce-spark stream"),
-        settings,
-        lambda query, epoch, result: log.info("%s batch %d: %s", query, epoch, result),
-        until_empty,
-    )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: running.stop())
+
+    def end_by_signal() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: running.stop())
+
+    def session() -> SparkSession:
+        made = spark_session(settings, "alerce-spark stream")
+        end_by_signal()  # Spark has set its own for Ctrl-C
+        return made
+
+    def report(query: str, epoch: int, result: object) -> None:
+        log.info("%s batch %d: %s", query, epoch, result)
+
+    running = Stream(session, settings, report, until_empty)
+    end_by_signal()
     running.run()
 
 
 @app.command()
 def status(lake: Lake = None) -> None:
-    """What the running (or last) stream does: lag, rate, latency, errors of each query."""
+    """What the running (or last) stream does: lag, rate, latency, and why queries fail (then exit status 1)."""
     from alerce_spark.lake.storage import LakeError
     from alerce_spark.streaming import metrics
 
     path = settings_of(lake={"path": lake}).lake.path
     found = metrics.read(path)
-    if found is None:
-        raise LakeError(f"no stream has run on {path}; start one with: alerce-spark stream")
-    queries = Table("query", "taken", "waiting", "catch-up s", "alerts/s", "last batch", "failures", "last error")
+    for file in (found or {}).get("damaged", ()):
+        console.print(f"passed over {plain(file)}: damaged or empty; a running stream writes it again within seconds")
+    if not (found or {}).get("queries"):
+        raise LakeError(f"no stream has told of itself on {path}; start one with: alerce-spark stream")
+    assert found is not None
+    console.print(f"process {found['pid']} since {found['since']}, as of {found['now']}")
+    queries = Table(box=None, pad_edge=False)
+    for title in ("query", "state", "taken", "waiting", "catch-up s", "alerts/s", "last batch", "failures"):
+        queries.add_column(title, no_wrap=title in ("query", "state"))
     for name, q in found["queries"].items():
         lag = "" if q["lag_s"] is None else f"{q['lag_s']:.0f}"
         numbers = (str(q["alerts"]), str(q["lag"]), lag, f"{q['rate']:.0f}")
-        error = f"{q['last_failure']} {q['error']}" if q["error"] else ""
-        queries.add_row(name, *numbers, q["last_batch"] or "never", str(q["failures"]), plain(error))
-    console.print(f"process {found['pid']} since {found['since']}, as of {found['now']}")
+        last = q["last_batch"][:19] if q["last_batch"] else "never"
+        queries.add_row(name, q["state"], *numbers, last, str(q["failures"]))
     console.print(queries)
+    for name, q in found["queries"].items():
+        for line in _told(name, q, metrics.BAD):
+            console.print(line, highlight=False, soft_wrap=True)
     latency = Table("from Kafka to", *(f"p{p}" for p in metrics.PERCENTILES))
     for step, waits in found["latency"].items():
         latency.add_row(step, *(f"{waits[str(p)]:.2f} s" for p in metrics.PERCENTILES))
@@ -180,6 +199,20 @@ def status(lake: Lake = None) -> None:
         console.print(f"{classifier}: model {model['version'] or 'none'}", highlight=False)
         if model["alarm"]:
             console.print(f"ALARM: the current model cannot be used: {model['alarm']}", style="bold red")
+    away = {q["kafka"] for q in found["queries"].values() if q["kafka"] and q["state"] != metrics.ENDED}
+    for problem in away:
+        console.print(f"no Kafka broker answers: {plain(problem)}", style="bold red", soft_wrap=True)
+    if away or any(q["state"] in metrics.BAD for q in found["queries"].values()):
+        raise typer.Exit(1)
+
+
+def _told(name: str, query: dict[str, Any], bad: Sequence[str]) -> Iterator[str]:
+    """Lines about a query that fails now or failed before."""
+    since = f" since {query['failing_since']}" if query["failing_since"] else f" since {query['as_of']}"
+    if query["state"] in bad:
+        yield f"{name} {query['state']}{since}"
+    if query["error"]:
+        yield f"{name}, last failure {query['last_failure']}: {plain(query['error'])}"
 
 
 @app.command()

@@ -10,29 +10,32 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, NoReturn
 
 from py4j.protocol import Py4JError, Py4JJavaError
-from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from alerce_spark.config import Settings, conf_dir
 from alerce_spark.crossmatch import catalogs
 from alerce_spark.errors import AlerceError
-from alerce_spark.kafka import topics
+from alerce_spark.kafka.topics import subscription
 from alerce_spark.lake import write
 from alerce_spark.lake.compact import compact
 from alerce_spark.lake.storage import LakeError
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lease import WRITERS, Lease, LeaseLost
 from alerce_spark.simulation.night import simulate
+from alerce_spark.streaming import checkpoints
 from alerce_spark.streaming.alarms import ModelWatch
 from alerce_spark.streaming.archive import archive
+from alerce_spark.streaming.broker import ASK_S, Broker, KafkaRefuses
+from alerce_spark.streaming.causes import OTHER, Cause, chain_of, explain
 from alerce_spark.streaming.crossmatch import Crossmatch, Matched
+from alerce_spark.streaming.fence import Fence
 from alerce_spark.streaming.lightcurves import lightcurves
-from alerce_spark.streaming.metrics import Metrics
+from alerce_spark.streaming.metrics import ENDED, GIVEN_UP, Metrics
 from alerce_spark.streaming.photometry import Photometry, Summary
 from alerce_spark.streaming.results import TOPICS, Results, Stored
 from alerce_spark.streaming.sink import sink_options
@@ -60,8 +63,14 @@ class _HangsOn(Exception):
     """A batch that came to no end in its time cannot be ended either: this process has to."""
 
 
+class _StoodStill(Exception):
+    """This process was paused for so long that the JVM stopped the query."""
+
+
 #: Seconds between looks at a query.
 _WATCH_S = 1
+#: Seconds that one thread is waited for before the next is looked at.
+_JOIN_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -78,13 +87,14 @@ class _Query:
 class Stream:
     """The application. `run` blocks until `stop` (from a signal handler or another thread).
 
-    A query that fails, or whose batch hangs, is started again after a wait that doubles each time, and never takes the
-    others with it. `stop` lets running batches finish. With `until_empty` each query ends when it has taken all that
-    was there at its start, and a query that fails `attempts` times in a row ends the run with StreamFailed.
-    `restarting` is called with the name of a query that failed and is to start again.
+    session: Spark's, or what makes it once the leases are held and Kafka answers. A query that fails, or whose batch
+    hangs, is started again after a wait that doubles each time, and never takes the others with it. `stop` lets running
+    batches finish; a lost lease ends everything at once, with StreamFailed. With `until_empty` each query ends when it
+    has taken all that was there at its start, and a query that fails `attempts` times in a row ends the run with
+    StreamFailed. `restarting` is called with the name of a query that failed and is to start again.
     """
 
-    spark: SparkSession
+    session: SparkSession | Callable[[], SparkSession]
     settings: Settings
     report: Report = field(default=lambda query, epoch, result: None)
     until_empty: bool = False
@@ -92,13 +102,20 @@ class Stream:
     restarting: Callable[[str], None] = field(default=lambda query: None)
 
     def __post_init__(self) -> None:
-        self._stopping = threading.Event()
+        self._stopping, self._over = threading.Event(), threading.Event()
         self._busy: dict[str, threading.Lock] = {name: threading.Lock() for name in self.settings.stream.queries}
         self._running: dict[str, StreamingQuery] = {}
+        self._raised: dict[str, Exception] = {}
         self._fatal: list[str] = []
+        self._lost, self._losing = False, threading.Lock()
         self._service: Asynchronous | None = None
         self.metrics = Metrics(self.settings.stream.queries, self.settings.lake.path, self.settings.stream.metrics_port)
         self._models = ModelWatch(self.settings.lake.path, self.settings.stream.queries, self.metrics.model)
+
+    @cached_property
+    def spark(self) -> SparkSession:
+        """The session, which is made when it is first needed."""
+        return self.session() if callable(self.session) else self.session
 
     @property
     def has_started(self) -> bool:
@@ -108,43 +125,133 @@ class Stream:
     def run(self) -> None:
         """Run the queries of `stream.queries`.
 
-        Raises LeaseHeld where another application writes one's tables, ConfigError for bad options of Kafka.
+        Raises LeaseHeld where another application runs one of them, ConfigError for bad options of Kafka, KafkaRefuses,
+        StreamFailed.
         """
-        kafka = self.settings.kafka
-        topics.client_options(kafka.bootstrap_servers, kafka.options)  # what is bad stops here, not in a query's thread
-        try:
-            self._run_queries()
-        finally:
-            if self._service is not None:
-                self._service.close()
+        lake, names = self.settings.lake, self.settings.stream.queries
+        broker = Broker(self.settings.kafka)  # bad options stop here, not in a query's thread
+        with Lease(lake.path, "alerce-spark stream", lake.lease_timeout_s, names, self._lose) as lease:
+            self._lease = lease
+            threading.Thread(target=self._keep_status, name="status", daemon=True).start()
+            try:
+                if self._wait_for(broker):
+                    threading.Thread(target=self._keep_asking, args=(broker,), name="kafka", daemon=True).start()
+                    self._run_queries()
+            finally:
+                self._over.set()
+                if self._service is not None:
+                    self._service.close()
+                self.metrics.end()
+                self.metrics.write()
         if self._fatal:
             raise StreamFailed("; ".join(self._fatal))
 
     def _run_queries(self) -> None:
         lake, names = self.settings.lake, self.settings.stream.queries
-        with self._lease([name for name in names if name in WRITERS]) as check_lease:
-            write.create(lake.path, lake.healpix_order, sync=lake.sync)
+        write.create(lake.path, lake.healpix_order, sync=lake.sync)
+        try:
             self._warm_up()
-            if any(name in WRITERS for name in names) and not self.until_empty:
-                threading.Thread(target=self._maintain, name="maintenance", daemon=True).start()
+        except Exception as error:  # noqa: BLE001  (what is wrong, the queries find and tell too)
+            log.warning(
+                "the first batches will be slow, since workers did not load: %s", self._explain("<query>", error)
+            )
+        if any(name in WRITERS for name in names) and not self.until_empty:
+            threading.Thread(target=self._maintain, name="maintenance", daemon=True).start()
+        self._fence = Fence(self.spark, lake.lease_timeout_s, len(names))
+        try:
             # `results` reads what the others publish: where all end when they are done, it ends last.
             last = ["results"] if self.until_empty and "results" in names else []
             for together in ([name for name in names if name not in last], last):
-                threads = [
-                    threading.Thread(target=self._keep_running, args=(self._query(name, check_lease),), name=name)
-                    for name in together
-                ]
-                for thread in threads:
-                    thread.start()
-                for thread in threads:
-                    thread.join()
+                self._run_together(together)
+        finally:
+            with suppress(Py4JError, OSError):
+                self._fence.close()
+
+    def _run_together(self, names: Sequence[str]) -> None:
+        """Run queries until all have ended; after a lost lease no longer than half of its time is waited for them."""
+        # Daemons: a thread that hangs in a system call does not keep an application that lost its lease alive.
+        threads = [threading.Thread(target=self._keep_running, args=(name,), name=name, daemon=True) for name in names]
+        for thread in threads:
+            thread.start()
+        patience = self.settings.lake.lease_timeout_s / 2
+        while any(thread.is_alive() for thread in threads) and patience > 0:
+            for thread in threads:
+                thread.join(_JOIN_S)
+            patience -= _JOIN_S * len(threads) if self._lost else 0.0
 
     def stop(self) -> None:
         """End after the running batches."""
         self._stopping.set()
+        if self._lost:  # they are being ended
+            return
         for name, query in list(self._running.items()):
             with self._busy[name], suppress(Py4JError, OSError):  # without a JVM there is nothing to stop
                 query.stop()
+
+    def _lose(self, error: LeaseLost) -> None:
+        """Another application holds a lease: nothing more is written, not even the end of a running batch."""
+        with self._losing:
+            if self._lost:
+                return
+            self._lost = True
+        self.metrics.lake = None  # the status file is the other application's
+        self._fatal.append(str(error))
+        self._stopping.set()
+        for name, query in list(self._running.items()):
+            threading.Thread(target=_stop_now, args=(query,), name=f"{name} stops", daemon=True).start()
+        log.critical("%s", error)
+
+    def _wait_for(self, broker: Broker) -> bool:
+        """Wait until Kafka answers; False where the stream is stopped before. Raises StreamFailed, KafkaRefuses."""
+        asked = 0
+        while not self._stopping.is_set():
+            problem = broker.problem()
+            self._tell_of(broker, problem)
+            if problem is None:
+                return True
+            asked += 1
+            if self.until_empty and asked >= self.attempts:
+                raise StreamFailed(f"no Kafka broker answers at {broker.servers}: {problem}")
+            self._stopping.wait(ASK_S)
+        return False
+
+    def _tell_of(self, broker: Broker, problem: str | None) -> None:
+        before = self.metrics.kafka(problem)
+        if problem is not None and before is None:
+            log.warning(
+                "no Kafka broker answers at %s: %s. Start it, or set kafka.bootstrap_servers; the stream waits for it",
+                broker.servers,
+                problem,
+            )
+        elif problem is None and before is not None:
+            log.warning("Kafka answers at %s", broker.servers)
+
+    def _keep_asking(self, broker: Broker) -> None:
+        """Tell whether Kafka answers, and what waits for queries that have no batches to tell it by."""
+        while not self._over.wait(ASK_S):
+            try:
+                problem = broker.problem()
+                self._tell_of(broker, problem)
+                if problem is None:
+                    self._ask_what_waits(broker)
+            except KafkaRefuses as error:
+                self._tell_of(broker, str(error))
+            except Exception as error:  # noqa: BLE001  (whatever it is, it is told, and asked again)
+                log.warning("what waits in Kafka is not known: %s", error)
+
+    def _ask_what_waits(self, broker: Broker) -> None:
+        for name, known in self.metrics.still(2 * ASK_S).items():
+            taken = known or checkpoints.committed(self._checkpoint(name))
+            if taken is not None or self.settings.stream.starting_offsets == "earliest":
+                self.metrics.waiting(name, broker.waiting(self._pattern(name), taken))
+
+    def _pattern(self, name: str) -> str:
+        return TOPICS if name == "results" else subscription(self.settings.kafka.topics)
+
+    def _keep_status(self) -> None:
+        """Renew the status file, also while all queries wait."""
+        while not self._over.wait(_WATCH_S):
+            self.metrics.write()
 
     def _warm_up(self) -> None:
         """Let the workers load libraries, kernels and models before the first offsets: it takes them seconds."""
@@ -164,17 +271,6 @@ class Stream:
             messages = make(packets, settings.lake.path, settings.survey, settings.kafka)
             messages.write.format("noop").mode("overwrite").save()
 
-    @contextmanager
-    def _lease(self, writers: Sequence[str]) -> Iterator[Callable[[], None]]:
-        """The check of the writers' leases, which are held meanwhile; nothing to check where no table is written."""
-        if not writers:
-            yield lambda: None
-            return
-        lake = self.settings.lake
-        holder = f"alerce-spark stream ({self.spark.sparkContext.appName})"
-        with Lease(lake.path, holder, lake.lease_timeout_s, writers) as lease:
-            yield lease.check
-
     def _maintain(self) -> None:
         """Keep the number of small files bounded while queries write; what fails is tried again the next time."""
         upkeep, lake = self.settings.maintenance, self.settings.lake.path
@@ -185,8 +281,8 @@ class Stream:
                     try:
                         with self._limited("maintenance"):
                             compact(self.spark, lake, table.name, upkeep.max_files)
-                    except (PySparkException, Py4JError, LakeError, OSError) as error:
-                        log.error("table %s was not compacted: %s", table.name, _first_line(error))
+                    except Exception as error:  # noqa: BLE001  (whatever it is, the next round may succeed)
+                        log.error("table %s was not compacted: %s", table.name, self._explain("<query>", error))
 
     @contextmanager
     def _limited(self, group: str) -> Iterator[None]:
@@ -194,13 +290,14 @@ class Stream:
         context = self.spark.sparkContext
         context.setJobGroup(group, group, interruptOnCancel=True)
         timer = threading.Timer(self.settings.stream.batch_timeout_s, context.cancelJobGroup, [group])
+        timer.daemon = True
         timer.start()
         try:
             yield
         finally:
             timer.cancel()
 
-    def _query(self, name: str, check_lease: Callable[[], None]) -> _Query:
+    def _query(self, name: str) -> _Query:
         return {
             "archive": self._archive,
             "stamps": self._stamps,
@@ -208,7 +305,7 @@ class Stream:
             "photometry": self._photometry,
             "crossmatch": self._crossmatch,
             "results": self._results,
-        }[name](check_lease)
+        }[name](self._lease.check)
 
     def _archive(self, check_lease: Callable[[], None]) -> _Query:
         settings, stream = self.settings, self.settings.stream
@@ -286,48 +383,94 @@ class Stream:
     def _checkpoint(self, name: str) -> str:
         return f"{self.settings.checkpoints}/{name}"
 
-    def _keep_running(self, query: _Query) -> None:
-        stream = self.settings.stream
+    def _explain(self, name: str, error: BaseException) -> Cause:
+        return explain(error, name, self._checkpoint(name), self.settings.kafka.bootstrap_servers)
+
+    def _keep_running(self, name: str) -> None:
+        """The thread of a query: starts it again until it ends by itself or must not start again."""
         failures = 0
         while not self._stopping.is_set():
             progressed = threading.Event()
             try:
-                running = self._start(query, progressed)
-                if self._stopping.is_set():  # `stop` came while it started
-                    running.stop()
-                self._watch(query, running, progressed)
+                self._lease.check()
+                self._run_once(self._query(name), progressed)
+                self.metrics.works(name, ENDED)
                 return
-            except PySparkException as error:
-                failures = 1 if progressed.is_set() else failures + 1
-                reason = _first_line(error)
-            except _Hangs as error:
-                failures = 1 if progressed.is_set() else failures + 1
-                reason = str(error)
             except _HangsOn as error:
-                del self._running[query.name]  # `stop` would wait for it
-                self._give_up(f"query {query.name}: {error}")
+                del self._running[name]  # `stop` would wait for it
+                self._give_up(name, Cause(OTHER, str(error)))
                 return
-            except (Py4JError, OSError) as error:
-                self._give_up(f"query {query.name}: Spark's JVM does not answer: {error}")
-                return
-            if self._stopping.is_set():
-                return
-            if LeaseLost.__name__ in reason:
-                self._give_up(f"query {query.name}: {reason}")
-                return
+            except Exception as error:  # noqa: BLE001  (each is told, and none ends the thread without a word)
+                if self._stopping.is_set():
+                    return
+                raised = error if isinstance(error, _Hangs | _StoodStill) else self._raised.get(name, error)
+                if lost := self._loss(raised):
+                    self._lose(lost)
+                    return
+                if not self._jvm_answers():
+                    said = " ".join(str(raised).split())
+                    self._give_up(name, Cause(OTHER, f"Spark's JVM does not answer: {said}"))
+                    return
+                failures = 1 if progressed.is_set() else failures + 1
+                cause = self._explain(name, raised)
             if self.until_empty and failures >= self.attempts:
-                self._fatal.append(f"query {query.name} failed {failures} times: {reason}")
+                self.metrics.failed(name, cause, GIVEN_UP)
+                self._fatal.append(f"query {name} failed {failures} times: {cause}")
                 return
-            wait = min(stream.restart_wait_s * 2 ** (failures - 1), stream.restart_wait_max_s)
-            log.error("query %s failed (%d in a row), starts again in %.1f s: %s", query.name, failures, wait, reason)
-            self.metrics.failed(query.name, reason)
-            self.restarting(query.name)
-            self._stopping.wait(wait)
+            self._wait_again(name, failures, cause)
 
-    def _give_up(self, reason: str) -> None:
-        log.critical("%s", reason)
-        self._fatal.append(reason)
+    def _loss(self, raised: BaseException) -> LeaseLost | None:
+        """The lost lease that an error comes from, or comes with: looked at before anything is done about the error."""
+        try:
+            self._lease.check()
+        except LeaseLost as error:
+            return error
+        except LakeError:  # the next look may get through
+            pass
+        return next((link for link in chain_of(raised) if isinstance(link, LeaseLost)), None)
+
+    def _wait_again(self, name: str, failures: int, cause: Cause) -> None:
+        """Tell of a failure, and wait before the next start."""
+        stream = self.settings.stream
+        wait = min(stream.restart_wait_s * 2 ** min(failures - 1, 30), stream.restart_wait_max_s)
+        log.error("query %s failed (%d in a row), starts again in %.1f s: %s", name, failures, wait, cause)
+        self.metrics.failed(name, cause)
+        self.restarting(name)
+        self._stopping.wait(wait)
+
+    def _jvm_answers(self) -> bool:
+        """Whether Spark can start a query again: its JVM lives, and its context was not stopped for want of memory."""
+        try:
+            return not self.spark.sparkContext._jsc.sc().isStopped()
+        except (Py4JError, OSError, AttributeError):
+            return False
+
+    def _give_up(self, name: str, cause: Cause) -> None:
+        """End all queries because of one."""
+        log.critical("query %s: %s", name, cause)
+        self.metrics.failed(name, cause, GIVEN_UP)
+        self._fatal.append(f"query {name}: {cause}")
         self.stop()
+
+    def _run_once(self, query: _Query, progressed: threading.Event) -> None:
+        """Start a query and wait for its end. Raises what ended it."""
+        self._raised.pop(query.name, None)
+        running, ran_out = self._start(query, progressed), False
+        try:
+            self._fence.guard(query.name, running)
+            if self._stopping.is_set():  # `stop` came while it started
+                running.stop()
+            self._watch(query, running, progressed)
+        except (_Hangs, _HangsOn):
+            raise
+        except Exception:
+            _stop_now(running)  # where watching it failed, and not the query
+            raise
+        finally:
+            with suppress(Py4JError, OSError):
+                ran_out = self._fence.release(query.name)
+        if ran_out and not self._stopping.is_set():
+            raise _StoodStill("this process stood still, so the query was stopped")
 
     def _start(self, query: _Query, progressed: threading.Event) -> StreamingQuery:
         self.spark.sparkContext.setLocalProperty("spark.scheduler.pool", query.name)
@@ -343,19 +486,26 @@ class Stream:
             writer = writer.trigger(processingTime=f"{query.interval_s} seconds")
         running = writer.start()
         self._running[query.name] = running
+        self.metrics.started(query.name)
         return running
 
     def _handler(
         self, query: _Query, batch: Callable[[DataFrame, int], object], progressed: threading.Event
     ) -> Callable[[DataFrame, int], None]:
         def handle(packets: DataFrame, epoch: int) -> None:
-            with self._busy[query.name]:
-                result = batch(packets, epoch)
-            progressed.set()
-            waits = result.latency if isinstance(result, Stored | Summary | Matched) else {}
-            for step, seconds in waits.items():
-                self.metrics.latency(step, seconds)
-            self.report(query.name, epoch, result)
+            try:
+                with self._busy[query.name]:
+                    self._lease.check()
+                    result = batch(packets, epoch)
+                progressed.set()
+                waits = result.latency if isinstance(result, Stored | Summary | Matched) else {}
+                for step, seconds in waits.items():
+                    self.metrics.latency(step, seconds)
+                self.report(query.name, epoch, result)
+                self._lease.check()  # Spark writes next that the batch is done
+            except Exception as error:
+                self._raised[query.name] = error  # Spark keeps but a text of it
+                raise
 
         return handle
 
@@ -366,8 +516,11 @@ class Stream:
         idle = time.monotonic()
         while not ended:
             ended = bool(running.awaitTermination(_WATCH_S))
-            if not running.status["isTriggerActive"]:
+            status = running.status
+            if not status["isTriggerActive"]:
                 idle = time.monotonic()
+            if status["message"].startswith("Waiting"):  # a look at the topics came to its end
+                self.metrics.works(query.name)
             for progress in running.recentProgress:
                 if progress.batchId > told and progress.numInputRows:
                     told, idle = progress.batchId, time.monotonic()
@@ -376,7 +529,6 @@ class Stream:
                     if query.batch is None:
                         self.report(query.name, told, progress.numInputRows)
             self._models.look(query.name)
-            self.metrics.write()
             if not ended and time.monotonic() - idle > self.settings.stream.batch_timeout_s:
                 self._end(running)
 
@@ -390,8 +542,8 @@ class Stream:
         raise _Hangs(f"{wait}, and was ended")
 
 
-def _first_line(error: Exception) -> str:
-    """The cause of a query's end: the last Python error of its trace, else the first line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    python = [line for line in lines if line.split(":")[0].split(".")[-1].endswith(("Error", "Exception", "LeaseLost"))]
-    return (python or lines or [type(error).__name__])[-1][:500]
+def _stop_now(query: StreamingQuery) -> None:
+    """End a query in mid-batch."""
+    with suppress(Py4JError, OSError):
+        if query.isActive:
+            query.stop()

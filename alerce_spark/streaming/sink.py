@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from alerce_spark.streaming.source import refusal
 
 #: Columns of the Kafka sink; `key` is the object, so that a consumer sees an object's results in order.
 MESSAGES = "topic STRING, key BINARY, value BINARY"
+#: Seconds for which a topic that is there is taken for granted.
+_ASK_AGAIN_S = 60.0
 _SCHEMA = pa.schema([("topic", pa.string()), ("key", pa.binary()), ("value", pa.binary())])
 
 
@@ -53,13 +56,13 @@ def sink_options(kafka: KafkaSettings) -> dict[str, str]:
 class Topics:
     """Topics that results go to, made by the admin client when first needed: a broker must not make them by itself.
 
-    In a worker; one call to the broker for each topic and process. Without settings no broker is asked: an import takes
-    the messages itself.
+    In a worker; one call to the broker a minute for each topic and process, since a topic may be deleted. Without
+    settings no broker is asked: an import takes the messages itself.
     """
 
-    def __init__(self, kafka: KafkaSettings | None) -> None:
-        self._kafka = kafka
-        self._there: set[str] = set()
+    def __init__(self, kafka: KafkaSettings | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._kafka, self._clock = kafka, clock
+        self._there: dict[str, float] = {}
 
     def daily(self, name: str, received: datetime | None) -> str:
         """`name` with the UTC date of an alert's Kafka timestamp, so that a replay goes to the same topic."""
@@ -67,10 +70,10 @@ class Topics:
 
     def named(self, topic: str) -> str:
         """`topic`, which is there now. Raises KafkaException where the broker does not answer or refuses."""
-        if self._kafka is not None and topic not in self._there:
+        if self._kafka is not None and self._clock() >= self._there.get(topic, 0.0):
             kafka = self._kafka
             topics.create(kafka.bootstrap_servers, [topic], kafka.partitions, options=kafka.options)
-            self._there.add(topic)
+            self._there[topic] = self._clock() + _ASK_AGAIN_S
         return topic
 
 

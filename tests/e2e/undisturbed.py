@@ -340,7 +340,12 @@ class Application:
 
     def wait_until_it_runs(self) -> None:
         """Until its queries have started and it says so in its status file."""
-        wait(lambda: (metrics.read(self.settings.lake.path) or {}).get("pid") == self._alive, "the stream runs")
+
+        def runs() -> bool:
+            told = metrics.read(self.settings.lake.path) or {}
+            return told.get("pid") == self._alive and all(q["state"] == metrics.RUNS for q in told["queries"].values())
+
+        wait(runs, "the stream runs")
 
     def kill(self, victim: str = "all") -> None:
         """SIGKILL to `all` of it, or to its `driver` or `jvm` alone, when the rest must end by itself."""
@@ -358,6 +363,22 @@ class Application:
             for pid, _ in _group(group):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+    def pause(self, victims: str) -> None:
+        """SIGSTOP to `all` of it, or to its `driver` alone: its JVM and workers run on."""
+        self._signal(victims, signal.SIGSTOP)
+
+    def go_on(self, victims: str) -> tuple[int, str]:
+        """SIGCONT to what was paused; the exit status of the application, which must end, and the end of its log."""
+        self._signal(victims, signal.SIGCONT)
+        process, self._process = self._process, None
+        assert process is not None
+        return process.wait(_PATIENCE_S), self._tail()
+
+    def _signal(self, victims: str, number: signal.Signals) -> None:
+        leader = self._alive
+        for pid in [leader] if victims == "driver" else [pid for pid, _ in _group(leader)]:
+            os.kill(pid, number)
 
     def stop(self) -> None:
         """SIGTERM: it ends after its running batches, without an error."""

@@ -17,6 +17,7 @@ from alerce_spark.lake import models
 from alerce_spark.lake.serving import LightcurveModels
 from alerce_spark.streaming import metrics
 from alerce_spark.streaming.alarms import ModelWatch
+from alerce_spark.streaming.causes import Cause
 from alerce_spark.streaming.metrics import Metrics
 
 
@@ -116,7 +117,7 @@ def test_outliers_are_scored_with_the_classifier_that_they_are_calibrated_on_alo
 
 def test_the_last_error_of_a_query_stays_with_its_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = Metrics(["photometry"], str(tmp_path))
-    told.failed("photometry", "no [space] left")
+    told.failed("photometry", Cause("disk full", "no [space] left"))
     told.progress("photometry", {"batchId": 3, "numInputRows": 5, "sources": [{}]})
     told.latency("photometry", [1.0, 2.0, 3.0])
     told.write()
@@ -127,7 +128,7 @@ def test_the_last_error_of_a_query_stays_with_its_time(tmp_path: Path, capsys: p
     found = metrics.read(str(tmp_path))
     assert found is not None
     photometry = found["queries"]["photometry"]
-    assert (photometry["failures"], photometry["error"]) == (1, "no [space] left")
+    assert (photometry["failures"], photometry["error"]) == (1, "disk full: no [space] left")
     assert photometry["last_failure"] <= photometry["last_batch"]
 
 

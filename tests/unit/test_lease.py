@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -159,6 +162,71 @@ def test_the_heartbeat_keeps_a_lease_and_notices_its_loss(place: Place) -> None:
         time.sleep(0.3)
         with pytest.raises(LeaseLost):
             lease.check()
+
+
+_HOLDER = """
+import os, sys, time
+from alerce_spark.lease import Lease
+with Lease(sys.argv[1], "the paused", 1.0, ["stamps"], on_loss=lambda error: os._exit(3)):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_paused_holder_is_told_of_its_loss_when_it_goes_on_and_has_nothing_to_write(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", _HOLDER, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        os.kill(holder.pid, signal.SIGSTOP)
+        file = tmp_path / "_leases" / "stamps.json"
+        past = time.time() - 61
+        os.utime(file, (past, past))
+        with Lease(str(tmp_path), "the next", 60.0, ["stamps"]) as lease:
+            os.kill(holder.pid, signal.SIGCONT)
+            assert holder.wait(60) == 3
+            lease.check()
+            assert json.loads(file.read_text())["holder"] == "the next"
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def test_who_took_the_lease_is_said(place: Place) -> None:
+    with Lease(place.lake, "asleep", 300, ["stamps"]) as sleeper:
+        place.age("stamps", 301)
+        with Lease(place.lake, "awake", 300, ["stamps"]):
+            for _ in range(2):
+                with pytest.raises(LeaseLost, match=rf"stamps of .* \(awake, process {os.getpid()} on .*stops writing"):
+                    sleeper.check()
+        # Lost is lost, also when the other one is gone: what was written meanwhile is not known here.
+        with pytest.raises(LeaseLost):
+            sleeper.check()
+
+
+def test_a_heartbeat_from_the_future_counts_when_it_beats_again(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    day = 86400.0
+    place.write("photometry", json.dumps({"token": "dead", "holder": "a clock that was wrong"}))
+    place.age("photometry", -day)
+    with Lease(place.lake, "me", 0.5, ["photometry"]) as mine:
+        mine.check()
+        assert "heartbeat from the future" in caplog.text
+    place.write("photometry", json.dumps({"token": "ahead", "holder": "a clock that goes a day ahead"}))
+    stop = threading.Event()
+
+    def beat() -> None:
+        for seconds in range(100_000):
+            place.age("photometry", -day - seconds)
+            if stop.wait(0.02):
+                return
+
+    thread = threading.Thread(target=beat)
+    if not place.lake.startswith("s3a:"):  # on S3 a heartbeat is a new object, at the server's own time
+        place.age("photometry", -day)
+        thread.start()
+        assert "goes a day ahead" in _refused(place, timeout=0.5)
+        stop.set()
+        thread.join()
 
 
 def test_an_unreadable_lease_expires_like_any_other(place: Place) -> None:

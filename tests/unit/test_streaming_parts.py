@@ -20,6 +20,7 @@ from alerce_spark.features.names import FEATURES
 from alerce_spark.kafka import records
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.streaming import metrics, results
+from alerce_spark.streaming.causes import Cause
 from alerce_spark.streaming.metrics import Metrics
 from alerce_spark.streaming.pieces import unpack
 from alerce_spark.streaming.sink import Topics
@@ -158,14 +159,14 @@ def test_metrics_count_each_batch_once_and_know_what_waits(tmp_path: Path) -> No
     told = Metrics(["stamps", "results"], str(tmp_path))
     for batch, rows, taken in ((0, 10, 15), (0, 10, 15), (1, 20, 35)):
         told.progress("stamps", _progress(batch, rows, taken, 135))
-    told.failed("results", "no broker")
+    told.failed("results", Cause("broker away", "no answer"))
     told.latency(STAMP, np.arange(101.0))
     told.write()
     found = metrics.read(str(tmp_path))
     assert found is not None
     stamps = found["queries"]["stamps"]
     assert (stamps["alerts"], stamps["lag"], stamps["lag_s"]) == (30, 100, 5.0)
-    assert found["queries"]["results"]["error"] == "no broker"
+    assert found["queries"]["results"]["error"] == "broker away: no answer"
     assert found["latency"][STAMP] == {"50": 50.0, "95": 95.0, "99": 99.0}
     assert metrics.read(str(tmp_path / "elsewhere")) is None
 
