@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from alerce_spark.lake import log, lookup, write
-from alerce_spark.lake.handles import delta_table
+from alerce_spark.lake.handles import delta_table, scan
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.streaming.pieces import pack, unpack
 from alerce_spark.worker import map_in_workers
@@ -89,7 +89,7 @@ def _lacking(lake: str, version: int, rows: pa.Table, taken: set[tuple[str, ...]
         table.load_as_version(version)
     keys = pl.DataFrame(rows.select(_KEY)).with_row_index("row").unique(_KEY, keep="first", maintain_order=True)
     is_here = pl.col("sha256").is_in(keys["sha256"].implode())
-    stored = pl.scan_delta(table).filter(is_here).select(_KEY).collect()
+    stored = scan(table).filter(is_here).select(_KEY).collect()
     new = keys.join(stored, _KEY, "anti", maintain_order="left")
     new = new.filter([key not in taken for key in new.select(_KEY).iter_rows()])
     taken.update(new.select(_KEY).iter_rows())

@@ -100,10 +100,7 @@ class Results:
         unreadable = _rows(pieces, "unreadable")
         if len(unreadable):
             first = unreadable.slice(0, 1).to_pylist()[0]
-            log.error(
-                "%d messages are not ours and are in the table quarantine (stage %s), the first on %s: %s",
-                *(len(unreadable), STAGE, first["topic"], first["reason"]),
-            )
+            log.error("%d messages are not ours, the first on %s: %s", len(unreadable), first["topic"], first["reason"])
         waits = _rows(pieces, "latency")
         names, seconds = waits["classifier"].to_numpy(), waits["seconds"].to_numpy()
         return Stored(len(unreadable), written, {str(name): seconds[names == name] for name in np.unique(names)})

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from alerce_spark.config import ConfigError
+from alerce_spark.config import ConfigError, KafkaSettings, StreamSettings
+from alerce_spark.kafka import records, topics
 from alerce_spark.kafka.topics import Configuration, client_options
+from alerce_spark.nightly import packets
+from alerce_spark.streaming import sink, source
+from tests.unit.foreign_messages import error
 
 _BARE = {"bootstrap.servers": "b:9092", "log_level": 0}
 _PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
@@ -82,3 +89,47 @@ def test_what_cannot_be_translated_is_named(options: dict[str, str], wanted: str
     with pytest.raises(ConfigError) as error:
         _translated(**options)
     assert wanted in str(error.value)
+
+
+class _Loaded(Exception):
+    """What a reader was told before it read."""
+
+
+class _Reader:
+    """In place of a Spark session: notes the options of its Kafka source."""
+
+    readStream = read = property(lambda self: self)
+
+    def format(self, name: str) -> _Reader:
+        assert name == "kafka"
+        return self
+
+    def options(self, **given: str) -> _Reader:
+        self.given = given
+        return self
+
+    def load(self) -> None:
+        raise _Loaded
+
+
+def test_every_consumer_reads_committed_messages_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    kafka = KafkaSettings(options={"kafka.isolation.level": "read_uncommitted"})
+    sources: list[Callable[[Any], object]] = [
+        lambda reader: source.from_kafka(reader, kafka, StreamSettings(), 10),
+        lambda reader: source.from_kafka(reader, kafka, StreamSettings(), 10, pattern="x"),
+        lambda reader: packets._messages(reader, kafka, {}),
+    ]
+    for read in sources:
+        reader = _Reader()
+        with pytest.raises(_Loaded):
+            read(reader)
+        assert reader.given["kafka.isolation.level"] == "read_committed"
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(topics, "Consumer", made.append)
+    topics.consumer("127.0.0.1:1", "g", kafka.options)
+    assert made[0]["isolation.level"] == "read_committed"
+
+
+def test_a_message_about_a_largest_packet_fits_the_producer() -> None:
+    options = sink.sink_options(KafkaSettings())
+    assert int(options["kafka.max.request.size"]) >= len(records.ERROR.encode(error() | {"packet": bytes(16 << 20)}))
