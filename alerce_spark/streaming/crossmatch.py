@@ -167,8 +167,11 @@ def lacking(lake: str, names: Sequence[str], again: bool = False) -> Iterator[pl
             if again:
                 yield part
                 continue
-            known = _stored(lake, part["oid"], part["ra"].to_numpy(), part["dec"].to_numpy(), None)
-            yield part.filter(~pl.col("oid").is_in(_complete(known, names).implode()))
+            number = sky.places(*(part[name] for name in ("oid", "mjd", "ra", "dec")))
+            for n in np.unique(number):
+                mine = part.filter(pl.Series(number == n))
+                known = _stored(lake, mine["oid"], mine["ra"].to_numpy(), mine["dec"].to_numpy(), None)
+                yield mine.filter(~pl.col("oid").is_in(_complete(known, names).implode()))
 
 
 def match_objects(

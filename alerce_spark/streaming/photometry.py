@@ -127,8 +127,8 @@ class Photometry:
             refused = keys.select(pl.all_horizontal(pl.col("oid", "candid").is_null()).sum()).item()
             clock.lap("open")
             if len(keys) > len(alerts):
-                refused = opened.where("refused IS NOT NULL").select("refused")
-                quarantine.keep(self.lake, refused, self.check_lease)
+                rows = opened.where("refused IS NOT NULL").select("refused")
+                quarantine.keep(self.lake, rows, self.check_lease)
                 clock.lap("quarantine")
             if alerts.is_empty():
                 return Summary(0, refused, {}, clock.seconds)
