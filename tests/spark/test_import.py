@@ -182,14 +182,18 @@ def test_bad_packets_go_to_quarantine_once_and_the_rest_goes_on(
     night = simulate(4, objects=12, nights=4, stamps=False)
     rng = np.random.default_rng(1)
     undetectable = {"bitflip"}  # inside a number
-    bad = [corrupt(night.packets[i], kind, rng) for i, kind in enumerate(d for d in DEFECTS if d not in undetectable)]
+    kinds = [d for d in DEFECTS if d not in undetectable]
+    bad = [corrupt(night.packets[i], kind, rng) for i, kind in enumerate(kinds)]
     folder = _write(tmp_path / "alerts", [*night.packets, *bad, *bad])
+    # A file that is too large to be a packet is not read: it is named, and its bytes stay where they are.
+    oversized = bad.pop(kinds.index("oversized"))
     import_alerts(spark, settings, [folder])
     done = import_alerts(spark, settings, [folder])
     tables = snapshot(settings.lake.path)
     assert_complete(tables, records(night.packets))
     refused = tables["quarantine"]
     assert done.refused == len(bad) * 2
+    assert {Path(where).read_bytes() for where, _ in done.unread} == {oversized}
     assert sorted(refused["packet"].to_list()) == sorted(set(bad))
     assert refused["reason"].null_count() == 0
 

@@ -22,7 +22,7 @@ from alerce_spark.alerts.avro import decode
 from alerce_spark.alerts.files import OTHER, find_files, packets_of
 from alerce_spark.alerts.ztf import avro_schema
 from alerce_spark.errors import InputError
-from tests.unit.alert_packets import random_record, read
+from tests.unit.alert_packets import container, random_record, read, record_bytes
 
 Pairs = list[tuple[str, str]]
 #: Bytes that no codec makes smaller, of a few sizes.
@@ -222,6 +222,16 @@ def test_records_of_one_container_are_read_one_by_one(
     found, unread = _read(put("cut.avro", whole[:-5]))
     assert len(found) == (2 if interval == 1 else 0)
     assert f"{len(found)} records before it" in unread[0][1]
+
+
+def test_what_follows_a_record_and_is_no_block_makes_a_bad_packet(put: Callable[[str, bytes], Path]) -> None:
+    """It is given whole, so that it goes to quarantine with its bytes."""
+    good = container(avro_schema("3.3"), record_bytes(avro_schema("3.3"), _record(11)))
+    for tail in (b"\n", b"\0" * 8, b"\1", b"\x80" * 20, b"\2\3"):
+        assert _read(put("tail.avro", good + tail)) == ([good + tail], [])
+    for count in (0, -1, -(2**40)):
+        odd = container(avro_schema("3.3"), b"", count=count)
+        assert _read(put("count.avro", odd)) == ([odd], [])
 
 
 # Folders.
