@@ -2,7 +2,8 @@
 
 A packet that cannot be decoded is kept under `<survey>/unreadable/<sha256 of its bytes>`. Both keys depend on the
 packet alone, so storing it again, after a crash or when it is sent again, changes nothing. Where a survey sends other
-bytes for a candid (packed again, say), the bytes that are stored last stay.
+bytes for an alert (packed again, say), the bytes that are stored last stay. Where two objects have an alert of one
+candid, the packet that comes second is kept under `<candid>-<checksum of the objectId>.avro` beside the first.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _READ_TIMEOUT_S = 20.0
 #: HTTP statuses and codes of S3 that a repetition may change, besides those of a failing server (500 and above).
 _PASSING_STATUS = (408, 409, 429)
 _PASSING_CODES = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")
-_NOT_IMPLEMENTED = 501
+_NOT_IMPLEMENTED, _PRECONDITION_FAILED = 501, 412
 #: What else may pass: no connection, no whole answer, a role's credentials that could not be fetched.
 _PASSING_ERRORS = (
     aws.ConnectionError,
@@ -91,6 +92,10 @@ class Repository(ABC):
         """
 
     @abstractmethod
+    def create_all(self, items: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+        """Store pairs of key and data whose key is not there; returns the others. As `put_all`, and keys may repeat."""
+
+    @abstractmethod
     def get(self, key: str) -> bytes:
         """Bytes under `key`. Raises KeyError where there are none, and RepositoryError."""
 
@@ -123,6 +128,11 @@ def key(survey: str, jd: float, candid: int) -> str:
     return f"{survey}/{night(jd)}/{candid}.avro"
 
 
+def second_key(survey: str, jd: float, candid: int, oid: str) -> str:
+    """Key of a readable packet where `key` holds that of another object."""
+    return f"{survey}/{night(jd)}/{candid}-{hashlib.sha256(oid.encode()).hexdigest()[:16]}.avro"
+
+
 def unreadable_key(survey: str, packet: bytes) -> str:
     """Key of a packet that cannot be decoded."""
     return f"{survey}/unreadable/{hashlib.sha256(packet).hexdigest()}"
@@ -140,14 +150,33 @@ class DirectoryRepository(Repository):
 
     def put_all(self, items: Iterable[tuple[str, bytes]]) -> None:
         """Every file is synchronised (in threads, which share the journal's commits), and then each folder once."""
+        self._write_all(items, lambda part, path: part.replace(path))
+
+    def create_all(self, items: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+        """A link is made where there is no file, or not at all."""
+        return self._write_all(items, lambda part, path: path.hardlink_to(part))
+
+    def _write_all(
+        self, items: Iterable[tuple[str, bytes]], move: Callable[[Path, Path], object]
+    ) -> list[tuple[str, bytes]]:
+        """Write files by `move`; returns the pairs whose file was there."""
         folders: set[Path] = set()
+        there: list[tuple[str, bytes]] = []
+
+        def write(item: tuple[str, bytes]) -> None:
+            try:
+                folders.add(self._write(*item, move))
+            except FileExistsError:
+                there.append(item)
+
         try:
             self._parts.mkdir(parents=True, exist_ok=True)
-            _in_parallel(lambda item: folders.add(self._write(*item)), items, self._threads)
+            _in_parallel(write, items, self._threads)
             for folder in {above for f in folders for above in (f, *f.parents) if above.is_relative_to(self._root)}:
                 _synchronise(folder)
         except OSError as error:
             self._fail(error, "written")
+        return there
 
     def get(self, key: str) -> bytes:
         """Bytes of a file."""
@@ -165,7 +194,7 @@ class DirectoryRepository(Repository):
         except OSError as error:
             self._fail(error, "read")
 
-    def _write(self, key: str, data: bytes) -> Path:
+    def _write(self, key: str, data: bytes, move: Callable[[Path, Path], object]) -> Path:
         path = self._root / key
         path.parent.mkdir(parents=True, exist_ok=True)
         part = self._parts / uuid4().hex
@@ -174,10 +203,9 @@ class DirectoryRepository(Repository):
                 sink.write(data)
                 sink.flush()
                 os.fsync(sink.fileno())
-            part.replace(path)
-        except BaseException:
+            move(part, path)
+        finally:
             part.unlink(missing_ok=True)
-            raise
         return path.parent
 
     def _walk(self, folder: str, prefix: str) -> Iterator[str]:
@@ -230,6 +258,17 @@ class S3Repository(Repository):
         """Upload."""
         _in_parallel(lambda item: self._call(self._upload, *item), items, self._threads)
 
+    def create_all(self, items: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+        """Upload on condition that there is none, in one request. A server that does not know of it always replaces."""
+        there: list[tuple[str, bytes]] = []
+
+        def create(item: tuple[str, bytes]) -> None:
+            if not self._call(self._create, *item):
+                there.append(item)
+
+        _in_parallel(create, items, self._threads)
+        return there
+
     def get(self, key: str) -> bytes:
         """Bytes of an object."""
         return self._call(self._download, key)
@@ -246,6 +285,18 @@ class S3Repository(Repository):
 
     def _upload(self, key: str, data: bytes) -> None:
         self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data)
+
+    def _create(self, key: str, data: bytes) -> bool:
+        try:
+            self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=data, IfNoneMatch="*")
+        except aws.ClientError as error:
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            if status == _NOT_IMPLEMENTED:
+                self._upload(key, data)
+            elif status != _PRECONDITION_FAILED:
+                raise
+            return status == _NOT_IMPLEMENTED
+        return True
 
     def _download(self, key: str) -> bytes:
         try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import healpy
 import numpy as np
+import polars as pl
 from astropy.coordinates import angular_separation
 from numpy.typing import ArrayLike, NDArray
 
@@ -68,6 +71,24 @@ def separation(ra1: ArrayLike, dec1: ArrayLike, ra2: ArrayLike, dec2: ArrayLike)
     """Angular distance [arcsec] of positions in degrees, exact at small and at large distances."""
     lon1, lat1, lon2, lat2 = (np.radians(x) for x in (ra1, dec1, ra2, dec2))
     return np.degrees(angular_separation(lon1, lat1, lon2, lat2)) * 3600
+
+
+def places(oid: Sequence[str] | pl.Series, order: ArrayLike, ra: ArrayLike, dec: ArrayLike) -> NDArray[np.int64]:
+    """Number of the place [deg] at which each row sees its object: 0 wherever an object's rows lie together.
+
+    A place is OBJECT_RADIUS around the object's first row by `order`; rows that lie further away have others, by the
+    same rule.
+    """
+    numbers = {"order": np.asarray(order), "ra": np.asarray(ra, float), "dec": np.asarray(dec, float)}
+    frame = pl.DataFrame({"oid": pl.Series(oid, dtype=pl.String), **numbers})
+    first = frame.sort("order").unique("oid", keep="first").select("oid", ra1="ra", dec1="dec")
+    met = frame.join(first, "oid", maintain_order="left")
+    number = np.zeros(len(frame), np.int64)
+    apart = separation(*(met[name] for name in ("ra", "dec", "ra1", "dec1"))) > OBJECT_RADIUS
+    if apart.any():
+        rest = frame.filter(pl.Series(apart))
+        number[apart] = 1 + places(*(rest[name] for name in ("oid", "order", "ra", "dec")))
+    return number
 
 
 def position(healpix29: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

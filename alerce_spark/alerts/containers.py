@@ -7,6 +7,7 @@ the bytes that it is; others get the header of their file, with codec null, and 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from typing import Protocol
 
 import numpy as np
@@ -34,7 +35,18 @@ class Readable(Protocol):
 
 def is_one_packet(head: bytes) -> bool:
     """Whether the bytes are to be judged as one packet (`avro.decode`): all but a container with more than a record."""
-    return avro.opened(head)[1] not in (k.AFTER, k.RECORDS)
+    body, problem = avro.opened(head)
+    if problem == k.RECORDS:
+        return not _begins_block(head[body[k.MARKER] + _MARKER :])
+    return problem != k.AFTER or not _begins_block(head[body[k.END] + _MARKER :])
+
+
+def _begins_block(data: bytes) -> bool:
+    try:
+        _size(_Reader(data, BytesIO()))
+    except ContainerError:
+        return False
+    return True
 
 
 def packets(head: bytes, rest: Readable) -> Iterator[bytes]:
@@ -91,11 +103,17 @@ class _Reader:
                 raise ContainerError("no block: an integer longer than 10 bytes")
 
 
-def _block(blocks: _Reader, marker: bytes, codec: int) -> tuple[int, bytes]:
-    """Number and bytes of the records of the next block."""
+def _size(blocks: _Reader) -> tuple[int, int]:
+    """Number and bytes of the records of the next block, from its beginning."""
     count, size = blocks.long(), blocks.long()
     if count < 1 or not 0 <= size <= k.MAX_PACKET:
         raise ContainerError(f"no block: {count} records in {size} bytes, at most {k.MAX_PACKET}")
+    return count, size
+
+
+def _block(blocks: _Reader, marker: bytes, codec: int) -> tuple[int, bytes]:
+    """Number and bytes of the records of the next block."""
+    count, size = _size(blocks)
     block = blocks.take(size)
     if blocks.take(_MARKER) != marker:
         raise ContainerError("a block without the marker of the header at its end")

@@ -25,7 +25,8 @@ Unread = Callable[[str, str], None]
 OTHER = "not a packet, by its name and its content"
 
 #: Names of packets and archives, also of those in formats that are not read: these are named as such.
-_NAME = re.compile(r"\.(avro|tar|tgz|tbz2?|txz|zip)(\.(gz|bz2|xz|zst|lz4|z))?\Z", re.IGNORECASE)
+#: The last are names of packets that could not be read, in our own archive.
+_NAME = re.compile(r"\.(avro|tar|tgz|tbz2?|txz|zip)(\.(gz|bz2|xz|zst|lz4|z))?\Z|\A[0-9a-f]{64}\Z", re.IGNORECASE)
 _TAR_NAME = re.compile(r"\.(tar(\.gz)?|tgz)\Z", re.IGNORECASE)
 _PACKED = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstandard"}
 _GZIP = b"\x1f\x8b"

@@ -40,7 +40,6 @@ from alerce_spark.crossmatch.files import Counts
 from alerce_spark.crossmatch.match import Motion, motion_margin, nearest, within
 from alerce_spark.crossmatch.rows import ATTEMPTS, attempts, numbers
 from alerce_spark.lake import lookup
-from alerce_spark.lake.handles import healpix_order
 from alerce_spark.lake.storage import LakeError, storage_options
 from alerce_spark.lake.tables import TABLES
 
@@ -302,14 +301,15 @@ def wise(lake: str, objects: pl.DataFrame) -> pa.Table | None:
 
 def _stored_wise(lake: str, objects: pl.DataFrame) -> pa.Table:
     """Matches with AllWISE that the table xmatch has: oid, attributes."""
-    pixels, ranges = lookup.near(objects["ra"], objects["dec"], healpix_order(lake))
     # The attributes of all catalogues are large: first see whether there is anything to read them for.
-    attempted = lookup.read(lake, "xmatch", ["oid", "catalog", "separation"], objects["oid"], pixels, None, ranges)
+    columns = ["oid", "catalog", "separation"]
+    attempted = lookup.read_near(lake, "xmatch", columns, objects["oid"], objects["ra"], objects["dec"])
     matched = attempted.filter((pl.col("catalog") == WISE) & (pl.col("separation") <= WISE_RADIUS))["oid"]
+    objects = objects.filter(pl.col("oid").is_in(matched.implode()))
     schema = pa.schema([TABLES["xmatch"].arrow.field(name) for name in ("oid", "catalog", "attributes")])
     if matched.is_empty():
         return schema.empty_table()
-    rows = lookup.read(lake, "xmatch", schema.names, matched, pixels, None, ranges)
+    rows = lookup.read_near(lake, "xmatch", schema.names, objects["oid"], objects["ra"], objects["dec"])
     return rows.filter(pl.col("catalog") == WISE).to_arrow().cast(schema)
 
 

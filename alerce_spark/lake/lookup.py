@@ -100,15 +100,49 @@ def near(ra: ArrayLike, dec: ArrayLike, order: int) -> tuple[Ints, Ints]:
     return np.unique(cells >> (2 * (_NEAR_ORDER - order))), np.stack([begin, end], axis=1)
 
 
+def read_near(
+    lake: str,
+    table: str,
+    columns: Sequence[str],
+    oids: Sequence[str] | pl.Series,
+    ra: ArrayLike,
+    dec: ArrayLike,
+    version: int | None = None,
+    located: bool = False,
+) -> pl.DataFrame:
+    """As `read`, rows of objects where they are seen: each row lies within sky.OBJECT_RADIUS of a position of its oid.
+
+    One position [deg] an oid; an oid may come several times.
+    """
+    seen = pl.DataFrame({"oid": pl.Series(oids, dtype=pl.String), "ra": ra, "dec": dec})
+    pixels, ranges = near(ra, dec, healpix_order(lake))
+    wanted = list(dict.fromkeys([*columns, "oid", "healpix29"]))
+    rows = read(lake, table, wanted, seen["oid"].unique(), pixels, version, ranges, located)
+    return rows.filter(_is_near(rows, seen)).select(*columns, *(_LOCATION.names if located else ()))
+
+
+def _is_near(rows: pl.DataFrame, seen: pl.DataFrame) -> pl.Series:
+    """Which rows (oid, healpix29) lie where their object is seen (oid, ra, dec)."""
+    here = rows.select("oid").with_columns(*map(pl.Series, ("ra1", "dec1"), sky.position(rows["healpix29"])))
+    here = here.with_row_index("row")
+    met = here.join(seen.unique("oid", keep="first"), "oid", maintain_order="left")
+    columns = ("ra1", "dec1", "ra", "dec")
+    is_near = pl.Series(sky.separation(*(met[name] for name in columns)) <= sky.OBJECT_RADIUS)
+    if not is_near.all():
+        met = here.filter(~is_near).join(seen, "oid")
+        met = met.filter(pl.Series(sky.separation(*(met[name] for name in columns)) <= sky.OBJECT_RADIUS))
+        is_near |= here["row"].is_in(met["row"].implode())
+    return is_near
+
+
 def stored_history(lake: str, oids: pl.Series, ra: ArrayLike, dec: ArrayLike, at: dict[str, int]) -> Stored:
-    """What the lake holds of objects seen at these positions [deg], at the table versions `at`.
+    """What the lake holds of objects seen at these positions [deg], one an oid, at the table versions `at`.
 
     An object's rows lie in the pixels of their own positions, within 10 arcsec of each other.
     """
-    pixels, ranges = near(ra, dec, healpix_order(lake))
 
     def history(table: str, columns: Sequence[str]) -> pl.DataFrame:
-        return read(lake, table, columns, oids, pixels, at[table], ranges)
+        return read_near(lake, table, columns, oids, ra, dec, at[table])
 
     return Stored(
         history("detections", DETECTION_COLUMNS),
@@ -118,9 +152,8 @@ def stored_history(lake: str, oids: pl.Series, ra: ArrayLike, dec: ArrayLike, at
 
 
 def stored_homes(lake: str, oids: pl.Series, ra: ArrayLike, dec: ArrayLike, version: int) -> pl.DataFrame:
-    """Home pixels of the objects that the lake knows: oid, pixel."""
-    pixels, ranges = near(ra, dec, healpix_order(lake))
-    return read(lake, "objects", ["oid", "pixel"], oids, pixels, version, ranges)
+    """Home pixels of the objects that the lake knows at these positions [deg], one an oid: oid, pixel."""
+    return read_near(lake, "objects", ["oid", "pixel"], oids, ra, dec, version)
 
 
 @dataclass(frozen=True)

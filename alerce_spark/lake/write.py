@@ -67,14 +67,14 @@ def append(lake: str, table: str, rows: pa.Table) -> Change:
 def replace(lake: str, table: str, rows: pa.Table, version: int) -> Change:
     """Files of rows that take the place of those with the same key at `version`, where there are any; one row a key.
 
-    An object's stored rows lie within 10 arcsec of its new ones, or they are not found (`lookup.near`).
+    An object's stored rows lie within 10 arcsec of its new ones, or they are not found (`lookup.read_near`).
     """
     if not rows.num_rows:
         return Change([])
     keys = pl.DataFrame(rows.select([*TABLES[table].key, "healpix29"]))
-    pixels, ranges = lookup.near(*sky.position(keys["healpix29"]), healpix_order(lake))
     wanted = [*TABLES[table].key]
-    stored = lookup.read(lake, table, wanted, keys["oid"].unique(), pixels, version, ranges, located=True)
+    seen = sky.position(keys["healpix29"])
+    stored = lookup.read_near(lake, table, wanted, keys["oid"], *seen, version, located=True)
     old = _keyed(stored, table).join(_keyed(keys, table), on=wanted, how="semi").select("path", "position")
     return Change(files.write(lake, table, rows), old, operation="MERGE")
 

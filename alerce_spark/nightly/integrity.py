@@ -15,6 +15,7 @@ holds, is not needed for that. The topics are read once: by day a night's topics
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -35,12 +36,14 @@ from alerce_spark.nightly import invariants, packets
 from alerce_spark.nightly.invariants import ALERTS, FINDINGS, MISSING
 from alerce_spark.nightly.withdrawal import withdraw
 from alerce_spark.pages import page
-from alerce_spark.repository import key, open_repository
-from alerce_spark.sky import healpix
+from alerce_spark.repository import key, open_repository, second_key
+from alerce_spark.sky import healpix, places
 from alerce_spark.worker import map_in_workers
 
 #: Alerts whose objects are checked together: a few hundred thousand rows in a worker.
 _SLICE_ALERTS = 2000
+#: Ids that a note names.
+_EXAMPLES = 5
 #: Between looks at the tables: so many seconds, and so many times what a look took, since the stream needs the cores.
 _LEAST_POLL_S = 2.0
 _PAUSE = 4.0
@@ -116,7 +119,7 @@ def check(
     progress(f"reading the topics of {night}")
     known = packets.read(spark, settings.kafka, night)
     progress(f"{len(known)} messages, {_distinct(known)} packets")
-    done = Integrity(night, [], [] if len(known) else [f"no topic holds a packet of {night}: nothing was proven"])
+    done = Integrity(night, [], _notes(night, known))
     first = _rounds_before(settings.lake.path, night)
     for sent in range(rounds + 1):
         found = job.findings(known)
@@ -137,6 +140,21 @@ def check(
             )
             break
     return done
+
+
+def _notes(night: str, known: pl.DataFrame) -> list[str]:
+    """What a reader should know of a night's packets: that there are none, or alerts that cannot all be true."""
+    if not len(known):
+        return [f"no topic holds a packet of {night}: nothing was proven"]
+    alerts = known.filter(pl.col("oid").is_not_null())
+    number = pl.Series(places(*alerts.select("oid", "candid", "ra", "dec")))
+    apart = alerts.filter(number > 0)["oid"].unique().sort()
+    shared = alerts.group_by("candid").agg(pl.col("oid").n_unique()).filter(pl.col("oid") > 1)["candid"].sort()
+    said = (
+        (apart, "object ids are seen at places more than 10 arcsec apart; at each place they are an object by itself"),
+        (shared, "candids are those of several objects; the alerts of all are kept"),
+    )
+    return [f"{len(ids)} {text}: {', '.join(map(str, ids[:_EXAMPLES]))}" for ids, text in said if len(ids)]
 
 
 @dataclass(frozen=True)
@@ -193,14 +211,18 @@ class _Job:
         """`invariants.violations` in the workers: slices of the sky, so that each reads few files."""
         if known.is_empty():
             return pl.DataFrame(FINDINGS.empty_table())
-        alerts = known.unique(["oid", "candid"]).sort("candid")
-        place = alerts.unique("oid", keep="first", maintain_order=True).sort("oid")
+        alerts = known.with_columns(number=places(*known.select("oid", "candid", "ra", "dec")))
+        alerts = alerts.unique(["oid", "candid", "number"]).sort("candid")
+        # Of an object at two places each is checked alone, so the two are in different slices.
+        each = ["number", "oid"]
+        place = alerts.unique(each, keep="first", maintain_order=True).sort(each)
         chosen = np.random.default_rng(0).permutation(len(place)) < self.sample
-        place = place.select("oid", sampled=chosen, place=pl.Series(healpix(place["ra"], place["dec"])))
-        alerts = alerts.join(place, "oid").sort("place", "oid")
-        ends = alerts.group_by("oid", maintain_order=True).len()
-        ends = ends.select("oid", slice=((pl.col("len").cum_sum() - pl.col("len")) // _SLICE_ALERTS).cast(pl.Int32))
-        rows = alerts.join(ends, "oid").select(*ALERTS.names, "slice").to_arrow()
+        place = place.select(*each, sampled=chosen, place=pl.Series(healpix(place["ra"], place["dec"])))
+        alerts = alerts.join(place, each).sort("number", "place", "oid")
+        ends = alerts.group_by(each, maintain_order=True).len()
+        before = (pl.col("len").cum_sum() - pl.col("len")).over("number") // _SLICE_ALERTS
+        ends = ends.select(*each, slice=pl.struct("number", before=before).rank("dense").cast(pl.Int32) - 1)
+        rows = alerts.join(ends, each).select(*ALERTS.names, "slice").to_arrow()
         frame = self.spark.createDataFrame(rows.cast(pa.schema([*ALERTS, pa.field("slice", pa.int32())])))
         slices = int(ends["slice"].max()) + 1  # type: ignore[arg-type]
         path, queries = self.settings.lake.path, frozenset(self.settings.stream.queries)
@@ -221,14 +243,27 @@ class _Job:
         good = known.filter(pl.col("oid").is_not_null()).unique(["oid", "candid"])
         bad = known.filter(pl.col("oid").is_null()).unique("sha256")
         keys = [key(survey, jd, candid) for jd, candid in good.select("jd", "candid").iter_rows()]
-        keys += [f"{survey}/unreadable/{sha}" for sha in bad["sha256"]]
-        folders = {name.rpartition("/")[0] for name in keys}
+        others = [second_key(survey, *row) for row in good.select("jd", "candid", "oid").iter_rows()]
+        unreadable = [f"{survey}/unreadable/{sha}" for sha in bad["sha256"]]
+        folders = {name.rpartition("/")[0] for name in (*keys, *unreadable)}
         stored = {name for folder in folders for name in repository.keys(f"{folder}/")}
-        due = pl.concat([good, bad]).with_columns(
-            lacks=pl.Series([name not in stored for name in keys], dtype=pl.Boolean)
-        )
+        lacks = [*_lacking(keys, others, stored), *(name not in stored for name in unreadable)]
+        due = pl.concat([good, bad]).with_columns(lacks=pl.Series(lacks, dtype=pl.Boolean))
         key_text = pl.coalesce(pl.format("{} {}", "oid", "candid"), "sha256")
         return due.filter("lacks").select(pl.lit(invariants.ARCHIVE).alias("invariant"), "oid", "candid", key=key_text)
+
+
+def _lacking(keys: list[str], others: list[str], stored: set[str]) -> list[bool]:
+    """Which packets are not stored, by the key of each and its second one.
+
+    Of several objects with one candid, one has its packet under the key and each of the rest under its second one.
+    """
+    sharing = Counter(keys)
+    beside = Counter(name for name, other in zip(keys, others, strict=True) if other in stored)
+    return [
+        other not in stored and (name not in stored or sharing[name] > beside[name] + 1)
+        for name, other in zip(keys, others, strict=True)
+    ]
 
 
 #: The query whose recorded reason excuses an invariant.

@@ -27,7 +27,6 @@ import pyarrow as pa
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
 from alerce_spark.features.select import select
 from alerce_spark.lake import lookup
-from alerce_spark.lake.handles import healpix_order
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, LIMIT_COLUMNS, LIMIT_MJD_STEP, statistics_of
 
@@ -51,9 +50,7 @@ Read = Callable[[str, Sequence[str]], pl.DataFrame]
 
 def reader(alerts: pl.DataFrame, lake: str) -> Read:
     """Reads columns of a table, rows of the objects of these ALERTS. Raises LakeError where there is no lake."""
-    oids = alerts["oid"].unique()
-    pixels, ranges = lookup.near(alerts["ra"], alerts["dec"], healpix_order(lake))
-    return lambda table, columns: lookup.read(lake, table, columns, oids, pixels, None, ranges)
+    return lambda table, columns: lookup.read_near(lake, table, columns, *alerts.select("oid", "ra", "dec"))
 
 
 def violations(alerts: pl.DataFrame, read: Read, queries: Collection[str]) -> pl.DataFrame:

@@ -283,10 +283,9 @@ def _copier(lake: str, into: str, begin: int) -> Callable[[Iterator[pa.RecordBat
         if not met:
             return
         objects = pl.DataFrame(pa.Table.from_batches(met))
-        pixels, ranges = lookup.near(objects["ra"], objects["dec"], healpix_order(lake))
         for table in _HISTORY:
             names = TABLES[table].names
-            rows = lookup.read(lake, table, names, objects["oid"], pixels, None, ranges)
+            rows = lookup.read_near(lake, table, names, objects["oid"], objects["ra"], objects["dec"])
             rows = rows.filter(pl.col("mjd") < begin) if "mjd" in names else rows
             if len(rows):
                 change = write.append(into, table, rows.to_arrow().cast(TABLES[table].arrow))

@@ -12,7 +12,6 @@ import polars as pl
 
 from alerce_spark.classifiers.taxonomy import STAMP
 from alerce_spark.lake import log, lookup, write
-from alerce_spark.lake.handles import healpix_order
 from alerce_spark.lake.log import Change
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.nightly.invariants import TOO_FEW
@@ -36,8 +35,8 @@ def withdraw(lake: str, found: pl.DataFrame, known: pl.DataFrame) -> int:
 
 def _delete(lake: str, table: str, few: pl.DataFrame, places: pl.DataFrame) -> None:
     version = lookup.versions(lake, [table])[table]
-    pixels, ranges = lookup.near(places["ra"], places["dec"], healpix_order(lake))
-    stored = lookup.read(lake, table, TABLES[table].key, places["oid"], pixels, version, ranges, located=True)
+    oid, ra, dec = (places[name] for name in ("oid", "ra", "dec"))
+    stored = lookup.read_near(lake, table, TABLES[table].key, oid, ra, dec, version, located=True)
     if "classifier" in stored.columns:
         stored = stored.filter(pl.col("classifier") != STAMP)
     rows = stored.join(few, ["oid", "candid"], "semi").select("path", "position")

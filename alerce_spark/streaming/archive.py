@@ -14,7 +14,15 @@ from pyspark.sql import DataFrame
 
 from alerce_spark.alerts.avro import decode
 from alerce_spark.config import ArchiveSettings
-from alerce_spark.repository import Repository, RepositoryError, absolute, key, open_repository, unreadable_key
+from alerce_spark.repository import (
+    Repository,
+    RepositoryError,
+    absolute,
+    key,
+    open_repository,
+    second_key,
+    unreadable_key,
+)
 from alerce_spark.worker import map_in_workers
 
 
@@ -63,10 +71,24 @@ def _repository(settings: ArchiveSettings) -> Repository:
 
 def _store(packets: pa.Array, settings: ArchiveSettings, survey: str) -> None:
     decoded = decode(packets)
-    row_of = {unreadable_key(survey, _bytes(packets[row])): row for row in decoded.errors["row"].to_pylist()}
-    columns = (decoded.alerts[name].to_pylist() for name in ("row", "jd", "candid"))
-    row_of |= {key(survey, jd, candid): row for row, jd, candid in zip(*columns, strict=True)}
-    _repository(settings).put_all((name, _bytes(packets[row])) for name, row in row_of.items())
+    repository = _repository(settings)
+    bad = {unreadable_key(survey, _bytes(packets[row])): row for row in decoded.errors["row"].to_pylist()}
+    repository.put_all((name, _bytes(packets[row])) for name, row in bad.items())
+    columns = (decoded.alerts[name].to_pylist() for name in ("jd", "candid", "objectId", "row"))
+    row_of = {(jd, candid, oid): row for jd, candid, oid, row in zip(*columns, strict=True)}
+    good = ((key(survey, jd, candid), _bytes(packets[row])) for (jd, candid, _), row in row_of.items())
+    if there := repository.create_all(good):
+        repository.put_all({_own_key(name, packet, repository, survey): packet for name, packet in there}.items())
+
+
+def _own_key(name: str, packet: bytes, repository: Repository, survey: str) -> str:
+    """Where a packet belongs whose key is taken: there, or beside it where it is that of another object."""
+    alerts = decode([repository.get(name), packet]).alerts
+    oids = alerts["objectId"].to_pylist()
+    if len(oids) < 2 or oids[0] == oids[1]:
+        return name
+    jd, candid = (alerts[column][1].as_py() for column in ("jd", "candid"))
+    return second_key(survey, jd, candid, oids[1])
 
 
 def _bytes(packet: pa.Scalar) -> bytes:

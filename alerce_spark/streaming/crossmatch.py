@@ -167,8 +167,11 @@ def lacking(lake: str, names: Sequence[str], again: bool = False) -> Iterator[pl
             if again:
                 yield part
                 continue
-            known = _stored(lake, part["oid"], part["ra"].to_numpy(), part["dec"].to_numpy(), None)
-            yield part.filter(~pl.col("oid").is_in(_complete(known, names).implode()))
+            number = sky.places(*(part[name] for name in ("oid", "mjd", "ra", "dec")))
+            for n in np.unique(number):
+                mine = part.filter(pl.Series(number == n))
+                known = _stored(lake, mine["oid"], mine["ra"].to_numpy(), mine["dec"].to_numpy(), None)
+                yield mine.filter(~pl.col("oid").is_in(_complete(known, names).implode()))
 
 
 def match_objects(
@@ -220,16 +223,19 @@ def _matcher(
     def match(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in together(batches):
             # Packets that cannot be decoded are the business of `photometry`, which quarantines them.
-            alerts = decode(batch.column("packet")).alerts
-            if not alerts.num_rows:
+            whole = decode(batch.column("packet")).alerts
+            if not whole.num_rows:
                 continue
-            came = batch.column("received").take(alerts["row"].combine_chunks()).cast(_RECEIVED.field(0).type)
+            came = batch.column("received").take(whole["row"].combine_chunks()).cast(_RECEIVED.field(0).type)
             yield piece("received", pa.table([came], schema=_RECEIVED))
-            rows, due = _attempts(alerts, lake, survey, version, local, asked)
-            if rows.num_rows:
-                yield piece(_TABLE, rows)
-            if due.num_rows:
-                yield piece("due", due)
+            number = sky.places(*(whole[name] for name in ("objectId", "candid", "ra", "dec")))
+            for n in np.unique(number):
+                alerts = whole.filter(pa.array(number == n))
+                rows, due = _attempts(alerts, lake, survey, version, local, asked)
+                if rows.num_rows:
+                    yield piece(_TABLE, rows)
+                if due.num_rows:
+                    yield piece("due", due)
 
     return match
 
@@ -240,7 +246,7 @@ def _attempts(
     """Rows of xmatch that the alerts bring, and objects to ask a service about."""
     told = pl.DataFrame(alerts.select(["objectId", "candid", "ra", "dec", "jd"])).rename({"objectId": "oid"})
     told = told.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
-    known = _stored(lake, told["oid"].unique(), told["ra"].to_numpy(), told["dec"].to_numpy(), version)
+    known = _stored(lake, told["oid"], told["ra"].to_numpy(), told["dec"].to_numpy(), version)
     firsts = told.sort("candid").unique("oid", keep="first", maintain_order=True)
     found = [neighbours(alerts)]
     for name in local:
@@ -277,8 +283,7 @@ def _stored(
     lake: str, oids: pl.Series | pa.ChunkedArray, ra: ArrayLike, dec: ArrayLike, version: int | None
 ) -> pl.DataFrame:
     """Attempts that are stored of objects at these positions [deg]: oid, catalog, candid, is_stored."""
-    pixels, ranges = lookup.near(ra, dec, healpix_order(lake))
-    rows = lookup.read(lake, _TABLE, ["oid", "catalog", "candid"], pl.Series(oids), pixels, version, ranges)
+    rows = lookup.read_near(lake, _TABLE, ["oid", "catalog", "candid"], pl.Series(oids), ra, dec, version)
     return rows.with_columns(is_stored=pl.lit(True))
 
 
@@ -312,7 +317,9 @@ def _table_rows(
 def _earliest(rows: pa.Table) -> pa.Table:
     """One row an object and catalogue, that of the smallest candid: alerts of an object may meet in several workers."""
     keys = pl.DataFrame(rows.select(["oid", "catalog", "candid"])).with_row_index("at")
-    return rows.take(keys.sort("candid").unique(["oid", "catalog"], keep="first", maintain_order=True)["at"].to_arrow())
+    keys = keys.with_columns(place=sky.places(*(rows[name] for name in ("oid", "candid", "ra", "dec"))))
+    first = keys.sort("candid").unique(["oid", "catalog", "place"], keep="first", maintain_order=True)
+    return rows.take(first["at"].to_arrow())
 
 
 def _rows(pieces: pa.Table, kind: str) -> pa.Table:

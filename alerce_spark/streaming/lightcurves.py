@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike
 from pyspark.sql import DataFrame
 
+from alerce_spark import sky
 from alerce_spark.alerts.avro import decode
 from alerce_spark.classifiers.taxonomy import BRANCHES, LIGHTCURVE_CLASSES
 from alerce_spark.config import KafkaSettings
@@ -30,10 +31,10 @@ from alerce_spark.features.names import FEATURES
 from alerce_spark.features.select import MIN_DETECTIONS, select
 from alerce_spark.kafka import records
 from alerce_spark.lake import catalogs, lookup
-from alerce_spark.lake.handles import healpix_order
 from alerce_spark.lake.serving import LightcurveModels, Serving
 from alerce_spark.lightcurves import novelty
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, LIMIT_COLUMNS, Stored, light_curves, statistics_of
+from alerce_spark.streaming import places
 from alerce_spark.streaming.sink import MESSAGES, Message, Topics, error_message, messages
 from alerce_spark.worker import map_in_workers, together
 
@@ -93,12 +94,16 @@ def _stored_classifier(lake: str, survey: str) -> Callable[[Iterator[pa.RecordBa
         for batch in batches:
             if not batch.num_rows:
                 continue
-            where = (batch.column(name).to_numpy() for name in ("ra", "dec"))
-            stored = _stored(lake, pl.Series(batch.column("oid")), *where)
-            features, failures = _features(stored.detections, stored.limits, lake)
-            for oid, reason in failures:
-                log.error("%s of %s: %s", STAGE, oid, reason)
-            yield messages(_published(features, stored.detections, stored.limits, survey, worker, {}))
+            oid, ra, dec = (batch.column(name) for name in ("oid", "ra", "dec"))
+            number = sky.places(pl.Series(oid), np.arange(batch.num_rows), ra, dec)
+            for n in np.unique(number):
+                rows = pa.array(number == n)
+                where = (column.filter(rows).to_numpy() for column in (ra, dec))
+                stored = _stored(lake, pl.Series(oid.filter(rows)), *where)
+                features, failures = _features(stored.detections, stored.limits, lake)
+                for name, reason in failures:
+                    log.error("%s of %s: %s", STAGE, name, reason)
+                yield messages(_published(features, stored.detections, stored.limits, survey, worker, {}))
 
     return classify
 
@@ -109,8 +114,12 @@ def _classified(batch: pa.RecordBatch, survey: str, worker: _Worker) -> Iterator
     alerts = decoded.alerts
     if not alerts.num_rows:
         return
-    places = (alerts[name].to_numpy() for name in ("ra", "dec"))
-    detections, limits = light_curves(decoded, _stored(worker.lake, pl.Series(alerts["objectId"]).unique(), *places))
+    if len(parts := places.parts(batch, alerts)) > 1:
+        for part in parts:
+            yield from _classified(part, survey, worker)
+        return
+    where = (alerts[name].to_numpy() for name in ("ra", "dec"))
+    detections, limits = light_curves(decoded, _stored(worker.lake, pl.Series(alerts["objectId"]), *where))
     features, failures = _features(detections, limits, worker.lake)
     # The alert in this batch that an object's message is about: its time in Kafka, its packet where something fails.
     rows = dict(zip(alerts["objectId"].to_pylist(), alerts["row"].to_pylist(), strict=True))
@@ -139,9 +148,8 @@ def _published(
 
 def _stored(lake: str, oids: pl.Series, ra: ArrayLike, dec: ArrayLike) -> Stored:
     """What the lake holds of objects seen at these positions [deg]: detections and upper limits."""
-    pixels, ranges = lookup.near(ra, dec, healpix_order(lake))
-    detections = lookup.read(lake, "detections", _COLUMNS, oids, pixels, None, ranges)
-    limits = lookup.read(lake, "non_detections", LIMIT_COLUMNS, oids, pixels, None, ranges)
+    detections = lookup.read_near(lake, "detections", _COLUMNS, oids, ra, dec)
+    limits = lookup.read_near(lake, "non_detections", LIMIT_COLUMNS, oids, ra, dec)
     return Stored(detections, limits, _NO_FORCED)
 
 

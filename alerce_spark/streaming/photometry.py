@@ -88,8 +88,14 @@ class Summary:
             self.refused + other.refused,
             _sum(self.rows, other.rows),
             _sum(self.seconds, other.seconds),
-            objects=pl.concat([self.objects, other.objects]).unique("oid", keep="first", maintain_order=True),
+            objects=_one_each(pl.concat([self.objects, other.objects])),
         )
+
+
+def _one_each(objects: pl.DataFrame) -> pl.DataFrame:
+    """The first row of each object at each of its places."""
+    number = pl.Series("place", sky.places(objects["oid"], np.arange(len(objects)), objects["ra"], objects["dec"]))
+    return objects.with_columns(number).unique(["oid", "place"], keep="first", maintain_order=True).drop("place")
 
 
 def _sum(a: dict[str, Number], b: dict[str, Number]) -> dict[str, Number]:
@@ -117,6 +123,7 @@ class Photometry:
             keys = pl.from_arrow(opened.select("oid", "candid", "ra", "dec", "received").toArrow())
             assert isinstance(keys, pl.DataFrame)
             alerts = keys.filter(pl.col("oid").is_not_null())
+            alerts = alerts.with_columns(place=sky.places(*alerts.select("oid", "candid", "ra", "dec")))
             refused = keys.select(pl.all_horizontal(pl.col("oid", "candid").is_null()).sum()).item()
             clock.lap("open")
             if len(keys) > len(alerts):
@@ -127,7 +134,7 @@ class Photometry:
                 return Summary(0, refused, {}, clock.seconds)
             counts = write.unhindered(lambda: self._store(opened, alerts, clock))
             waits = time.time() - alerts["received"].drop_nulls().dt.epoch("us").to_numpy() / 1e6
-            objects = alerts.select("oid", "ra", "dec").unique("oid", keep="first", maintain_order=True)
+            objects = alerts.unique(["oid", "place"], keep="first", maintain_order=True).select("oid", "ra", "dec")
             return Summary(len(alerts), refused, counts, clock.seconds, {_STAGE: waits} if waits.size else {}, objects)
         finally:
             opened.unpersist()
@@ -150,7 +157,23 @@ class Photometry:
         return counts
 
     def _place(self, alerts: pl.DataFrame, version: int) -> pl.DataFrame:
-        """Home pixel and slice of each object: oid, home, slice."""
+        """Home pixel and slice of each object: oid, home, slice; no slice has an object at two places.
+
+        Where the batch has such an object, of each alert: oid, candid, ra, dec, home, slice.
+        """
+        parts: list[pl.DataFrame] = []
+        slices = 0
+        for (place,), mine in sorted(alerts.partition_by("place", as_dict=True).items()):
+            placed = self._placed(mine, version)
+            parts.append(placed.with_columns(pl.col("slice") + slices, place=pl.lit(place, pl.Int64)))
+            slices += placed["slice"].n_unique()
+        if len(parts) == 1:
+            return parts[0].drop("place")
+        each = alerts.select("oid", "candid", "ra", "dec", "place").unique()
+        return each.join(pl.concat(parts), on=["oid", "place"]).drop("place")
+
+    def _placed(self, alerts: pl.DataFrame, version: int) -> pl.DataFrame:
+        """As `_place`, of alerts at one place of each object."""
         order = healpix_order(self.lake)
         # A new object's home is the pixel of its first alert in the batch, whatever the order of the packets.
         objects = (
@@ -159,7 +182,7 @@ class Photometry:
             .select("oid", pl.struct("ra", "dec").map_batches(_index_of, return_dtype=pl.Int64).alias("healpix29"))
         )
         objects = objects.with_columns(here=pl.Series(sky.parent(objects["healpix29"], order), dtype=pl.Int32))
-        known = lookup.stored_homes(self.lake, objects["oid"], alerts["ra"], alerts["dec"], version)
+        known = lookup.stored_homes(self.lake, alerts["oid"], alerts["ra"], alerts["dec"], version)
         placed = objects.join(known, on="oid", how="left").select("oid", "healpix29", home=pl.coalesce("pixel", "here"))
         counts = alerts.group_by("oid").len()
         ordered = placed.join(counts, on="oid").sort("home", "healpix29", "oid")
@@ -168,13 +191,24 @@ class Photometry:
 
     def _changes(self, opened: DataFrame, placed: pl.DataFrame, versions: dict[str, int]) -> DataFrame:
         slices = int(placed["slice"].max()) + 1  # type: ignore[arg-type]
-        homes = self.spark.createDataFrame(placed.to_arrow().cast(_PLACED))
-        joined = opened.where("oid IS NOT NULL").join(F.broadcast(homes), "oid")
+        schema = pa.schema([_PLACED.field(name) for name in placed.columns])
+        homes = self.spark.createDataFrame(placed.to_arrow().cast(schema))
+        keys = [name for name in placed.columns if name not in ("home", "slice")]
+        joined = opened.where("oid IS NOT NULL").join(F.broadcast(homes), keys)
         met = joined.repartitionById(slices, F.col("slice")).select("oid", "home", "ra", "dec", "packet")
         return map_in_workers(met, _assembler(self.lake, self.survey, versions), ddl_of(_CHANGES))
 
 
-_PLACED = pa.schema([("oid", pa.string()), ("home", pa.int32()), ("slice", pa.int32())])
+_PLACED = pa.schema(
+    [
+        ("oid", pa.string()),
+        ("candid", pa.int64()),
+        ("ra", pa.float64()),
+        ("dec", pa.float64()),
+        ("home", pa.int32()),
+        ("slice", pa.int32()),
+    ]
+)
 #: A worker's change of one table: `kind` is the table, with "+upgrade" or "+flagged" where rows replace stored ones.
 _CHANGES = pa.schema([("kind", pa.string()), ("rows", pa.int64()), ("change", pa.binary())])
 
@@ -248,7 +282,8 @@ def _assembler(
         alerts = pa.Table.from_batches(met)
         decoded = decode(alerts["packet"])
         homes = pl.DataFrame({"oid": alerts["oid"], "pixel": alerts["home"]}).unique("oid").sort("oid")
-        stored = lookup.stored_history(lake, homes["oid"], alerts["ra"].to_numpy(), alerts["dec"].to_numpy(), versions)
+        oid, ra, dec = (pl.Series(alerts[name]) for name in ("oid", "ra", "dec"))
+        stored = lookup.stored_history(lake, oid, ra, dec, versions)
         rows = assemble(decoded, stored, homes, survey=survey, order=healpix_order(lake))
         for kind, count, change in _changed(rows, lake, versions):
             yield pa.RecordBatch.from_pydict(

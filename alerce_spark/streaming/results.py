@@ -125,9 +125,8 @@ class Results:
         keys = pl.DataFrame(rows.select([*key, "ndet_used", "nown", "healpix29"])).with_row_index("row")
         keys = keys.sort("nown", "ndet_used", "row", descending=[True, True, False])
         keys = keys.unique(key, keep="first", maintain_order=True)
-        pixels, ranges = lookup.near(*sky.position(keys["healpix29"]), healpix_order(self.lake))
         columns = [*key, "ndet_used", "nown"]
-        stored = lookup.read(self.lake, name, columns, keys["oid"].unique(), pixels, version, ranges)
+        stored = lookup.read_near(self.lake, name, columns, keys["oid"], *sky.position(keys["healpix29"]), version)
         known = keys.join(stored.rename({"ndet_used": "had", "nown": "had_own"}), on=key, how="left")
         used_more = (pl.col("nown") == pl.col("had_own")) & (pl.col("ndet_used") > pl.col("had"))
         better = known.filter(pl.col("had").is_null() | (pl.col("nown") > pl.col("had_own")) | used_more)["row"]

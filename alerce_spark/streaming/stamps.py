@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 
+from alerce_spark import sky
 from alerce_spark.alerts import stamps as cutouts
 from alerce_spark.alerts.avro import decode
 from alerce_spark.alerts.model import Decoded, sign
@@ -29,10 +30,10 @@ from alerce_spark.classifiers.taxonomy import STAMP_CLASSES
 from alerce_spark.config import KafkaSettings
 from alerce_spark.kafka import records
 from alerce_spark.lake import lookup
-from alerce_spark.lake.handles import healpix_order
 from alerce_spark.lake.models import Served
 from alerce_spark.lake.serving import stamp_models
 from alerce_spark.lightcurves.statistics import MJD_ZERO
+from alerce_spark.streaming import places
 from alerce_spark.streaming.sink import MESSAGES, Message, Topics, error_message, messages
 from alerce_spark.worker import map_in_workers, together
 
@@ -53,19 +54,24 @@ def stamps(
 
 @dataclass
 class Seen:
-    """Smallest candid of an own alert of each object that was seen last, of up to `size` objects."""
+    """Smallest candid of an own alert of each object that was seen last, of up to `size` ids of objects."""
 
     size: int
-    _smallest: OrderedDict[str, int] = field(default_factory=OrderedDict, repr=False)
+    #: By oid, for each place where one is: the candid, and the position [deg].
+    _smallest: OrderedDict[str, list[tuple[int, float, float]]] = field(default_factory=OrderedDict, repr=False)
 
-    def is_first(self, oid: str, candid: int) -> bool:
-        """Whether no own alert of the object with a smaller candid was seen; remembers this one."""
-        before = self._smallest.get(oid, candid)
-        self._smallest[oid] = min(before, candid)
+    def is_first(self, oid: str, candid: int, ra: float, dec: float) -> bool:
+        """Whether no own alert of the object there with a smaller candid was seen; remembers this one."""
+        known = self._smallest.setdefault(oid, [])
         self._smallest.move_to_end(oid)
         if len(self._smallest) > self.size:
             self._smallest.popitem(last=False)
-        return candid <= before
+        for k, (before, ra0, dec0) in enumerate(known):
+            if sky.separation(ra0, dec0, ra, dec) <= sky.OBJECT_RADIUS:
+                known[k] = (min(before, candid), ra0, dec0)
+                return candid <= before
+        known.append((candid, ra, dec))
+        return True
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,10 @@ def _classifier(
 def _classified(batch: pa.RecordBatch, survey: str, worker: _Worker) -> Iterator[Message]:
     # Packets that cannot be decoded are the business of `photometry`, which quarantines them.
     decoded = decode(batch.column("packet"), stamps=True)
+    if len(parts := places.parts(batch, decoded.alerts)) > 1:
+        for part in parts:
+            yield from _classified(part, survey, worker)
+        return
     firsts = _first_alerts(decoded, worker.lake, worker.seen)
     if not firsts.size:
         return
@@ -152,14 +162,16 @@ def _first_alerts(decoded: Decoded, lake: str, seen: Seen) -> np.ndarray:
     if not alerts.num_rows:
         return np.empty(0, np.int64)
     oids = pl.Series("oid", alerts["objectId"])
-    pixels, ranges = lookup.near(alerts["ra"].to_numpy(), alerts["dec"].to_numpy(), healpix_order(lake))
-    stored = lookup.read(lake, "detections", ["oid", "candid", "has_stamp"], oids.unique(), pixels, None, ranges)
+    ra, dec = (alerts[name].to_numpy() for name in ("ra", "dec"))
+    stored = lookup.read_near(lake, "detections", ["oid", "candid", "has_stamp"], oids, ra, dec)
     earliest = dict(stored.filter("has_stamp").group_by("oid").agg(pl.col("candid").min()).iter_rows())
     candids = alerts["candid"].to_pylist()
     # In order of candid, so that of two alerts of one object in a batch only the earlier is a first.
     is_first = np.zeros(len(candids), bool)
     for i in np.argsort(candids, kind="stable").tolist():
-        is_first[i] = seen.is_first(oids[i], candids[i]) and candids[i] <= earliest.get(oids[i], candids[i])
+        is_first[i] = seen.is_first(oids[i], candids[i], ra[i], dec[i]) and candids[i] <= earliest.get(
+            oids[i], candids[i]
+        )
     return np.flatnonzero(is_first)
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import fastavro
 import healpy
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from pyspark.sql import SparkSession
 
 from alerce_spark import lake, sky
 from alerce_spark.config import Settings
+from alerce_spark.lake.tables import TABLES
 from alerce_spark.lease import Lease, LeaseHeld
 from alerce_spark.simulation.defects import DEFECTS, corrupt
 from alerce_spark.simulation.night import Traits, simulate
@@ -95,6 +100,81 @@ def test_objects_on_edges_corners_poles_and_ra_zero_are_never_split(
     assert split["pixel"].max() > 1, "the test should have objects with rows in two pixels"  # type: ignore[operator]
 
 
+def _namesake(packet: bytes, oid: str, arcsec: float, shift: int) -> bytes:
+    """The packet as if its object were to the east, under `oid`, with other candids."""
+    reader = fastavro.reader(io.BytesIO(packet))
+    record: Any = next(reader)
+    record |= {"objectId": oid, "candid": record["candid"] + shift}
+    for row in (record["candidate"], *(record["prv_candidates"] or ())):
+        if row["candid"] is not None:
+            row["candid"] += shift
+        if row["ra"] is not None:
+            row["ra"] = (row["ra"] + arcsec / 3600 / np.cos(np.radians(row["dec"]))) % 360
+    out = io.BytesIO()
+    fastavro.writer(out, reader.writer_schema, [record])
+    return out.getvalue()
+
+
+def test_one_oid_at_several_places_is_an_object_at_each(
+    spark: SparkSession, settings_for: SettingsFor, tmp_path: Path
+) -> None:
+    """As if each had an id: in one batch, and in batches of any order; also where look-ups of one meet the other."""
+    night = simulate(4, objects=6, nights=6, stamps=False)
+    name = max(night.oids, key=night.oids.count)
+    mine = [p for p, o in zip(night.packets, night.oids, strict=True) if o == name]
+    assert len(mine) > 2
+    places = ((15.0, 1), (40.0, 2), (18000.0, 3))
+
+    def packets(names: Sequence[str]) -> list[bytes]:
+        moved = [_namesake(p, n, *place) for n, place in zip(names, places, strict=True) for p in mine]
+        return [*night.packets, *moved]
+
+    def tables(settings: Settings) -> dict[str, pl.DataFrame]:
+        found = {}
+        for table in ("detections", "non_detections", "objects", "magstats", "xmatch"):
+            frame = lake.open(settings.lake.path).table(table).collect()
+            frame = frame.drop("pixel", "attempted", strict=False)
+            frame = frame.with_columns(pl.col("oid").str.replace(r"-[0-9]$", ""))
+            found[table] = frame.sort("healpix29", *TABLES[table].key)
+        return found
+
+    reference = settings_for(lake={"path": str(tmp_path / "reference")})
+    import_alerts(spark, reference, [_write(tmp_path / "ids", packets([f"{name}-{k}" for k in range(3)]))])
+    expected = tables(reference)
+    assert expected["objects"].filter(oid=name).height == 4
+
+    shared = packets([name] * 3)
+    shuffled = [shared[k] for k in np.random.default_rng(2).permutation(len(shared))]
+    for label, parts in (("once", [shared]), ("parts", [shuffled[::2], shuffled[1::2]])):
+        settings = settings_for(lake={"path": str(tmp_path / label)})
+        for k, part in enumerate(parts):
+            import_alerts(spark, settings, [_write(tmp_path / f"{label}{k}", part)])
+        for table, frame in tables(settings).items():
+            assert_frame_equal(frame, expected[table], rel_tol=1e-12, abs_tol=1e-12, check_row_order=True)
+
+
+def test_what_gives_no_packet_is_told_and_the_rest_is_written(
+    spark: SparkSession, settings_for: SettingsFor, tmp_path: Path
+) -> None:
+    settings = settings_for()
+    night = simulate(4, objects=3, nights=3, stamps=False)
+    folder = _write(tmp_path / "alerts", night.packets[:2])
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w:gz") as archive:
+        for k, packet in enumerate(night.packets[2:5]):
+            info = tarfile.TarInfo(f"{k}.avro")
+            info.size = len(packet)
+            archive.addfile(info, io.BytesIO(packet))
+    (folder / "cut.tar.gz").write_bytes(whole.getvalue()[:-8])
+    (folder / "notes.txt").write_text("Not a packet.")
+    done = import_alerts(spark, settings, [folder])
+    assert done.alerts == 5
+    named = {Path(where).name: why for where, why in done.unread}
+    assert set(named) == {"cut.tar.gz", "notes.txt"}
+    assert "cut off" in named["cut.tar.gz"]
+    assert_complete(snapshot(settings.lake.path), records(night.packets[:5]))
+
+
 def test_bad_packets_go_to_quarantine_once_and_the_rest_goes_on(
     spark: SparkSession, settings_for: SettingsFor, tmp_path: Path
 ) -> None:
@@ -102,13 +182,18 @@ def test_bad_packets_go_to_quarantine_once_and_the_rest_goes_on(
     night = simulate(4, objects=12, nights=4, stamps=False)
     rng = np.random.default_rng(1)
     undetectable = {"bitflip"}  # inside a number
-    bad = [corrupt(night.packets[i], kind, rng) for i, kind in enumerate(d for d in DEFECTS if d not in undetectable)]
+    kinds = [d for d in DEFECTS if d not in undetectable]
+    bad = [corrupt(night.packets[i], kind, rng) for i, kind in enumerate(kinds)]
     folder = _write(tmp_path / "alerts", [*night.packets, *bad, *bad])
+    # A file that is too large to be a packet is not read: it is named, and its bytes stay where they are.
+    oversized = bad.pop(kinds.index("oversized"))
     import_alerts(spark, settings, [folder])
-    import_alerts(spark, settings, [folder])
+    done = import_alerts(spark, settings, [folder])
     tables = snapshot(settings.lake.path)
     assert_complete(tables, records(night.packets))
     refused = tables["quarantine"]
+    assert done.refused == len(bad) * 2
+    assert {Path(where).read_bytes() for where, _ in done.unread} == {oversized}
     assert sorted(refused["packet"].to_list()) == sorted(set(bad))
     assert refused["reason"].null_count() == 0
 

@@ -228,7 +228,7 @@ def _fill(lake: str, night: list[bytes]) -> pl.DataFrame:
     pixels = pl.Series("pixel", sky.healpix(*places, order=4), dtype=pl.Int32)
     homes = pl.DataFrame([pl.Series("oid", decoded.alerts["objectId"]), pixels]).unique("oid").sort("oid")
     versions = lookup.versions(lake, ["detections", "non_detections", "forced_photometry", "objects"])
-    stored = lookup.stored_history(lake, homes["oid"], *places, versions)
+    stored = lookup.stored_history(lake, pl.Series(decoded.alerts["objectId"]), *places, versions)
     rows = assemble(decoded, stored, homes, survey="ztf", order=4)
     for name, new in (
         ("detections", rows.detections_new),

@@ -18,7 +18,7 @@ from deltalake import DeltaTable, WriterProperties, write_deltalake
 from polars.testing import assert_frame_equal
 
 from alerce_spark import sky
-from alerce_spark.lake import lookup
+from alerce_spark.lake import log, lookup, write
 from alerce_spark.lake.handles import ORDER_PROPERTY
 from alerce_spark.lake.storage import LakeError
 from alerce_spark.lake.tables import TABLES
@@ -266,3 +266,36 @@ def test_a_version_whose_files_are_gone_is_an_error(tmp_path: Path) -> None:
         lookup.read(str(tmp_path), "detections", ["candid"], ["a"], position["pixel"], 1)
     with pytest.raises(LakeError, match="alerce-spark tables create"):
         lookup.read(str(tmp_path / "nowhere"), "detections", ["candid"], ["a"], position["pixel"])
+
+
+@pytest.mark.parametrize("apart", [15.0, 60.0, 7200.0])
+def test_one_oid_at_two_places_is_two_objects(tmp_path: Path, apart: float) -> None:
+    """Rows of an object are those near where it is seen, also where the place of its namesake is read too."""
+    lake = str(tmp_path)
+    write.create(lake, ORDER)
+    ra, dec = np.array([359.9995, (359.9995 + apart / 3600) % 360]), np.zeros(2)
+    index = sky.healpix(ra, dec)
+    columns = {"pixel": sky.parent(index, ORDER), "healpix29": index, "oid": ["a", "a"], "fid": [1, 1]}
+
+    def store(rows: slice, ndet: list[int]) -> None:
+        table = TABLES["magstats"].arrow
+        values = {name: values[rows] for name, values in columns.items()} | {
+            "ndet": ndet,
+            "survey": ["ztf"] * len(ndet),
+        }
+        empty = {f.name: [False if f.type == pa.bool_() else 0] * len(ndet) for f in table if not f.nullable}
+        new = pa.Table.from_pylist(pa.table(empty | {k: pa.array(v) for k, v in values.items()}).to_pylist(), table)
+        version = lookup.versions(lake, ["magstats"])["magstats"]
+        log.commit(lake, "magstats", version, write.replace(lake, "magstats", new, version))
+
+    def seen(rows: slice) -> list[int]:
+        many = [["a", "b"], np.r_[ra[rows], ra[:1]], np.r_[dec[rows], 0.0]]
+        return lookup.read_near(lake, "magstats", ["ndet"], *many)["ndet"].to_list()
+
+    first, second, both = slice(0, 1), slice(1, 2), slice(0, 2)
+    store(both, [1, 2])
+    assert (seen(first), seen(second)) == ([1], [2])
+    store(second, [3])
+    assert (seen(first), seen(second)) == ([1], [3])
+    found = lookup.read_near(lake, "magstats", ["ndet"], ["a", "a"], ra, dec)
+    assert sorted(found["ndet"]) == [1, 3]

@@ -277,6 +277,16 @@ def test_putting_again_changes_nothing_and_other_bytes_replace(there: Repository
     assert _content(there) == {"ztf/20200531/1.avro": b"packed in another way"}
 
 
+def test_what_is_there_is_not_created_again(there: Repository) -> None:
+    there.put("ztf/1/1.avro", b"first")
+    items = [("ztf/1/1.avro", b"other"), ("ztf/1/2.avro", b"new")]
+    assert there.create_all(items) == items[:1]
+    assert _content(there) == {"ztf/1/1.avro": b"first", "ztf/1/2.avro": b"new"}
+    # Of one key twice, one is stored and the other comes back.
+    (back,) = there.create_all([("ztf/1/3.avro", b"a"), ("ztf/1/3.avro", b"b")])
+    assert {back[1], there.get("ztf/1/3.avro")} == {b"a", b"b"}
+
+
 def test_keys_are_sorted_and_pruned_by_any_prefix(there: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "3")  # several pages
     keys = [
@@ -554,6 +564,24 @@ def test_of_other_bytes_for_a_candid_the_last_stay(packets: list[bytes], rows: i
     for order in ([packets[0], again], [again, packets[0]]):
         assert _upload(list(order), settings, rows) == {"stored": 2, "error": None}
         assert _content(open_repository(settings)) == {_expected_key(packets[0]): order[1]}
+
+
+@pytest.mark.parametrize("rows", [1, 100])
+@pytest.mark.parametrize("order", [1, -1])
+def test_one_candid_of_two_objects_keeps_both_packets(
+    packets: list[bytes], rows: int, order: int, tmp_path: Path
+) -> None:
+    reader: Any = fastavro.reader(io.BytesIO(packets[0]))
+    record = next(reader)
+    out = io.BytesIO()
+    fastavro.writer(out, reader.writer_schema, [record | {"objectId": "ZTF18another"}])
+    both = [packets[0], out.getvalue()][::order]
+    settings = ArchiveSettings(url=f"file:{tmp_path}")
+    for _ in range(2):
+        assert _upload([*both, packets[1]], settings, rows) == {"stored": 3, "error": None}
+        stored = _content(open_repository(settings))
+        assert sorted(stored.values()) == sorted([*both, packets[1]])
+        assert _expected_key(packets[0]) in stored
 
 
 def test_a_packet_that_cannot_be_stored_ends_the_task(packets: list[bytes], proxy: Proxy, s3: Any) -> None:

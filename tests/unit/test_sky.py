@@ -68,3 +68,24 @@ def test_cone_pixels_hold_every_point_of_the_cone() -> None:
         inside = sky.separation(ra, dec, *centre) <= radius
         assert inside.any()
         assert np.isin(sky.healpix(ra[inside], dec[inside], 4), sky.cone_pixels(*centre, radius, 4)).all()
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3), st.floats(-40, 40)), min_size=1, max_size=12))
+def test_places_are_discs_around_the_first_rows(rows: list[tuple[str, int, float]]) -> None:
+    """Each row is of the first place, in order, that it is near to; rows lie on the circle dec = 0, across ra 0."""
+    oid, order, arcsec = zip(*rows, strict=True)
+    ra = (np.array(arcsec) / 3600) % 360
+    found = sky.places(list(oid), order, ra, np.zeros(len(rows)))
+    expected = np.full(len(rows), -1)
+    for name in set(oid):
+        number, left = 0, [k for k in range(len(rows)) if oid[k] == name]
+        while left:
+            seed = arcsec[min(left, key=lambda k: order[k])]
+            near = [k for k in left if abs(arcsec[k] - seed) <= 10.0]
+            expected[near] = number
+            number, left = number + 1, [k for k in left if k not in near]
+    assert found.tolist() == expected.tolist()
+
+
+def test_places_of_nothing() -> None:
+    assert sky.places([], [], [], []).tolist() == []

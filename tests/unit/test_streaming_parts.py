@@ -32,19 +32,27 @@ CAME = datetime(2020, 6, 1, 3, tzinfo=UTC)
 @given(st.permutations(range(1, 7)))
 def test_the_earliest_alert_is_always_a_first_one(order: list[int]) -> None:
     seen = Seen(10)
-    firsts = [candid for candid in order if seen.is_first("a", candid)]
+    firsts = [candid for candid in order if seen.is_first("a", candid, 10.0, 20.0)]
     assert firsts == list(np.minimum.accumulate(order)[np.r_[True, np.diff(np.minimum.accumulate(order)) < 0]])
     assert firsts[-1] == 1
     # A batch that is repeated in the same worker gives its result again.
-    assert seen.is_first("a", 1)
+    assert seen.is_first("a", 1, 10.0, 20.0)
+
+
+def test_an_object_at_two_places_has_a_first_alert_at_each() -> None:
+    seen = Seen(10)
+    here, there = (359.9999, 20.0), (0.01, 20.0)
+    assert [seen.is_first("a", candid, *here) for candid in (2, 3, 1)] == [True, False, True]
+    assert [seen.is_first("a", candid, *there) for candid in (5, 6, 4)] == [True, False, True]
+    assert not seen.is_first("a", 2, 0.0001, 20.0)  # 0.7 arcsec from the first place
 
 
 def test_a_worker_forgets_the_objects_it_saw_longest_ago() -> None:
     seen = Seen(2)
     for oid, candid in (("a", 1), ("b", 1), ("a", 2), ("c", 1)):
-        seen.is_first(oid, candid)
-    assert seen.is_first("b", 5)  # forgotten when c came
-    assert not seen.is_first("c", 5)
+        seen.is_first(oid, candid, 10.0, 20.0)
+    assert seen.is_first("b", 5, 10.0, 20.0)  # forgotten when c came
+    assert not seen.is_first("c", 5, 10.0, 20.0)
 
 
 def _parsed(topic: str, message: bytes, published: datetime | None) -> dict[str, pa.Table]:

@@ -22,7 +22,7 @@ from alerce_spark.alerts.avro import decode
 from alerce_spark.alerts.files import OTHER, find_files, packets_of
 from alerce_spark.alerts.ztf import avro_schema
 from alerce_spark.errors import InputError
-from tests.unit.alert_packets import random_record, read
+from tests.unit.alert_packets import container, random_record, read, record_bytes
 
 Pairs = list[tuple[str, str]]
 #: Bytes that no codec makes smaller, of a few sizes.
@@ -224,6 +224,16 @@ def test_records_of_one_container_are_read_one_by_one(
     assert f"{len(found)} records before it" in unread[0][1]
 
 
+def test_what_follows_a_record_and_is_no_block_makes_a_bad_packet(put: Callable[[str, bytes], Path]) -> None:
+    """It is given whole, so that it goes to quarantine with its bytes."""
+    good = container(avro_schema("3.3"), record_bytes(avro_schema("3.3"), _record(11)))
+    for tail in (b"\n", b"\0" * 8, b"\1", b"\x80" * 20, b"\2\3"):
+        assert _read(put("tail.avro", good + tail)) == ([good + tail], [])
+    for count in (0, -1, -(2**40)):
+        odd = container(avro_schema("3.3"), b"", count=count)
+        assert _read(put("count.avro", odd)) == ([odd], [])
+
+
 # Folders.
 
 
@@ -235,6 +245,7 @@ def test_links_are_followed_inside_the_folder_only(tmp_path: Path) -> None:
     top = tmp_path / "in"
     (top / "B.AVRO").write_bytes(CONTENTS[1])
     (top / "notes.txt").write_text("Not a packet.")
+    (top / ("0f" * 32)).write_bytes(b"<html>")  # as our archive keeps a packet that cannot be read
     (top / "same.avro").symlink_to(inside / "a.avro")
     (top / "other.avro").symlink_to(outside / "a.avro")
     (top / "broken.avro").symlink_to(top / "nothing")
@@ -243,7 +254,7 @@ def test_links_are_followed_inside_the_folder_only(tmp_path: Path) -> None:
     os.mkfifo(top / "pipe.avro")
     unread: Pairs = []
     found = find_files([top], lambda where, why: unread.append((where, why)))
-    assert found == [top / name for name in ("B.AVRO", "deep/a.avro", "same.avro")]
+    assert found == [top / name for name in ("0f" * 32, "B.AVRO", "deep/a.avro", "same.avro")]
     named = {where.removeprefix(f"{top}/"): why for where, why in unread}
     assert set(named) == {"notes.txt", "other.avro", "broken.avro", "loop.avro", "folder", "pipe.avro"}
     assert named["notes.txt"] == OTHER
