@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alerce_spark.classifiers.taxonomy import BRANCHES, LIGHTCURVE, LIGHTCURVE_CLASSES, STAMP
+from alerce_spark.config import KafkaSettings
 from alerce_spark.features.names import FEATURES
 from alerce_spark.kafka import records
 from alerce_spark.lake.tables import TABLES
-from alerce_spark.streaming import metrics, results
+from alerce_spark.streaming import checkpoints, metrics, results
 from alerce_spark.streaming.causes import Cause
 from alerce_spark.streaming.metrics import Metrics
 from alerce_spark.streaming.pieces import unpack
@@ -155,6 +156,30 @@ def test_a_result_goes_to_the_topic_of_the_day_its_alert_came() -> None:
     late = datetime(2020, 6, 2, 1, tzinfo=UTC).astimezone()
     assert out.daily(records.STAMP_TOPIC, late) == "stamp_classifier_20200602"
     assert out.daily(records.STAMP_TOPIC, CAME) == "stamp_classifier_20200601"
+
+
+def test_a_topic_that_was_deleted_is_made_again_within_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[list[str]] = []
+    monkeypatch.setattr("alerce_spark.kafka.topics.create", lambda servers, names, *_, **__: made.append(list(names)))
+    now = [0.0]
+    out = Topics(KafkaSettings(), lambda: now[0])
+    for seconds in (0.0, 30.0, 59.0, 61.0, 100.0):
+        now[0] = seconds
+        assert out.named("errors") == "errors"
+    assert made == [["errors"], ["errors"]]
+
+
+def test_a_checkpoint_says_what_was_taken_by_batches_that_are_done(tmp_path: Path) -> None:
+    assert checkpoints.committed(str(tmp_path)) is None
+    for batch, offset in enumerate((5, 9, 12)):
+        for log, line in (("offsets", json.dumps({"t": {"0": offset, "1": 3}})), ("commits", "{}")):
+            if (log, batch) != ("commits", 2):  # the third has begun
+                (tmp_path / log).mkdir(exist_ok=True)
+                head = "v1\n{}\n" if log == "offsets" else "v1\n"
+                (tmp_path / log / str(batch)).write_text(f"{head}{line}")
+    assert checkpoints.committed(f"file:{tmp_path}") == {"t": {"0": 9, "1": 3}}
+    (tmp_path / "offsets" / "1").write_bytes(b"")
+    assert checkpoints.committed(str(tmp_path)) is None
 
 
 def _progress(batch: int, rows: int, taken: int, there: int) -> dict[str, object]:
