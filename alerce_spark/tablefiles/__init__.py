@@ -7,11 +7,12 @@ cannot be read is refused or counted, never guessed.
 
 from alerce_spark.tablefiles.angles import Positions, position_columns, positions_wanted
 from alerce_spark.tablefiles.formats import TableFile, opened, read
-from alerce_spark.tablefiles.names import find
+from alerce_spark.tablefiles.names import OIDS, find
 from alerce_spark.tablefiles.opening import TableFileError
 from alerce_spark.tablefiles.write import check_out, write
 
 __all__ = [
+    "OIDS",
     "Positions",
     "TableFile",
     "TableFileError",

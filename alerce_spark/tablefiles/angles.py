@@ -116,8 +116,9 @@ class Positions:
     decimal commas, and sexagesimal right ascensions beyond 24 hours without a d.
     """
 
-    def __init__(self, columns: Sequence[str], units: Mapping[str, str | None]) -> None:
+    def __init__(self, columns: Sequence[str], units: Mapping[str, str | None], where: str) -> None:
         self.columns = list(columns)
+        self._where = where
         self._scales: list[float | None] = []
         for name in self.columns[:2] if len(columns) == 2 else ():
             bracket = split_unit(name)[1]
@@ -125,7 +126,7 @@ class Positions:
             try:
                 self._scales.append(degrees_in(given))
             except TableFileError as error:
-                raise TableFileError(f"column {name}: {error}") from None
+                raise TableFileError(f"{where}: column {name}: {error}") from None
         self._largest = [0.0, 0.0]  # of numbers without a unit, at any row so far
         self._hours = [24.0, 0.0]
         self._rows = 0
@@ -135,14 +136,17 @@ class Positions:
         if len(self.columns) == len(_PARTS):
             ra, dec = self._of_parts(table)
         else:
-            ra, plain_ra = _angle(table[self.columns[0]], self.columns[0], self._scales[0], _HOUR)
-            dec, plain_dec = _angle(table[self.columns[1]], self.columns[1], self._scales[1], 1.0)
+            ra, plain_ra = _angle(table[self.columns[0]], self._called(0), self._scales[0], _HOUR)
+            dec, plain_dec = _angle(table[self.columns[1]], self._called(1), self._scales[1], 1.0)
             if self._scales == [None, None]:
                 self._remember(ra[plain_ra & plain_dec], dec[plain_ra & plain_dec])
         dec = np.where(np.abs(dec) <= 90 + _ROUNDING, np.clip(dec, -90, 90), np.nan)
         bad = ~((ra >= _TURNS[0]) & (ra <= _TURNS[1]) & np.isfinite(dec))
         ra = np.mod(np.where(bad, np.nan, ra), 360.0)
         return np.where(ra == 360, 0.0, ra) + 0.0, np.where(bad, np.nan, dec)
+
+    def _called(self, k: int) -> str:
+        return f"{self._where}: {self.columns[k]}"
 
     def _remember(self, ra: Floats, dec: Floats) -> None:
         placed = np.isfinite(ra) & np.isfinite(dec)
@@ -156,7 +160,7 @@ class Positions:
         """What was assumed and may be wrong, in words."""
         if not self._rows:
             return []
-        names = " and ".join(self.columns)
+        names = f"{self._where}: {' and '.join(self.columns)}"
         if self._largest[0] <= 2 * np.pi and self._largest[1] <= np.pi / 2:
             return [
                 f"{names} have no unit and lie within 2π and π/2: taken as degrees. If they are radians, say so in the "

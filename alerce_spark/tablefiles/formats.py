@@ -22,6 +22,7 @@ from astropy.table.meta import get_header_from_yaml
 from astropy.utils.exceptions import AstropyUserWarning
 
 from alerce_spark.tablefiles import text
+from alerce_spark.tablefiles.angles import Positions
 from alerce_spark.tablefiles.names import find
 from alerce_spark.tablefiles.opening import TableFileError, Text, as_text, blaming, head, whole
 
@@ -75,6 +76,10 @@ class TableFile:
                 f"{self.path} has no column {', no column '.join(missing)}; its columns are {', '.join(self.names)}"
             )
         return {what: str(column) for what, column in found.items()}
+
+    def positions(self, columns: Sequence[str]) -> Positions:
+        """A reader of the positions in these columns. Raises TableFileError for units that are no angles."""
+        return Positions(columns, self.units, str(self.path))
 
     def chunks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """The rows of some columns, each named once, in pieces; at least one piece. Raises TableFileError."""

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from alerce_spark.tablefiles.opening import TableFileError
 
+#: Names of a column of object ids.
+OIDS = ("oid", "objectId")
+
 _BRACKETS = re.compile(r"^(.*?\S)\s*(?:\[([^\]]*)\]|\(([^)]*)\))$")
 
 

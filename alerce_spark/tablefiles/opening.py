@@ -82,11 +82,11 @@ def whole(path: Path) -> Iterator[Path]:
     if not is_zipped(path):
         yield path
         return
-    with tempfile.NamedTemporaryFile(prefix="alerce-unzipped-") as copy:
-        with unzipping(path) as file:
-            shutil.copyfileobj(file, copy, _BLOCK)
-        copy.flush()
-        yield Path(copy.name)
+    with tempfile.TemporaryDirectory(prefix="alerce-unzipped-") as folder:
+        copy = Path(folder) / path.name.removesuffix(".gz")  # a ReadMe knows it by this name
+        with unzipping(path) as file, copy.open("wb") as out:
+            shutil.copyfileobj(file, out, _BLOCK)
+        yield copy
 
 
 class Text:

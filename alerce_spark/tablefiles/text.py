@@ -17,6 +17,7 @@ from pyarrow import csv as arrow_csv
 
 from alerce_spark.tablefiles.angles import is_angle, is_unit
 from alerce_spark.tablefiles.opening import TableFileError, Text, as_text
+from alerce_spark.tablefiles.values import decoded
 
 _DELIMITERS = "\t;,|"
 _BLANK = " "

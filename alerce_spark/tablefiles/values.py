@@ -20,6 +20,10 @@ _DECIMAL_COMMA = r"^[+-]?\d+,\d+$"
 #: Whole numbers from here on need not be exact, by the bits of a floating-point column.
 _EXACT = {16: 2**11, 32: 2**24, 64: 2**53}
 
+#: MJD 0 is in the year 1858, this in 2132.
+_LAST_MJD = 100_000.0
+_JD = 2_400_000.5
+
 _TRUE, _FALSE = ("t", "true", "1", "1.0", "yes", "y"), ("f", "false", "0", "0.0", "no", "n")
 _POSITIVE, _NEGATIVE = ("t", "true", "1", "1.0", "+1", "+"), ("f", "false", "0", "0.0", "-1", "-1.0", "-")
 
@@ -170,12 +174,15 @@ def _two(column: Column, what: str, yes: tuple[str, ...], no: tuple[str, ...]) -
     values = plain(column, what)
     if pa.types.is_boolean(values.type):
         return values
-    text = pc.utf8_lower(pc.replace_substring(words(values), "−", "-"))
+    encoded = values.dictionary_encode()
+    text = pc.utf8_lower(pc.replace_substring(words(encoded.dictionary), "−", "-"))
     null = pc.is_in(text, pa.array([n for n in NULLS if n not in no]))
     text = pc.if_else(null, pa.scalar(None, pa.string()), text)
     positive, negative = pc.is_in(text, pa.array(yes)), pc.is_in(text, pa.array(no))
-    _refuse(text, pc.or_(positive, negative), what, f"which is none of {', '.join((*yes, *no))}")
-    return pc.if_else(text.is_valid(), positive, pa.scalar(None, pa.bool_()))
+    unknown = text.filter(pc.and_(text.is_valid(), pc.invert(pc.or_(positive, negative))))
+    if len(unknown):
+        raise TableFileError(f"{what} holds {unknown[0].as_py()!r}, which is none of {', '.join((*yes, *no))}")
+    return pc.if_else(text.is_valid(), positive, pa.scalar(None, pa.bool_())).take(encoded.indices)
 
 
 def _known(text: pa.Array) -> pa.Array:
@@ -188,3 +195,15 @@ def _refuse(text: pa.Array, good: pa.Array, what: str, why: str) -> None:
     if pc.any(bad).as_py():
         row = pc.index(bad, True).as_py()
         raise TableFileError(f"{what} holds {text[row].as_py()!r} in row {row + 1}, {why}")
+
+
+def check_mjd(times: pa.Array, what: str) -> None:
+    """Raises TableFileError for a time that is no MJD: Julian Dates, seconds, and codes for none."""
+    wrong = pc.invert(pc.and_(pc.greater_equal(times, 0.0), pc.less(times, _LAST_MJD))).fill_null(False)
+    if pc.any(wrong).as_py():
+        value = times.filter(wrong)[0].as_py()
+        is_jd = _JD <= value < _JD + _LAST_MJD
+        advice = (
+            "a Julian Date: subtract 2400000.5" if is_jd else "a Modified Julian Date is a number of days like 59000.5"
+        )
+        raise TableFileError(f"{what} holds {value!r}, which is no MJD; {advice}")

@@ -26,7 +26,7 @@ from alerce_spark.crossmatch.catalogs import Catalog, CatalogSettingsError, load
 from alerce_spark.crossmatch.files import BROKEN, NO_ID, NO_POSITION, Counts
 from alerce_spark.lake import catalogs
 from alerce_spark.lake.storage import LakeError
-from alerce_spark.training.catalogs.tables import CatalogError
+from alerce_spark.tablefiles import TableFileError, formats
 
 SETTINGS = Catalog(
     title="a catalogue",
@@ -142,10 +142,10 @@ def test_files_that_cannot_be_used_say_why_and_change_nothing(tmp_path: Path) ->
     empty.write_text("objID,ra,dec\n1,,\n")
     broken.write_bytes(b"PAR1 and no more")
     for file, error, said in (
-        (no_id, CatalogError, r"no column for id \(objID, ident\)"),
-        (broken, CatalogError, "broken.parquet cannot be read"),
-        (tmp_path / "nowhere.csv", CatalogError, "nowhere.csv"),
-        (tmp_path, CatalogError, "without a HATS catalogue"),
+        (no_id, TableFileError, r"no column for id \(objID, ident\)"),
+        (broken, TableFileError, "broken.parquet cannot be read"),
+        (tmp_path / "nowhere.csv", TableFileError, "nowhere.csv"),
+        (tmp_path, TableFileError, "without a HATS catalogue"),
         (empty, LakeError, "1 no position"),
     ):
         with pytest.raises(error, match=said):
@@ -180,7 +180,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, pl.DataFrame
     with pytest.MonkeyPatch.context() as patched:
         for name, value in {"_PARTITION_ROWS": 150, "_FILE_ROWS": 40, "_GROUP_ROWS": 10, "_RUN_ROWS": 5000}.items():
             patched.setattr(catalogs, name, value)
-        patched.setattr(files, "CHUNK", 2500)
+        patched.setattr(formats, "CHUNK", 2500)
         done = catalogs.import_catalog(str(folder / "lake"), "big", SETTINGS, halves)
     assert (done.rows, done.order) == (12_000, 2)
     return str(folder / "lake"), rows
