@@ -12,6 +12,8 @@ from alerce_spark.cli.common import Lake, app, console, settings_of
 from alerce_spark.errors import InputError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from alerce_spark.lake.models import Entry
 
 models_app = typer.Typer(no_args_is_help=True, help="Trained models of the lake.")
@@ -88,7 +90,7 @@ def classify(
     """Classify a table of features: class, probability, all classes and branches, model version."""
     from alerce_spark.classifiers import lightcurve
     from alerce_spark.lake.serving import LightcurveModels
-    from alerce_spark.tablefiles import check_out, write
+    from alerce_spark.tablefiles import check_out
 
     check_out(out)
     if model is not None:
@@ -100,7 +102,7 @@ def classify(
         console.print(
             f"[yellow]{len(absent)} features are not in {features} and count as missing: {', '.join(absent)}[/]"
         )
-    write(classes, out)
+    _write(classes, out)
     console.print(f"{classes.num_rows} objects classified by {chosen.version} in {out}")
 
 
@@ -111,10 +113,10 @@ def classify_stamps(
     model: Annotated[Path | None, typer.Option(help="Model file; default: the current one of --lake.")] = None,
     lake: Lake = None,
 ) -> None:
-    """Classify alerts by their stamps; what cannot be read is listed and skipped."""
+    """Classify alerts by their stamps; what cannot be read is listed and skipped, and the exit status is 1 then."""
     from alerce_spark.classifiers.stamp import StampModel, classify_paths
     from alerce_spark.lake.serving import stamp_models
-    from alerce_spark.tablefiles import check_out, write
+    from alerce_spark.tablefiles import check_out
 
     check_out(out)
     if model is not None:
@@ -124,8 +126,12 @@ def classify_stamps(
     found = classify_paths(paths, chosen)
     for name, reason in found.skipped:
         console.print(f"[yellow]skipped[/] {name}: {reason}", highlight=False)
-    write(found.table, out)
+    if not found.table.num_rows:
+        raise InputError(f"no alert of {', '.join(map(str, paths))} can be read; {out} is not written")
+    _write(found.table, out)
     console.print(f"{found.table.num_rows} alerts in {out}, {len(found.skipped)} skipped; model {chosen.version}")
+    if found.skipped:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -137,7 +143,7 @@ def labels(
     """Labels of the lake's objects from the catalogues of the paper, by priority; prints where catalogues disagree."""
     from alerce_spark import lake as lakes
     from alerce_spark.lake.storage import LakeError
-    from alerce_spark.tablefiles import check_out, write
+    from alerce_spark.tablefiles import check_out
     from alerce_spark.training.catalogs import labels_from_files
 
     check_out(out)
@@ -160,7 +166,7 @@ def labels(
         raise LakeError(
             f"none of the {len(objects)} objects of {_lake(lake)} lies at a label of these files: no labels"
         )
-    write(found, out)
+    _write(found, out)
     console.print(f"{found.num_rows} of {len(objects)} objects are labelled, in {out}")
 
 
@@ -181,3 +187,9 @@ def _source_and_file(text: str) -> tuple[str, Path]:
     if not sign:
         raise InputError(f"{text!r}: write SOURCE=FILE, for instance milliquas=milliquas.fits")
     return name, Path(file)
+
+
+def _write(table: pa.Table, out: Path) -> None:
+    from alerce_spark.tablefiles import write
+
+    write(table, out)

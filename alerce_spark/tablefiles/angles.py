@@ -86,8 +86,12 @@ def is_unit(text: str) -> bool:
 
 def is_angle(text: str) -> bool:
     """Whether a word of a line is a unit of angle, and no single letter."""
+    return len(text.strip()) > 1 and _is_known(text)
+
+
+def _is_known(unit: str) -> bool:
     try:
-        return len(text.strip()) > 1 and degrees_in(text) is not None
+        return degrees_in(unit) is not None
     except TableFileError:
         return False
 
@@ -122,7 +126,7 @@ class Positions:
         self._scales: list[float | None] = []
         for name in self.columns[:2] if len(columns) == 2 else ():
             bracket = split_unit(name)[1]
-            given = units.get(name) or (bracket if bracket and is_angle(bracket) else None)
+            given = units.get(name) or (bracket if bracket and _is_known(bracket) else None)
             try:
                 self._scales.append(degrees_in(given))
             except TableFileError as error:

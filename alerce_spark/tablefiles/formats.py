@@ -187,9 +187,10 @@ def _readme_of(path: Path) -> Path | None:
 
 
 def _folder(path: Path, stack: ExitStack) -> TableFile:
-    found = sorted(f for f in path.rglob("*.parquet") if f.is_file() and not f.name.startswith(("_", ".")))
-    if not found:
-        raise TableFileError(f"{path} is a folder without Parquet files")
+    """The Parquet files of a folder that holds no others, but for those of Spark (`_SUCCESS`, `.….crc`)."""
+    found = sorted(f for f in path.rglob("*") if f.is_file() and not f.name.startswith(("_", ".")))
+    if not found or any(f.suffix != ".parquet" for f in found):
+        raise TableFileError(f"{path} is a folder, and not one of Parquet files alone: name a file in it")
     return _parquet(path, found, stack)
 
 
