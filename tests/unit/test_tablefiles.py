@@ -213,9 +213,11 @@ def test_a_cut_or_changed_file_is_named_wherever_it_is_cut(tmp_path: Path) -> No
         assert read(_file(tmp_path, zipped)).equals(whole)
         for share in (0.1, 0.5, 0.9, 0.999):
             cut = data[: int(len(data) * share)]
-            if name != "csv" or cut.rpartition(b"\n")[2].count(b",") == 0:  # a row with all its commas may be whole
+            if name == "csv":  # after the first column, so that no row can be whole
+                cut = cut[: cut.rindex(b",")]
+            if share < 0.99:  # then padding may be all that is lost
                 with pytest.raises(TableFileError):
-                    read(_file(tmp_path, cut.rstrip(b"\n") if name == "csv" else cut))
+                    read(_file(tmp_path, cut))
             with pytest.raises(TableFileError, match="cut"):
                 read(_file(tmp_path, zipped[: int(len(zipped) * share)]))
             changed = bytearray(zipped)
@@ -250,7 +252,7 @@ def test_types_and_nulls_of_fits_votable_and_parquet(tmp_path: Path) -> None:
     )
     table["s"] = [s.encode() for s in ("é ", "")]
     table.write(tmp_path / "t.fits")
-    table["s"] = ["é ", ""]
+    table["s"], table["u"] = ["é ", ""], ["18446744073709551615", "1"]  # VOTable has no unsigned ones of 64 bits
     table.write(tmp_path / "t.vot", format="votable", tabledata_format="binary2")
     frame = pd.DataFrame({"u": np.array([2**64 - 1, 1], np.uint64), "i": pd.array([2**53 + 1, None], "Int64")})
     frame.assign(f=np.array([np.nan, 1.5], "f4"), s=["é ", ""], b=[True, False]).to_parquet(tmp_path / "t.parquet")
