@@ -122,6 +122,9 @@ def crossmatch(
     console.print(f"{len(positions)} rows, {placed} of them with a position; {matched} matched; {out}")
     for note in notes:
         console.print(note, markup=False, highlight=False)
+    if not matched:
+        console.print("no position has a source within the radius")
+        raise typer.Exit(1)
 
 
 def _ask_cds(settings: Settings, names: list[str] | None, again: bool) -> None:

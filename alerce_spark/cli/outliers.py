@@ -76,9 +76,12 @@ def uncertain(
 
 
 def _show(found: pl.DataFrame, out: Path | None) -> None:
-    """Print a table or write it as .csv or .parquet."""
+    """Print a table or write it as .csv or .parquet; exit status 1 where no object is in it."""
     from alerce_spark.tablefiles import write
 
+    if found.is_empty():
+        console.print("no object fits" if out is None else f"no object fits; {out} is not written")
+        raise typer.Exit(1)
     if out is not None:
         write(found.to_arrow(), out)
         console.print(f"{len(found)} objects in {out}")

@@ -73,7 +73,7 @@ class TableFile:
         missing = [" or ".join(spellings[what]) for what, column in found.items() if column is None]
         if missing:
             raise TableFileError(
-                f"{self.path} has no column {', no column '.join(missing)}; its columns are {', '.join(self.names)}"
+                f"{self.path} has no column {', '.join(missing)}; its columns are {', '.join(self.names)}"
             )
         return {what: str(column) for what, column in found.items()}
 
@@ -195,7 +195,7 @@ def _folder(path: Path, stack: ExitStack) -> TableFile:
 
 
 def _parquet(path: Path, parts: list[Path], stack: ExitStack) -> TableFile:
-    files = [stack.enter_context(pq.ParquetFile(part)) for part in parts]
+    files = [stack.enter_context(pq.ParquetFile(part, page_checksum_verification=True)) for part in parts]
     schema = files[0].schema_arrow
     for part, file in zip(parts, files, strict=True):
         if file.schema_arrow.names != schema.names:

@@ -38,7 +38,7 @@ def write(table: pa.Table, out: Path) -> None:
         if out.suffix.lower() == ".csv":
             pacsv.write_csv(pa.table({name: _flat(table[name]) for name in table.schema.names}), part)
         else:
-            pq.write_table(table, part)
+            pq.write_table(table, part, write_page_checksum=True)
         part.replace(out)
     except OSError as error:
         raise TableFileError(f"{out} cannot be written: {error.strerror or error}") from None

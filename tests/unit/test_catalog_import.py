@@ -155,6 +155,50 @@ def test_files_that_cannot_be_used_say_why_and_change_nothing(tmp_path: Path) ->
     assert found.rows == 3
 
 
+def test_a_catalogue_from_a_damaged_file_leaves_the_one_that_is_there(tmp_path: Path) -> None:
+    lake = str(tmp_path / "lake")
+    catalogs.import_catalog(lake, "mine", SETTINGS, [_csv(tmp_path / "good")])
+    rows = "".join(f"{k},{k % 360},{k % 90}\n" for k in range(5000))
+    zipped = bytearray(gzip.compress(f"objID,ra,dec\n{rows}".encode()))
+    zipped[len(zipped) // 2] ^= 0x55
+    Table({"objID": np.arange(5000), "ra": np.zeros(5000), "dec": np.zeros(5000)}).write(tmp_path / "t.fits")
+    for name, data in (
+        ("flip.csv.gz", bytes(zipped)),
+        ("cut.csv", f"objID,ra,dec\n{rows}5000,1".encode()),
+        ("cut.fits", (tmp_path / "t.fits").read_bytes()[:60_000]),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(TableFileError, match=name):
+            catalogs.import_catalog(lake, "mine", SETTINGS, [tmp_path / "good.csv", tmp_path / name])
+    found = catalogs.local(lake, "mine")
+    assert found is not None
+    assert found.rows == 3
+
+
+def test_positions_units_and_remarks_of_a_catalogue(tmp_path: Path) -> None:
+    """Right ascensions below 0 and beyond 360, hours, and values in another unit than that of the settings."""
+    settings = SETTINGS.model_copy(update={"pmra": ("pmra",), "pmdec": ("pmdec",), "pm_max": 5000.0, "epoch": 2016.0})
+    table = Table({"objID": [1, 2], "ra": [-0.5, 25.0] * u.hourangle, "dec": [1.0, 2.0] * u.deg})
+    table["pmra"], table["pmdec"] = [1.5, np.nan] * u.arcsec / u.yr, [0.5, 1.0] * u.arcsec / u.yr
+    table.write(tmp_path / "t.vot", format="votable")
+    rows = pa.concat_tables(files.rows(settings, [tmp_path / "t.vot"], Counts()))
+    np.testing.assert_allclose(rows["ra"], [352.5, 15.0])
+    assert (rows["pmra"].to_pylist(), rows["pmdec"].to_pylist()) == ([1500.0, None], [500.0, None])
+    counts = Counts()
+    (tmp_path / "t.csv").write_text("objID,ra,dec\n1,1.5,0.5\n2,3\n")
+    assert len(pa.concat_tables(files.rows(SETTINGS, [tmp_path / "t.csv"], counts))) == 1
+    assert ["radians" in counts.notes[0], "row 2 has 2 values for 3 columns" in counts.notes[1]] == [True, True]
+    (tmp_path / "t.csv").write_text("objID,ra,dec\n1.2462E+18,10,0.5\n")
+    with pytest.raises(TableFileError, match=r"objID holds '1\.2462E"):
+        list(files.rows(SETTINGS, [tmp_path / "t.csv"], Counts()))
+
+
+def test_the_sample_of_a_hats_catalogue_is_no_part_of_it(tmp_path: Path) -> None:
+    folder = _hats(tmp_path / "hats")
+    pl.DataFrame(ROWS)[:1].write_parquet(folder / "main" / "dataset" / "data_thumbnail.parquet")
+    assert len(pa.concat_tables(files.rows(SETTINGS, [folder], Counts()))) == 3
+
+
 def _big(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Sources everywhere, many of them along the borders of pixels of order 2, at the poles and the meridian."""
     corners = healpy.boundaries(4, np.arange(192), step=20, nest=True).transpose(0, 2, 1).reshape(-1, 3)
@@ -385,5 +429,28 @@ def test_commands_import_list_and_match_a_file(tmp_path: Path, capsys: pytest.Ca
     code, said = run("crossmatch", "--csv", str(mine), "--out", str(out))
     assert code == 2
     assert "no column oid, ra, dec" in said
+    for name, data in (
+        ("mine.fits", None),
+        ("mine.tsv", "star\talpha\tdelta\na\t00 40 00.024\t-05 00 00\nd\t50\t50\n"),
+    ):
+        if data is None:
+            Table({"star": ["a", "d"], "alpha": [10.0001, 50], "delta": [-5.0, 50]}).write(tmp_path / name)
+        else:
+            (tmp_path / name).write_text(data)
+        parquet = str(tmp_path / "found.parquet")
+        code, said = run("crossmatch", "--csv", str(tmp_path / name), *names[:-1], parquet)
+        assert (code, "2 rows, 2 of them with a position; 1 matched" in said) == (0, True), said
+        assert pl.read_parquet(parquet)["source_id"].to_list() == ["Q1", None]
+    mine.write_text("star,alpha,delta,t\nd,50,50,2459000.5\n")
+    for options, status, words in (
+        ([], 1, "no position has a source"),
+        (["--radius", "0"], 2, "a match radius lies above 0"),
+        (["--radius", "nan"], 2, "a match radius lies above 0"),
+        (["--radius", "61"], 2, "up to 60 arcsec"),
+        (["--mjd-column", "t"], 2, "a Julian Date: subtract 2400000.5"),
+        (["milliquas", "milliquas"], 2, "named twice"),
+    ):
+        code, said = run("crossmatch", "--csv", str(mine), *names, *options)
+        assert (code, words in said) == (status, True), said
     code, said = run("crossmatch", "sdss")
     assert code == 2
