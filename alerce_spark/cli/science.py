@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from alerce_spark.cli.common import Lake, app, console, settings_of
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 
 @app.command()
 def features(
-    detections: Annotated[str, typer.Option(help="Detections: Delta table, or a file or folder of any format.")],
+    detections: Annotated[str, typer.Option(help="Detections: any file, Parquet folder or Delta table.")],
     out: Annotated[str, typer.Option(help="Folder of the result, which must not exist.")],
-    non_detections: Annotated[str | None, typer.Option(help="Parquet or Delta table of upper limits.")] = None,
-    xmatch: Annotated[str | None, typer.Option(help="Parquet or Delta table with oid, w1mpro … w4mpro.")] = None,
+    non_detections: Annotated[str | None, typer.Option(help="The same of upper limits.")] = None,
+    xmatch: Annotated[str | None, typer.Option(help="The same with oid, w1mpro … w4mpro.")] = None,
     form: Annotated[str, typer.Option("--format", help="parquet or delta.")] = "parquet",
 ) -> None:
     """Compute the 152 features of every object of a table of light curves."""
+    import pyarrow as pa
     from pyspark.sql import DataFrame
 
     from alerce_spark import tablefiles
@@ -42,7 +40,7 @@ def features(
         if path is None:
             return None
         if file is not None:
-            return spark.createDataFrame(file)
+            return spark.createDataFrame(file.set_column(0, "oid", file["oid"].cast(pa.string())))
         delta = spark.read.format("delta")
         return delta.load(path) if (Path(path) / "_delta_log").is_dir() else spark.read.parquet(path)
 

@@ -92,9 +92,9 @@ class TableFile:
                     return
             yield chunk
 
-    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows of some columns, or of all. Raises TableFileError for a broken row too."""
-        table = pa.concat_tables(list(self.chunks(self.names if columns is None else columns)))
+    def table(self, columns: Sequence[str]) -> pa.Table:
+        """All rows of some columns. Raises TableFileError for a broken row too."""
+        table = pa.concat_tables(list(self.chunks(columns)))
         if self.broken:
             raise TableFileError(f"{self.path}: {self.broken} rows cannot be read; {self.first_broken}")
         return table
@@ -116,11 +116,12 @@ def opened(path: Path | str) -> Iterator[TableFile]:
 
 
 def read(path: Path | str) -> pa.Table:
-    """All columns of a file that has each name once. Raises TableFileError for anything that cannot be read."""
+    """All named columns of a file. Raises TableFileError for a name that is there twice, and where a row is broken."""
     with opened(path) as file:
-        if twice := sorted({name for name in file.names if file.names.count(name) > 1}):
+        names = [name for name in file.names if name]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
             raise TableFileError(f"{path} has several columns {', '.join(twice)}: rename all but one of them")
-        return file.table()
+        return file.table(names)
 
 
 @contextmanager

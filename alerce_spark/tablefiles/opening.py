@@ -25,6 +25,7 @@ _FOREIGN = {
     b"\x89HDF": "HDF5",
     b"%PDF": "a PDF",
     b"Obj\x01": "Avro",
+    b"ARROW1": "an Arrow file",
 }
 _ENCODINGS = {
     codecs.BOM_UTF32_LE: "utf-32",

@@ -15,7 +15,7 @@ Column: TypeAlias = pa.Array | pa.ChunkedArray
 #: How text says that a number is not there, in lower case.
 NULLS = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "nat", "-", "--", "---", "masked")
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(?i:inf|infinity)$"
-_ROUNDED = r"^[+-]?\d\.\d+[eE]\+\d\d$"  # as spreadsheets write long ids
+_ROUNDED = r"^[+-]?\d(\.\d+)?[eE]\+\d\d$"  # as spreadsheets write long ids
 _DECIMAL_COMMA = r"^[+-]?\d+,\d+$"
 #: Whole numbers from here on need not be exact, by the bits of a floating-point column.
 _EXACT = {16: 2**11, 32: 2**24, 64: 2**53}

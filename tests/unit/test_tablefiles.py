@@ -131,7 +131,7 @@ def test_ecsv_of_astropy_and_of_the_gaia_archive(tmp_path: Path) -> None:
     for name in ("blank.ecsv", "comma.ecsv"):
         with opened(tmp_path / name) as file:
             assert file.units == {"ra": "hourangle"}
-            assert file.table().to_pydict() == {"oid": ["a b", "007"], "ra": ["1.5", "2.5"], "n": ["", "2"]}
+            assert file.table(file.names).to_pydict() == {"oid": ["a b", "007"], "ra": ["1.5", "2.5"], "n": ["", "2"]}
 
 
 def test_vizier_text_keeps_empty_values_in_their_columns(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_vizier_text_keeps_empty_values_in_their_columns(tmp_path: Path) -> None
 
 def test_lines_that_are_no_rows_are_said(tmp_path: Path) -> None:
     with opened(_file(tmp_path, "a,b\n#1,2\n# a comment\n3,4")) as file:
-        assert file.table().to_pylist() == [{"a": "#1", "b": "2"}, {"a": "3", "b": "4"}]
+        assert file.table(file.names).to_pylist() == [{"a": "#1", "b": "2"}, {"a": "3", "b": "4"}]
         assert [
             any(word in note for note in file.notes) for word in ("read as rows", "passed over", "no line end")
         ] == [True] * 3
