@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from alerce_spark.classifiers import artefact
 from alerce_spark.classifiers.artefact import ModelError
 from alerce_spark.classifiers.forest import Forest, from_sklearn
 from alerce_spark.classifiers.taxonomy import BRANCHES, LIGHTCURVE, LIGHTCURVE_CLASSES, VERSION, branch_of
+from alerce_spark.errors import InputError
 from alerce_spark.features.names import FEATURES, FEATURES_VERSION
+from alerce_spark.tablefiles import OIDS, TableFileError, opened
+from alerce_spark.tablefiles.values import ids, strict_numbers
 
 Float = NDArray[np.float64]
 
@@ -55,7 +56,6 @@ MAX_FEATURES: dict[str, str | float] = dict.fromkeys(LEVELS, "sqrt") | {"Stochas
 
 #: Other names of features in published tables.
 RENAMED = {"Period_fit": "PPE"}
-_IDS = ("oid", "objectId")
 _CHUNK = 1 << 16  # rows of a table that are a matrix at one time
 
 
@@ -274,23 +274,37 @@ def _libraries() -> dict[str, str]:
 
 
 def read_features(path: str | Path) -> pa.Table:
-    """A table of features from a .csv or .parquet file. Raises ValueError for another suffix or a broken file."""
-    file = Path(path)
-    if file.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"{file}: features are read from .csv and .parquet")
-    try:
-        if file.suffix == ".parquet":
-            return pq.read_table(file)
-        return _read_csv(file)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{file}: {error}") from None
+    """Ids and features of a table in any format of `tablefiles`: `oid` as text or integers, then numbers.
+
+    Columns are called as `classify_table` wants them, in any case; others are left out. Raises TableFileError for a
+    file without ids, without a single feature or without rows, for a feature that is no number, and for ids that are
+    missing or have lost digits.
+    """
+    with opened(path) as file:
+        oid = file.need(oid=OIDS)["oid"]
+        found = {name: file.find(_spellings(name)) for name in FEATURES}
+        known = {name: column for name, column in found.items() if column is not None}
+        if not known:
+            raise TableFileError(
+                f"{path} has none of the {len(FEATURES)} features; its columns are {_some(file.names)}"
+            )
+        rows = file.table([oid, *known.values()])
+    if not len(rows):
+        raise TableFileError(f"{path} holds no objects, only a header")
+    names = ids(rows[oid], f"{path}: {oid}")
+    if names.null_count:
+        raise TableFileError(f"{path}: {names.null_count} rows have no {oid}")
+    whole = pa.types.is_integer(rows[oid].type)
+    columns = {name: strict_numbers(rows[column], f"{path}: {column}") for name, column in known.items()}
+    return pa.table({"oid": rows[oid] if whole else names, **columns})
 
 
-def _read_csv(file: Path) -> pa.Table:
-    """Ids as text, whatever they look like; features as numbers."""
-    types = dict.fromkeys(_IDS, pa.string()) | dict.fromkeys([*FEATURES, *RENAMED], pa.float64())
-    options = pacsv.ConvertOptions(column_types=types, null_values=["", "nan", "NaN", "NA", "null", "None"])
-    return pacsv.read_csv(file, convert_options=options)
+def _spellings(feature: str) -> list[str]:
+    return [feature, *(old for old, new in RENAMED.items() if new == feature)]
+
+
+def _some(names: Sequence[str], most: int = 20) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def classify_table(features: pa.Table, model: LightcurveModel) -> tuple[pa.Table, list[str]]:
@@ -298,17 +312,17 @@ def classify_table(features: pa.Table, model: LightcurveModel) -> tuple[pa.Table
 
     Other columns are ignored. Returns the classes in the order of the rows: `oid`, `class_name`, `probability`, one
     column for each of the 15 classes and the 3 branches, `model_version`, null for rows without a single feature; and
-    the names of the features that the table does not have: their values count as missing. Raises ValueError for a
+    the names of the features that the table does not have: their values count as missing. Raises InputError for a
     table without ids and for a feature that is not numeric.
     """
-    id_column = next((name for name in _IDS if name in features.schema.names), None)
+    id_column = next((name for name in OIDS if name in features.schema.names), None)
     if id_column is None:
-        raise ValueError(f"no column {' or '.join(_IDS)} with the ids of the objects")
+        raise InputError(f"no column {' or '.join(OIDS)} with the ids of the objects")
     chosen, absent = _columns_of(features)
     parts = [_classes(chosen.slice(begin, _CHUNK), model) for begin in range(0, max(features.num_rows, 1), _CHUNK)]
     classes = pa.concat_tables(parts)
-    ids = features.column(features.schema.names.index(id_column))
-    return classes.add_column(0, pa.field("oid", ids.type), ids), absent
+    names = features.column(features.schema.names.index(id_column))
+    return classes.add_column(0, pa.field("oid", names.type), names), absent
 
 
 def _columns_of(features: pa.Table) -> tuple[pa.Table, list[str]]:
@@ -324,7 +338,7 @@ def _columns_of(features: pa.Table) -> tuple[pa.Table, list[str]]:
         try:
             columns[name] = features.column(found[name]).cast(pa.float64())
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise ValueError(f"column {features.schema.names[found[name]]!r} is not numeric: {error}") from None
+            raise InputError(f"column {features.schema.names[found[name]]!r} is not numeric: {error}") from None
     return pa.table(columns), [name for name in FEATURES if name not in found]
 
 

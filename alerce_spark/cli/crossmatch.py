@@ -33,7 +33,7 @@ app.add_typer(catalog_app, name="catalog")
 @catalog_app.command("import")
 def catalog_import(
     name: Annotated[str, typer.Argument(help="Catalogue, a table of conf/catalogs.toml.")],
-    files: Annotated[list[Path], typer.Argument(help="CSV, FITS, Parquet or VOTable files, HATS folders.")],
+    files: Annotated[list[Path], typer.Argument(help="CSV, FITS, Parquet, VOTable, … files, HATS folders.")],
     lake: Lake = None,
     settings: Annotated[
         Path | None, typer.Option(help="Settings of catalogues; default: catalogs.toml beside alerce.toml.")
@@ -52,7 +52,9 @@ def catalog_import(
     if name not in known:
         raise CatalogSettingsError(f"no catalogue {name!r} in {file}; there are {', '.join(known)}")
     done = import_catalog(settings_of(lake={"path": lake}).lake.path, name, known[name], files, scratch)
-    console.print(f"{name}: {done.counts}; {done.rows} rows in pixels of order {done.order}")
+    console.print(f"{name}: {done.counts}; {done.rows} rows in pixels of order {done.order}", highlight=False)
+    for note in done.counts.notes:
+        console.print(note, markup=False, highlight=False)
 
 
 @catalog_app.command("list")
@@ -77,20 +79,25 @@ def crossmatch(
     cds: Annotated[
         bool, typer.Option("--cds", help="Ask the CDS X-Match service; default: about all of crossmatch.cds_tables.")
     ] = False,
-    csv: Annotated[Path | None, typer.Option(help="Match the positions of this file, not the objects.")] = None,
-    out: Annotated[Path | None, typer.Option(help="With --csv: the result, a CSV file.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Match the positions of this table, not the objects.")] = None,
+    out: Annotated[Path | None, typer.Option(help="With --csv: the result, .csv or .parquet.")] = None,
     oid_column: Annotated[str, typer.Option(help="With --csv.")] = "oid",
-    ra_column: Annotated[str, typer.Option(help="With --csv, degrees.")] = "ra",
-    dec_column: Annotated[str, typer.Option(help="With --csv, degrees.")] = "dec",
+    ra_column: Annotated[str, typer.Option(help="With --csv: degrees, or sexagesimal hours.")] = "ra",
+    dec_column: Annotated[str, typer.Option(help="With --csv.")] = "dec",
     mjd_column: Annotated[
         str | None, typer.Option(help="With --csv: times for proper motion; default: sources stay at their epoch.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="With --csv: all sources within the radius.")] = False,
 ) -> None:
     """Match all objects of the lake with its catalogues, into the table xmatch; or a file, into another file."""
-    from alerce_spark.lake.catalogs import imported, match
+    from alerce_spark.lake.catalogs import check_radius, imported, match
     from alerce_spark.lake.storage import LakeError
+    from alerce_spark.tablefiles import check_out, write
 
+    if radius is not None:
+        check_radius(radius)
+    if names and len(set(names)) < len(names):
+        raise LakeError(f"a catalogue is named twice: {', '.join(names)}")
     settings = settings_of(lake={"path": lake})
     path = settings.lake.path
     if cds:
@@ -107,11 +114,17 @@ def crossmatch(
         return
     if out is None:
         raise LakeError("say with --out where the result goes")
-    positions = _positions(csv, oid_column, ra_column, dec_column, mjd_column)
+    check_out(out)
+    positions, notes = _positions(csv, oid_column, ra_column, dec_column, mjd_column)
     found = _matched(path, positions, chosen, radius, every)
-    found.write_csv(out)
+    write(found.to_arrow(), out)
     placed, matched = positions["dec"].count(), found.filter(found["separation"].is_not_null())["oid"].n_unique()
     console.print(f"{len(positions)} rows, {placed} of them with a position; {matched} matched; {out}")
+    for note in notes:
+        console.print(note, markup=False, highlight=False)
+    if not matched:
+        console.print("no position has a source within the radius")
+        raise typer.Exit(1)
 
 
 def _ask_cds(settings: Settings, names: list[str] | None, again: bool) -> None:
@@ -156,25 +169,36 @@ def _match_lake(settings: Settings, name: str, ask: Ask, again: bool, most: int 
     console.print(f"{name}: {objects} objects, {matched} matched")
 
 
-def _positions(file: Path, oid: str, ra: str, dec: str, mjd: str | None) -> pl.DataFrame:
-    """Columns oid, ra, dec, mjd of a CSV file; null where they cannot be read."""
+def _positions(path: Path, oid: str, ra: str, dec: str, mjd: str | None) -> tuple[pl.DataFrame, list[str]]:
+    """Columns oid, ra, dec [deg], mjd of a table, null where they cannot be read; and remarks. TableFileError for none.
+
+    A time that is there but no MJD is an error: sources with proper motion would be looked for elsewhere.
+    """
+    import numpy as np
     import polars as pl
+    import pyarrow as pa
 
-    from alerce_spark.lake.storage import LakeError
+    from alerce_spark.tablefiles import TableFileError, opened
+    from alerce_spark.tablefiles.values import check_mjd, ids, strict_numbers
 
-    wanted = {"oid": oid, "ra": ra, "dec": dec} | ({} if mjd is None else {"mjd": mjd})
-    with file.open() as opened:
-        names = pl.read_csv(opened, n_rows=0).columns
-    if missing := [column for column in wanted.values() if column not in names]:
-        raise LakeError(f"{file} has no column {', '.join(missing)}; its columns are {', '.join(names)}")
-    rows = pl.read_csv(file, columns=list(wanted.values()), infer_schema=False)
-    numbers = [
-        pl.col(wanted[n]).str.strip_chars().cast(pl.Float64, strict=False).alias(n) for n in wanted if n != "oid"
-    ]
-    found = rows.select(pl.col(oid).alias("oid"), *numbers)
-    on_sky = pl.col("ra").is_finite() & (pl.col("dec").abs() <= 90)
-    found = found.with_columns(pl.when(on_sky).then(pl.col("ra", "dec")))
-    return found if mjd is not None else found.with_columns(mjd=pl.lit(None, pl.Float64))
+    with opened(path) as file:
+        columns = file.need(oid=[oid], ra=[ra], dec=[dec], **({} if mjd is None else {"mjd": [mjd]}))
+        reader = file.positions([columns["ra"], columns["dec"]])
+        rows = file.table(list(dict.fromkeys(columns.values())))
+        notes = [*file.notes]
+    places = reader.of(rows)
+    notes += reader.notes()
+    if not len(rows):
+        raise TableFileError(f"{path} holds no rows, only a header")
+    if not np.isfinite(places[0]).any():
+        raise TableFileError(f"{path}: none of the {len(rows)} rows has a position that can be read")
+    time = pa.nulls(len(rows), pa.float64())
+    if mjd is not None:
+        time = strict_numbers(rows[columns["mjd"]], f"{path}: {columns['mjd']}")
+        check_mjd(time, f"{path}: {columns['mjd']}")
+    names = ids(rows[columns["oid"]], f"{path}: {columns['oid']}")
+    where = (pa.array(values, from_pandas=True) for values in places)
+    return pl.DataFrame(pa.table([names, *where, time], names=["oid", "ra", "dec", "mjd"])), notes
 
 
 def _matched(path: str, positions: pl.DataFrame, names: list[str], radius: float | None, every: bool) -> pl.DataFrame:

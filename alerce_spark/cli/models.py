@@ -10,6 +10,7 @@ from rich.table import Table
 
 from alerce_spark.cli.common import Lake, app, console, settings_of
 from alerce_spark.cli.texts import say_unread
+from alerce_spark.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,7 +83,7 @@ def _say(entry: Entry) -> None:
 
 @app.command()
 def classify(
-    features: Annotated[Path, typer.Option(help="Features: .csv or .parquet with oid and columns of the 152.")],
+    features: Annotated[Path, typer.Option(help="Table with oid and columns of the 152: CSV, Parquet, FITS, …")],
     out: Annotated[Path, typer.Option(help="Result: .csv or .parquet.")],
     model: Annotated[Path | None, typer.Option(help="Model file; default: the current one of --lake.")] = None,
     lake: Lake = None,
@@ -90,7 +91,9 @@ def classify(
     """Classify a table of features: class, probability, all classes and branches, model version."""
     from alerce_spark.classifiers import lightcurve
     from alerce_spark.lake.serving import LightcurveModels
+    from alerce_spark.tablefiles import check_out
 
+    check_out(out)
     if model is not None:
         chosen = lightcurve.load(model)
     else:
@@ -113,14 +116,18 @@ def classify_stamps(
     """Classify alerts by their stamps; what cannot be read is listed and skipped, then with exit status 1."""
     from alerce_spark.classifiers.stamp import StampModel, classify_paths
     from alerce_spark.lake.serving import stamp_models
+    from alerce_spark.tablefiles import check_out
 
+    check_out(out)
     if model is not None:
         chosen = StampModel.load(model)
     else:
         chosen, _ = stamp_models(_lake(lake)).get()
     found = classify_paths(paths, chosen)
-    _write(found.table, out)
     lost = say_unread(found.skipped)
+    if not found.table.num_rows:
+        raise InputError(f"no alert of {', '.join(map(str, paths))} can be read; {out} is not written")
+    _write(found.table, out)
     console.print(f"{found.table.num_rows} alerts in {out}, {lost} skipped; model {chosen.version}")
     raise typer.Exit(1 if lost else 0)
 
@@ -133,13 +140,18 @@ def labels(
 ) -> None:
     """Labels of the lake's objects from the catalogues of the paper, by priority; prints where catalogues disagree."""
     from alerce_spark import lake as lakes
+    from alerce_spark.lake.storage import LakeError
+    from alerce_spark.tablefiles import check_out
     from alerce_spark.training.catalogs import labels_from_files
 
+    check_out(out)
     files: dict[str, list[Path]] = {}
     for source in sources:
         name, file = _source_and_file(source)
         files.setdefault(name, []).append(file)
     objects = lakes.open(_lake(lake)).table("objects").select("oid", "meanra", "meandec").collect().to_arrow()
+    if not len(objects):
+        raise LakeError(f"{_lake(lake)} has no objects that could get labels: take alerts in first")
     found, reports, matrix = labels_from_files(files, objects)
     for report in reports:
         console.print(str(report), highlight=False)
@@ -148,8 +160,12 @@ def labels(
         for class_b, objects_of_both in row.items():
             if objects_of_both and class_b != class_a:
                 console.print(f"{source_a} says {class_a} where {source_b} says {class_b}: {objects_of_both} objects")
+    if not found.num_rows:
+        raise LakeError(
+            f"none of the {len(objects)} objects of {_lake(lake)} lies at a label of these files: no labels"
+        )
     _write(found, out)
-    console.print(f"{found.num_rows} labelled objects in {out}")
+    console.print(f"{found.num_rows} of {len(objects)} objects are labelled, in {out}")
 
 
 @app.command()
@@ -167,19 +183,11 @@ def realism(
 def _source_and_file(text: str) -> tuple[str, Path]:
     name, sign, file = text.partition("=")
     if not sign:
-        raise ValueError(f"{text!r}: write SOURCE=FILE, for instance milliquas=milliquas.fits")
+        raise InputError(f"{text!r}: write SOURCE=FILE, for instance milliquas=milliquas.fits")
     return name, Path(file)
 
 
 def _write(table: pa.Table, out: Path) -> None:
-    """A table as .csv or .parquet. Raises ValueError for another suffix."""
-    import pyarrow.csv
-    import pyarrow.parquet
+    from alerce_spark.tablefiles import write
 
-    if out.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"{out}: results are written as .csv or .parquet")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".csv":
-        pyarrow.csv.write_csv(table, out)
-    else:
-        pyarrow.parquet.write_table(table, out)
+    write(table, out)

@@ -35,7 +35,10 @@ def outliers(
 ) -> None:
     """List the most outlying objects of a lake, with the features that make them odd."""
     from alerce_spark.lake.discovery import outlying
+    from alerce_spark.tablefiles import check_out
 
+    if out is not None:
+        check_out(out)
     found = outlying(
         settings_of(lake={"path": lake}).lake.path,
         branch=branch,
@@ -50,32 +53,38 @@ def outliers(
 @app.command()
 def uncertain(
     count: Annotated[int, typer.Option(help="Objects wanted.")] = 50,
-    labels: Annotated[Path | None, typer.Option(help="Labels that are known (.csv or .parquet with oid).")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Labels that are known: a table with oid.")] = None,
     out: Out = None,
     lake: Lake = None,
 ) -> None:
     """List the objects whose label would teach the light-curve classifier most, no two of them alike."""
-    import polars as pl
-
+    from alerce_spark import lake as lakes
     from alerce_spark.lake.discovery import uncertain as most_telling
+    from alerce_spark.lake.storage import LakeError
+    from alerce_spark.tablefiles import check_out
+    from alerce_spark.training.catalogs import read_oids
 
-    known: list[str] = []
-    if labels is not None:
-        table = pl.read_parquet(labels) if labels.suffix == ".parquet" else pl.read_csv(labels)
-        known = table["oid"].cast(pl.String).to_list()
-    _show(most_telling(settings_of(lake={"path": lake}).lake.path, count, known), out)
+    if out is not None:
+        check_out(out)
+    path = settings_of(lake={"path": lake}).lake.path
+    known = [] if labels is None else read_oids(labels)
+    if known:
+        there = len(lakes.open(path).table("objects", oid=known).select("oid").unique().collect())
+        if not there:
+            raise LakeError(f"none of the {len(known)} objects of {labels} is in {path}, for instance {known[0]!r}")
+        console.print(f"{there} of the {len(known)} objects of {labels} are in {path}")
+    _show(most_telling(path, count, known), out)
 
 
 def _show(found: pl.DataFrame, out: Path | None) -> None:
-    """Print a table or write it as .csv or .parquet. Raises ValueError for another suffix."""
+    """Print a table or write it as .csv or .parquet; exit status 1 where no object is in it."""
+    from alerce_spark.tablefiles import write
+
+    if found.is_empty():
+        console.print("no object fits" if out is None else f"no object fits; {out} is not written")
+        raise typer.Exit(1)
     if out is not None:
-        if out.suffix not in (".csv", ".parquet"):
-            raise ValueError(f"{out}: results are written as .csv or .parquet")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix == ".csv":
-            found.write_csv(out)
-        else:
-            found.write_parquet(out)
+        write(found.to_arrow(), out)
         console.print(f"{len(found)} objects in {out}")
         return
     shown = Table()

@@ -13,29 +13,41 @@ from alerce_spark.text import file_name
 
 @app.command()
 def features(
-    detections: Annotated[str, typer.Option(help="Parquet or Delta table of detections.")],
+    detections: Annotated[str, typer.Option(help="Detections: any file, Parquet folder or Delta table.")],
     out: Annotated[str, typer.Option(help="Folder of the result, which must not exist.")],
-    non_detections: Annotated[str | None, typer.Option(help="Parquet or Delta table of upper limits.")] = None,
-    xmatch: Annotated[str | None, typer.Option(help="Parquet or Delta table with oid, w1mpro … w4mpro.")] = None,
+    non_detections: Annotated[str | None, typer.Option(help="The same of upper limits.")] = None,
+    xmatch: Annotated[str | None, typer.Option(help="The same with oid, w1mpro … w4mpro.")] = None,
     form: Annotated[str, typer.Option("--format", help="parquet or delta.")] = "parquet",
 ) -> None:
     """Compute the 152 features of every object of a table of light curves."""
+    import pyarrow as pa
     from pyspark.sql import DataFrame
 
+    from alerce_spark import tablefiles
+    from alerce_spark.features.io import checked
+    from alerce_spark.features.select import REQUIRED, REQUIRED_LIMITS
     from alerce_spark.session import spark_session
     from alerce_spark.udfs import features as features_of
 
+    # Files are read and checked before Spark starts; what is a folder may be too large for that.
+    inputs = ((detections, REQUIRED, "detections"), (non_detections, REQUIRED_LIMITS, "non-detections"))
+    files = [
+        checked(tablefiles.read(path), required, f"{what} {path}") if path and Path(path).is_file() else None
+        for path, required, what in (*inputs, (xmatch, (), "cross-matches"))
+    ]
     spark = spark_session(settings_of(), "alerce-spark features")
 
-    def read(path: str | None) -> DataFrame | None:
+    def read(path: str | None, file: pa.Table | None) -> DataFrame | None:
         if path is None:
             return None
+        if file is not None:
+            return spark.createDataFrame(file.set_column(0, "oid", file["oid"].cast(pa.string())))
         delta = spark.read.format("delta")
         return delta.load(path) if (Path(path) / "_delta_log").is_dir() else spark.read.parquet(path)
 
-    table = read(detections)
+    table, limits, matches = map(read, (detections, non_detections, xmatch), files)
     assert table is not None
-    features_of(table, read(non_detections), read(xmatch)).write.format(form).save(out)
+    features_of(table, limits, matches).write.format(form).save(out)
     objects = spark.read.format(form).load(out)
     counted = objects.selectExpr("count(*)", "count_if(ndet_used > 0)").first()
     assert counted is not None

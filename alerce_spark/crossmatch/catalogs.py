@@ -13,7 +13,7 @@ from alerce_spark.crossmatch import packet
 from alerce_spark.errors import InputError
 
 #: Largest radius of a local match [arcsec]: what a look-up reads around each object stays small.
-_LARGEST_RADIUS = 60.0
+LARGEST_RADIUS = 60.0
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 #: Columns of every imported catalogue; attributes have other names.
 OWN_COLUMNS = ("pixel", "healpix29", "source_id", "ra", "dec", "pmra", "pmdec")
@@ -45,7 +45,7 @@ class Catalog(_Section):
     id: Spellings
     ra: Spellings
     dec: Spellings
-    radius: Annotated[float, Field(gt=0, le=_LARGEST_RADIUS)]
+    radius: Annotated[float, Field(gt=0, le=LARGEST_RADIUS)]
     epoch: float | None = None
     pmra: tuple[str, ...] = ()
     pmdec: tuple[str, ...] = ()

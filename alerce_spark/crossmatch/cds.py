@@ -39,7 +39,7 @@ from tenacity import (
 from alerce_spark import sky
 from alerce_spark.crossmatch.catalogs import Catalog, CatalogSettingsError
 from alerce_spark.crossmatch.rows import ATTEMPTS, CdsError, attempts
-from alerce_spark.training.catalogs.tables import find
+from alerce_spark.tablefiles import find
 
 with contextlib.redirect_stdout(io.StringIO()):  # it prints what it would do with a package that we do not need
     from astroquery.xmatch import XMatchClass

@@ -35,7 +35,7 @@ from pydantic import BaseModel, ConfigDict
 
 from alerce_spark import sky
 from alerce_spark.crossmatch import files
-from alerce_spark.crossmatch.catalogs import Catalog
+from alerce_spark.crossmatch.catalogs import LARGEST_RADIUS, Catalog
 from alerce_spark.crossmatch.files import Counts
 from alerce_spark.crossmatch.match import Motion, motion_margin, nearest, within
 from alerce_spark.crossmatch.rows import ATTEMPTS, attempts, numbers
@@ -98,7 +98,7 @@ def import_catalog(
     """Make or replace a catalogue from files (`crossmatch/files.py`); readers see the old rows or the new ones.
 
     Rows are sorted on disk, in `scratch` (default: the system's folder of temporary files), so memory is bounded.
-    Raises CatalogError for files that cannot be read, LakeError where they have no good row; then nothing changes.
+    Raises TableFileError for files that cannot be read, LakeError where they have no good row; then nothing changes.
     """
     counts = Counts()
     with tempfile.TemporaryDirectory(prefix=f"alerce-{name}-", dir=scratch) as folder:
@@ -258,8 +258,10 @@ def match(
     radius: arcsec; default: that of the catalogue. Of sources at the same distance the one with the smaller id is
     taken. With `every` a row for each source within the radius, the nearest first. Few positions read little; many are
     taken in pieces that lie together on the sky, so memory is bounded. Raises LakeError where the catalogue is not
-    imported.
+    imported or the radius is none.
     """
+    if radius is not None:
+        check_radius(radius)
     ra, dec, mjd = (np.atleast_1d(np.asarray(x, float)) for x in (ra, dec, mjd))
     # Files of a catalogue that is replaced may go while they are read: then it is opened again, once.
     try:
@@ -267,6 +269,12 @@ def match(
     except (OSError, DeltaError):
         _tables.pop((lake, name), None)
         return _match(_needed(lake, name), ra, dec, mjd, radius, every)
+
+
+def check_radius(radius: float) -> None:
+    """Raises LakeError for a radius that no match can have [arcsec]."""
+    if not 0 < radius <= LARGEST_RADIUS:
+        raise LakeError(f"a match radius lies above 0 and up to {LARGEST_RADIUS:g} arcsec, not {radius}")
 
 
 def columns(catalog: Local, found: pa.Table) -> pl.DataFrame:

@@ -85,14 +85,17 @@ def from_lake(lake: str, labels: pa.Table) -> FeatureSet:
 
     Latest by mjd (then by detections used, then candid), of the present FEATURES_VERSION only; magnitude from
     `magstats` (apparent where there is one), position from `objects`. Provenance has the Delta versions and a checksum
-    of the labels. Raises ValueError for an object with two labels.
+    of the labels. Raises LakeError for an object with two labels, and where no labelled object has features.
     """
     named = pl.DataFrame(labels.select(["oid", "class_name"])).unique().sort("oid")
     if (twice := named.filter(pl.col("oid").is_duplicated())).height:
-        raise ValueError(f"{twice['oid'].n_unique()} objects have two labels, among them {twice['oid'][0]}")
+        raise LakeError(f"{twice['oid'].n_unique()} objects have two labels, among them {twice['oid'][0]}")
     checksum = hashlib.sha256(named.write_csv().encode()).hexdigest()
     rows, at = _latest(lake, named["oid"].to_list())
     rows = rows.join(named, "oid")
+    if rows.is_empty():
+        example = f", for instance {named['oid'][0]!r}" if named.height else ""
+        raise LakeError(f"none of the {named.height} labelled objects is in {lake} with features{example}")
     return _feature_set(rows, {**at, "labels_sha256": checksum, "labels": str(named.height)})
 
 

@@ -22,6 +22,7 @@ from alerce_spark.classifiers.taxonomy import (
     branch_of,
 )
 from alerce_spark.config import Settings
+from alerce_spark.errors import InputError
 from alerce_spark.lake import models, training_sets
 from alerce_spark.lake.storage import LakeError, is_made
 from alerce_spark.training import metrics, outliers, report, sets
@@ -90,13 +91,13 @@ def retrain(
     promoted together, now or later (`lake.models.promote`); the gate asks the classifier alone. The training set is
     stored in the lake, so the model can be made again to the bit from it and `seed`. `date` (YYYYMMDD) names the
     version; `out` is the folder of the report. `real_data` adds the figures of `evaluate_real`, which decide nothing.
-    Raises LakeError, ModelError, and ValueError for a bad date, an unknown class, or a seed that would train on what
-    judges.
+    Raises LakeError (no labelled object has features), ModelError, and InputError for a bad date, an unknown class, or
+    a seed that would train on what judges.
     """
     if not _DATE.fullmatch(date):
-        raise ValueError(f"the date {date!r} is not written YYYYMMDD")
+        raise InputError(f"the date {date!r} is not written YYYYMMDD")
     if seed == HELD_OUT_SEED:
-        raise ValueError(f"seed {seed} is that of the held-out objects")
+        raise InputError(f"seed {seed} is that of the held-out objects")
     lake = settings.lake.path
     version = next_version(lake, LIGHTCURVE, date)
     real = _labelled(lake, labels) if labels is not None else None
@@ -117,6 +118,8 @@ def retrain(
     file = out / "lc_classifier.forest"
     model.save(file)
     scorer, reasons = _outliers(training, held_out, model)
+    if real is not None and labels is not None:
+        reasons = (f"labels: {len(real)} of {len(labels)} labelled objects are in the lake with features", *reasons)
     if scorer is not None:
         scorer.save(out / "outlier.gaussians")
         models.register(lake, OUTLIER, version, out / "outlier.gaussians", training_set=named)

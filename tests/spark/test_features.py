@@ -8,9 +8,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from astropy.table import Table
 from polars.testing import assert_frame_equal
 from pyspark.sql import SparkSession
 
+from alerce_spark.cli import main
 from alerce_spark.features.io import table
 from alerce_spark.features.names import FEATURES
 from alerce_spark.udfs import features
@@ -75,8 +77,6 @@ def test_missing_columns_are_listed(spark: SparkSession) -> None:
 
 
 def test_command_line_reads_and_writes_parquet(spark: SparkSession, tmp_path: Path) -> None:
-    from alerce_spark.cli import main
-
     detections, limits, _ = _curves(3, 8)
     for name, rows in (("detections", detections), ("limits", limits)):
         pl.from_arrow(rows).write_parquet(tmp_path / f"{name}.parquet")  # type: ignore[union-attr]
@@ -87,3 +87,19 @@ def test_command_line_reads_and_writes_parquet(spark: SparkSession, tmp_path: Pa
     written = pl.read_parquet(f"{tmp_path}/out/*.parquet")
     assert written.height == 8
     assert set(FEATURES) <= set(written.columns)
+
+
+def test_the_command_reads_light_curves_of_any_format(tmp_path: Path) -> None:
+    detections, limits, wise = _curves(2, 8)
+    detections.to_pandas().to_csv(tmp_path / "detections.csv.gz", index=False)
+    limits.to_pandas().to_csv(tmp_path / "limits.tsv", index=False, sep="\t")
+    Table.from_pandas(wise.to_pandas()).write(tmp_path / "wise.fits")
+    files = ("--detections", "detections.csv.gz", "--non-detections", "limits.tsv", "--xmatch", "wise.fits")
+    with pytest.raises(SystemExit, match="0"):
+        main(["features", *(a if a.startswith("--") else f"{tmp_path}/{a}" for a in files), "--out", f"{tmp_path}/out"])
+    found = pl.read_parquet(f"{tmp_path}/out/*.parquet").sort("oid")
+    assert_frame_equal(found, pl.from_arrow(table(detections, limits, wise)), check_exact=True)
+    detections.to_pandas().astype({"candid": float}).to_csv(tmp_path / "rounded.csv", index=False)
+    with pytest.raises(SystemExit, match="2"):
+        main(["features", "--detections", f"{tmp_path}/rounded.csv", "--out", f"{tmp_path}/no"])
+    assert not (tmp_path / "no").exists()

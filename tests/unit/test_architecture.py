@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "alerce_spark"
-SCIENCE = ("sky.py", "alerts", "lightcurves", "features", "classifiers", "crossmatch", "simulation", "training")
+SCIENCE = ("sky.py", "tablefiles", "alerts", "lightcurves", "features", "classifiers", "crossmatch", "simulation")
+SCIENCE += ("training",)
 ABOVE = ("lake", "streaming", "nightly", "kafka", "session", "cli", "demo")
 
 

@@ -26,7 +26,7 @@ from alerce_spark.crossmatch.catalogs import Catalog, CatalogSettingsError, load
 from alerce_spark.crossmatch.files import BROKEN, NO_ID, NO_POSITION, Counts
 from alerce_spark.lake import catalogs
 from alerce_spark.lake.storage import LakeError
-from alerce_spark.training.catalogs.tables import CatalogError
+from alerce_spark.tablefiles import TableFileError, formats
 
 SETTINGS = Catalog(
     title="a catalogue",
@@ -142,10 +142,10 @@ def test_files_that_cannot_be_used_say_why_and_change_nothing(tmp_path: Path) ->
     empty.write_text("objID,ra,dec\n1,,\n")
     broken.write_bytes(b"PAR1 and no more")
     for file, error, said in (
-        (no_id, CatalogError, r"no column for id \(objID, ident\)"),
-        (broken, CatalogError, "broken.parquet cannot be read"),
-        (tmp_path / "nowhere.csv", CatalogError, "nowhere.csv"),
-        (tmp_path, CatalogError, "without a HATS catalogue"),
+        (no_id, TableFileError, r"no column for id \(objID, ident\)"),
+        (broken, TableFileError, "broken.parquet cannot be read"),
+        (tmp_path / "nowhere.csv", TableFileError, "nowhere.csv"),
+        (tmp_path, TableFileError, "without a HATS catalogue"),
         (empty, LakeError, "1 no position"),
     ):
         with pytest.raises(error, match=said):
@@ -153,6 +153,51 @@ def test_files_that_cannot_be_used_say_why_and_change_nothing(tmp_path: Path) ->
     found = catalogs.local(lake, "mine")
     assert found is not None
     assert found.rows == 3
+
+
+def test_a_catalogue_from_a_damaged_file_leaves_the_one_that_is_there(tmp_path: Path) -> None:
+    lake = str(tmp_path / "lake")
+    catalogs.import_catalog(lake, "mine", SETTINGS, [_csv(tmp_path / "good")])
+    rows = "".join(f"{k},{k % 360},{k % 90}\n" for k in range(5000))
+    zipped = bytearray(gzip.compress(f"objID,ra,dec\n{rows}".encode()))
+    zipped[len(zipped) // 2] ^= 0x55
+    Table({"objID": np.arange(5000), "ra": np.zeros(5000), "dec": np.zeros(5000)}).write(tmp_path / "t.fits")
+    for name, data in (
+        ("flip.csv.gz", bytes(zipped)),
+        ("cut.csv", f"objID,ra,dec\n{rows}5000,1".encode()),
+        ("cut.fits", (tmp_path / "t.fits").read_bytes()[:60_000]),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(TableFileError, match=name):
+            catalogs.import_catalog(lake, "mine", SETTINGS, [tmp_path / "good.csv", tmp_path / name])
+    found = catalogs.local(lake, "mine")
+    assert found is not None
+    assert found.rows == 3
+
+
+def test_positions_units_and_remarks_of_a_catalogue(tmp_path: Path) -> None:
+    """Right ascensions below 0 and beyond 360, hours, and values in another unit than that of the settings."""
+    settings = SETTINGS.model_copy(update={"pmra": ("pmra",), "pmdec": ("pmdec",), "pm_max": 5000.0, "epoch": 2016.0})
+    table = Table({"objID": [1, 2], "ra": [-0.5, 25.0] * u.hourangle, "dec": [1.0, 2.0] * u.deg})
+    table["pmra"], table["pmdec"] = [1.5, np.nan] * u.arcsec / u.yr, [0.5, 1.0] * u.arcsec / u.yr
+    table.write(tmp_path / "t.vot", format="votable")
+    rows = pa.concat_tables(files.rows(settings, [tmp_path / "t.vot"], Counts()))
+    np.testing.assert_allclose(rows["ra"], [352.5, 15.0])
+    for name, wanted in (("pmra", 1500), ("pmdec", 500)):
+        assert rows[name].to_pylist() == [pytest.approx(wanted), None]
+    counts = Counts()
+    (tmp_path / "t.csv").write_text("objID,ra,dec\n1,1.5,0.5\n2,3\n")
+    assert len(pa.concat_tables(files.rows(SETTINGS, [tmp_path / "t.csv"], counts))) == 1
+    assert ["radians" in counts.notes[0], "row 2 has 2 values for 3 columns" in counts.notes[1]] == [True, True]
+    (tmp_path / "t.csv").write_text("objID,ra,dec\n1.2462E+18,10,0.5\n")
+    with pytest.raises(TableFileError, match=r"objID holds '1\.2462E"):
+        list(files.rows(SETTINGS, [tmp_path / "t.csv"], Counts()))
+
+
+def test_the_sample_of_a_hats_catalogue_is_no_part_of_it(tmp_path: Path) -> None:
+    folder = _hats(tmp_path / "hats")
+    pl.DataFrame(ROWS)[:1].write_parquet(folder / "main" / "dataset" / "data_thumbnail.parquet")
+    assert len(pa.concat_tables(files.rows(SETTINGS, [folder], Counts()))) == 3
 
 
 def _big(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -180,7 +225,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, pl.DataFrame
     with pytest.MonkeyPatch.context() as patched:
         for name, value in {"_PARTITION_ROWS": 150, "_FILE_ROWS": 40, "_GROUP_ROWS": 10, "_RUN_ROWS": 5000}.items():
             patched.setattr(catalogs, name, value)
-        patched.setattr(files, "CHUNK", 2500)
+        patched.setattr(formats, "CHUNK", 2500)
         done = catalogs.import_catalog(str(folder / "lake"), "big", SETTINGS, halves)
     assert (done.rows, done.order) == (12_000, 2)
     return str(folder / "lake"), rows
@@ -385,5 +430,28 @@ def test_commands_import_list_and_match_a_file(tmp_path: Path, capsys: pytest.Ca
     code, said = run("crossmatch", "--csv", str(mine), "--out", str(out))
     assert code == 2
     assert "no column oid, ra, dec" in said
+    for name, data in (
+        ("mine.fits", None),
+        ("mine.tsv", "star\talpha\tdelta\na\t00 40 00.024\t-05 00 00\nd\t50\t50\n"),
+    ):
+        if data is None:
+            Table({"star": ["a", "d"], "alpha": [10.0001, 50], "delta": [-5.0, 50]}).write(tmp_path / name)
+        else:
+            (tmp_path / name).write_text(data)
+        parquet = str(tmp_path / "found.parquet")
+        code, said = run("crossmatch", "--csv", str(tmp_path / name), *names[:-1], parquet)
+        assert (code, "2 rows, 2 of them with a position; 1 matched" in said) == (0, True), said
+        assert pl.read_parquet(parquet)["source_id"].to_list() == ["Q1", None]
+    mine.write_text("star,alpha,delta,t\nd,50,50,2459000.5\n")
+    for options, status, words in (
+        ([], 1, "no position has a source"),
+        (["--radius", "0"], 2, "a match radius lies above 0"),
+        (["--radius", "nan"], 2, "a match radius lies above 0"),
+        (["--radius", "61"], 2, "up to 60 arcsec"),
+        (["--mjd-column", "t"], 2, "a Julian Date: subtract 2400000.5"),
+        (["milliquas", "milliquas"], 2, "named twice"),
+    ):
+        code, said = run("crossmatch", "--csv", str(mine), *names, *options)
+        assert (code, words in said) == (status, True), said
     code, said = run("crossmatch", "sdss")
     assert code == 2

@@ -2,15 +2,13 @@
 
 from alerce_spark.training.catalogs.mappings import BAD_OIDS, MATCH_RADIUS, SOURCES, Source
 from alerce_spark.training.catalogs.match import combine, label_matrix, labels_from_files, match
-from alerce_spark.training.catalogs.read import LABELS, ReadReport, read, read_labels
-from alerce_spark.training.catalogs.tables import CatalogError
+from alerce_spark.training.catalogs.read import LABELS, ReadReport, read, read_labels, read_oids
 
 __all__ = [
     "BAD_OIDS",
     "LABELS",
     "MATCH_RADIUS",
     "SOURCES",
-    "CatalogError",
     "ReadReport",
     "Source",
     "combine",
@@ -19,4 +17,5 @@ __all__ = [
     "match",
     "read",
     "read_labels",
+    "read_oids",
 ]

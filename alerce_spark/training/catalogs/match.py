@@ -189,7 +189,7 @@ def labels_from_files(
     """Labels of objects (as from `combine`) from files of any sources, the reports of reading, the label matrix.
 
     `files` gives one file or several for each source name; `objects` has oid, meanra, meandec [deg].
-    Raises CatalogError for an unknown source or a file that cannot be read.
+    Raises TableFileError for an unknown source or a file that cannot be read.
     """
     tables, reports = [LABELS.empty_table()], []
     for name, paths in files.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,17 +13,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE_CLASSES
+from alerce_spark.tablefiles import OIDS, TableFile, TableFileError, opened, position_columns, positions_wanted
+from alerce_spark.tablefiles.values import ids, numbers, words
 from alerce_spark.training.catalogs.mappings import SOURCES, SPELLINGS, Source, squash
-from alerce_spark.training.catalogs.tables import (
-    CatalogError,
-    find,
-    load,
-    numbers,
-    position_columns,
-    positions,
-    positions_wanted,
-    text,
-)
 
 #: Columns of labels read from a source.
 LABELS = pa.schema(
@@ -49,10 +41,11 @@ class ReadReport:
     format: str
     rows: int
     kept: int
-    bad: int  # without a position that can be read
+    bad: int  # broken, or without a position that can be read
     cut: int  # below the quality cut of the source
     dropped: Mapping[str, int] = field(default_factory=dict)  # own classes left out on purpose
     unmapped: Mapping[str, int] = field(default_factory=dict)  # own classes that our mapping does not know
+    notes: tuple[str, ...] = ()  # on how the file was read
 
     def __str__(self) -> str:
         lines = [f"{self.source}: {self.kept} of {self.rows} rows of {self.path} ({self.format})"]
@@ -64,7 +57,7 @@ class ReadReport:
             if counts:
                 listed = ", ".join(f"{name} {n}" for name, n in counts.items())
                 lines.append(f"  {sum(counts.values())} of classes {what}: {listed}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
 
 @dataclass(frozen=True)
@@ -84,43 +77,49 @@ def read(source_name: str, path: Path | str) -> tuple[pa.Table, ReadReport]:
     """Labels of one file of a source (schema `LABELS`, in the order of the file), and a report of what was left out.
 
     Rows without a readable position, below the source's quality cut, or of a class without a counterpart among our 15
-    are counted, never an error. Raises CatalogError for an unknown source, an unreadable file or missing columns.
+    are counted, never an error. Raises TableFileError for an unknown source, an unreadable file or missing columns.
     """
     if source_name not in SOURCES:
-        raise CatalogError(f"no label source {source_name!r}; there are {', '.join(SOURCES)}")
+        raise TableFileError(f"no label source {source_name!r}; there are {', '.join(SOURCES)}")
     source, path = SOURCES[source_name], Path(path)
-    chosen: list[_Columns] = []
-
-    def choose(names: Sequence[str]) -> list[str]:
-        chosen.append(_choose(source_name, source, path, names))
-        return chosen[0].all()
-
-    table, format_name = load(path, choose)
-    columns = chosen[0]
-    ra, dec = positions(table, columns.position)
-    ids = text(table[columns.id]) if columns.id else pa.nulls(len(table), pa.string())
-    ids = pc.coalesce(ids, pa.array(np.arange(1, len(table) + 1).astype(str), pa.string()))
-    original = text(table[columns.label]) if columns.label else pa.nulls(len(table), pa.string())
+    with opened(path) as file:
+        columns = _choose(source_name, source, file)
+        positions = file.positions(columns.position)
+        table = pa.concat_tables(list(file.chunks(columns.all())))
+    ra, dec = positions.of(table)
+    size = len(table)
+    own = ids(table[columns.id], f"{path}: {columns.id}") if columns.id else pa.nulls(size, pa.string())
+    own = pc.coalesce(own, pa.array(np.arange(1, size + 1).astype(str), pa.string()))
+    original = words(table[columns.label]) if columns.label else pa.nulls(size, pa.string())
     if source.every:
         original = original.fill_null(source.original)
     bad = np.isnan(ra)
-    cut = np.zeros(len(table), bool)
+    cut = np.zeros(size, bool)
     if source.at_least and columns.quality:
-        cut = ~bad & ~(numbers(table[columns.quality]) >= source.at_least[1])
+        quality, _ = numbers(table[columns.quality], columns.quality)
+        cut = ~bad & ~pc.greater_equal(quality, source.at_least[1]).fill_null(False).to_numpy(zero_copy_only=False)
     classes, dropped, unmapped = _map(source, original, ~bad & ~cut)
     keep = ~bad & ~cut & classes.is_valid().to_numpy(zero_copy_only=False)
-    labels = pa.table([pa.repeat(source_name, len(table)), ids, ra, dec, classes, original], names=LABELS.names).filter(
+    labels = pa.table([pa.repeat(source_name, size), own, ra, dec, classes, original], names=LABELS.names).filter(
         pa.array(keep)
     )
-    report = ReadReport(
-        source_name, path, format_name, len(table), len(labels), int(bad.sum()), int(cut.sum()), dropped, unmapped
+    return labels.cast(LABELS), ReadReport(
+        source_name,
+        path,
+        file.format,
+        size + file.broken,
+        len(labels),
+        int(bad.sum()) + file.broken,
+        int(cut.sum()),
+        dropped,
+        unmapped,
+        (*file.notes, *positions.notes()),
     )
-    return labels.cast(LABELS), report
 
 
-def _choose(name: str, source: Source, path: Path, names: Sequence[str]) -> _Columns:
-    quality = find(names, source.at_least[0]) if source.at_least else None
-    columns = _Columns(find(names, source.ids), find(names, source.labels), quality, position_columns(names))
+def _choose(name: str, source: Source, file: TableFile) -> _Columns:
+    quality = file.find(source.at_least[0]) if source.at_least else None
+    columns = _Columns(file.find(source.ids), file.find(source.labels), quality, position_columns(file.names))
     missing = []
     if not columns.position:
         missing.append(f"a position ({positions_wanted()})")
@@ -129,8 +128,9 @@ def _choose(name: str, source: Source, path: Path, names: Sequence[str]) -> _Col
     if source.at_least and not quality:
         missing.append(f"a class probability ({', '.join(source.at_least[0])})")
     if missing:
-        raise CatalogError(
-            f"{path} has no column for {' and none for '.join(missing)} of {name}; its columns are {', '.join(names)}"
+        raise TableFileError(
+            f"{file.path} has no column for {' and none for '.join(missing)} of {name}; "
+            f"its columns are {', '.join(file.names)}"
         )
     return columns
 
@@ -155,40 +155,42 @@ def _map(
 
 
 def read_labels(path: Path | str) -> pa.Table:
-    """Columns oid, class_name of a plain table of labels (CSV, FITS, VOTable), classes in our spelling.
+    """Columns oid, class_name of a plain table of labels in any format of `tablefiles`, classes in our spelling.
 
     The columns may be called oid or objectId, and class_name, classALeRCE or class. Upstream's older names of classes
-    (Ceph, EA, EB/EW, RSCVn, SNIIn, …) become ours. Raises CatalogError for missing columns, rows without a name or
-    class, classes that are none of ours, and objects with two different classes; equal repeats are kept once.
+    (Ceph, EA, EB/EW, RSCVn, SNIIn, …) become ours. Raises TableFileError for missing columns, no rows, rows that are
+    broken or without a name or class, classes that are none of ours, and objects with two different classes; equal
+    repeats are kept once.
     """
     path = Path(path)
-    found: dict[str, str] = {}
-
-    def choose(names: Sequence[str]) -> list[str]:
-        for what, spellings in {
-            "oid": ("oid", "objectId"),
-            "class_name": ("class_name", "classALeRCE", "class"),
-        }.items():
-            column = find(names, spellings)
-            if column is None:
-                raise CatalogError(f"{path} has no column {' or '.join(spellings)}; its columns are {', '.join(names)}")
-            found[what] = column
-        return list(found.values())
-
-    table, _ = load(path, choose)
-    oid, classes = (text(table[found[name]]) for name in ("oid", "class_name"))
+    with opened(path) as file:
+        found = file.need(oid=OIDS, class_name=("class_name", "classALeRCE", "class"))
+        table = file.table(list(found.values()))
+    if not len(table):
+        raise TableFileError(f"{path} holds no labels, only a header")
+    oid, classes = ids(table[found["oid"]], f"{path}: {found['oid']}"), words(table[found["class_name"]])
     for name, column in (("oid", oid), ("class_name", classes)):
         if column.null_count:
             row = pc.index(column.is_null(), True).as_py() + 1
-            raise CatalogError(f"{path}: {column.null_count} rows have no {found[name]}, first in row {row}")
+            raise TableFileError(f"{path}: {column.null_count} rows have no {found[name]}, first in row {row}")
     labels = pa.table({"oid": oid, "class_name": _normalise(path, classes)}).group_by(
         ["oid", "class_name"], use_threads=False
     )
     unique = labels.aggregate([])
     twice = _repeated(unique["oid"])
     if twice:
-        raise CatalogError(f"{path}: {len(twice)} objects have two different classes: {_listed(twice)}")
+        raise TableFileError(f"{path}: {len(twice)} objects have two different classes: {_listed(twice)}")
     return unique
+
+
+def read_oids(path: Path | str) -> list[str]:
+    """Distinct object ids of a table with a column oid or objectId. Raises TableFileError where it has none."""
+    with opened(path) as file:
+        column = file.need(oid=OIDS)["oid"]
+        oids = ids(file.table([column])[column], f"{path}: {column}").unique().drop_null().to_pylist()
+    if not oids:
+        raise TableFileError(f"{path} names no objects")
+    return list(oids)
 
 
 def _normalise(path: Path, classes: pa.Array) -> pa.Array:
@@ -197,7 +199,7 @@ def _normalise(path: Path, classes: pa.Array) -> pa.Array:
     own: list[str] = encoded.dictionary.to_pylist()
     unknown = sorted(name for name in own if squash(name) not in known)
     if unknown:
-        raise CatalogError(f"{path}: unknown classes {_listed(unknown)}; there are {', '.join(LIGHTCURVE_CLASSES)}")
+        raise TableFileError(f"{path}: unknown classes {_listed(unknown)}; there are {', '.join(LIGHTCURVE_CLASSES)}")
     return pa.array([known[squash(name)] for name in own], pa.string()).take(encoded.indices)
 
 

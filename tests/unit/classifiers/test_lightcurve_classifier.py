@@ -13,12 +13,14 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
+from astropy.table import Table
 from numpy.typing import NDArray
 
 from alerce_spark.classifiers import lightcurve
 from alerce_spark.classifiers.artefact import ModelError
 from alerce_spark.classifiers.lightcurve import LightcurveModel, classify_table, load, read_features, train
 from alerce_spark.classifiers.taxonomy import BRANCHES, LIGHTCURVE_CLASSES, branch_of
+from alerce_spark.errors import InputError
 from alerce_spark.features.names import FEATURES, FEATURES_VERSION
 
 SEED = 11
@@ -331,10 +333,30 @@ def test_files_of_features(tmp_path: Path) -> None:
 
 
 def test_files_that_are_refused(tmp_path: Path) -> None:
-    for name, content in (("f.txt", b"oid\n"), ("f.parquet", b"PAR1"), ("f.csv", b"oid,Std_1\na,b\n")):
+    for name, content, said in (
+        ("f.txt", b"oid\n1\n", "none of the 152 features"),
+        ("f.parquet", b"PAR1", "f.parquet"),
+        ("f.csv", b"oid,Std_1\na,b\n", "Std_1 holds 'b' in row 1"),
+        ("f.csv", b"oid,Std_1\n", "only a header"),
+        ("f.csv", b"oid,Std_1\n,1\n", "1 rows have no oid"),
+        ("f.csv", b"oid,Std_1\n1.25E+18,1\n", "lost digits"),
+        ("f.csv", b"oid,Std_1,Std_1\na,1,2\n", "2 columns are called Std_1"),
+    ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=name):
+        with pytest.raises(InputError, match=said):
             read_features(tmp_path / name)
+
+
+def test_features_in_every_format_and_case_are_the_same(tmp_path: Path) -> None:
+    features = table(sample(2)[0][:5])
+    frame = features.to_pandas()
+    Table.from_pandas(frame).write(tmp_path / "f.fits")
+    frame.rename(columns=str.lower).to_csv(tmp_path / "f.csv.gz", index=False, sep=";", na_rep="NULL")
+    frame.set_index("oid").to_parquet(tmp_path / "f.parquet")
+    for name in ("f.fits", "f.csv.gz", "f.parquet"):
+        found = read_features(tmp_path / name)
+        assert found.equals(features.select(found.schema.names)), name
+        assert found.num_columns == 153
 
 
 @pytest.mark.real_data

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE_CLASSES
+from alerce_spark.tablefiles import TableFileError
 from alerce_spark.training.catalogs import (
     BAD_OIDS,
     LABELS,
     MATCH_RADIUS,
     SOURCES,
-    CatalogError,
     combine,
     label_matrix,
     labels_from_files,
@@ -350,7 +350,7 @@ def test_blank_separated_text_with_a_header(write: Callable[[str, str], Path]) -
 
 def test_missing_columns_are_named_with_those_that_exist(write: Callable[[str, str], Path]) -> None:
     path = write("gaia.csv", "source_id,ra,declin,klass\n1,2,3,RRAB\n")
-    with pytest.raises(CatalogError) as error:
+    with pytest.raises(TableFileError) as error:
         read("gaia_dr2", path)
     for part in (str(path), "position", "class (best_class_name", "source_id, ra, declin, klass"):
         assert part in str(error.value)
@@ -359,7 +359,7 @@ def test_missing_columns_are_named_with_those_that_exist(write: Callable[[str, s
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"", "holds no rows"),
+        ("a.csv", b"", "is empty"),
         ("a.csv", b"1,2,3\n4,5,6\n", "no header"),
         ("a.fits", b"SIMPLE  =                    T" + b" " * 50, "a.fits"),
         ("a.vot", b"<?xml version='1.0'?><VOTABLE", "a.vot"),
@@ -370,14 +370,14 @@ def test_missing_columns_are_named_with_those_that_exist(write: Callable[[str, s
 def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(CatalogError, match=message):
+    with pytest.raises(TableFileError, match=message):
         read("gaia_dr2", path)
 
 
 def test_absent_file_and_unknown_source(tmp_path: Path) -> None:
-    with pytest.raises(CatalogError, match="nowhere"):
+    with pytest.raises(TableFileError, match="nowhere"):
         read("gaia_dr2", tmp_path / "nowhere.csv")
-    with pytest.raises(CatalogError, match="cvs, romabzcat"):
+    with pytest.raises(TableFileError, match="cvs, romabzcat"):
         read("vsx", tmp_path / "nowhere.csv")
 
 
@@ -409,7 +409,7 @@ def test_sexagesimal_text_as_astropy_writes_it(tmp_path_factory: pytest.TempPath
 
 def test_positions_that_are_none_are_bad_rows(write: Callable[[str, str], Path]) -> None:
     good = ["360,0", "0,90", "1e1,-9.5e-1", "12:00,+00:30", "00 00 00,-00 00 01"]
-    wrong = ["-1,0", "361,0", "10,91", "abc,1", ",", "nan,1", "25:00:00,1:00:00", "10:61:00,1", "10:00:00,1:00:61"]
+    wrong = ["-361,0", "721,0", "10,91", "abc,1", ",", "nan,1", "-999,0", "10:61:00,1", "10:00:00,1:00:61"]
     wrong += ["10:00:00,-91:00:00", "1:2:3:4,5", "inf,0"]
     rows = "".join(f"{i},{position},CEP\n" for i, position in enumerate(good + wrong))
     labels, report = read("gaia_dr2", write("gaia.csv", "source_id,ra,dec,best_class_name\n" + rows))
@@ -740,7 +740,7 @@ def test_plain_labels_in_older_spellings(write: Callable[[str, str], Path]) -> N
     ],
 )
 def test_plain_labels_that_cannot_be_used(write: Callable[[str, str], Path], text: str, message: str) -> None:
-    with pytest.raises(CatalogError, match=message):
+    with pytest.raises(TableFileError, match=message):
         read_labels(write("labels.csv", text))
 
 

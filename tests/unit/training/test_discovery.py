@@ -73,6 +73,22 @@ def test_uncertain_objects_are_no_copies(lake: str) -> None:
     assert len(everything) == len(set(everything)) < len(OBJECTS)
 
 
+def test_the_commands_say_where_nothing_fits(lake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "nobody.csv").write_text("oid,class_name\nnobody,SNIa\n")
+    (tmp_path / "no_oid.csv").write_text("name\ncopy\n")
+    for command, status, said in (
+        (["outliers", "--min-novelty", "1000000"], 1, "no object fits"),
+        (["outliers", "--out", str(tmp_path)], 2, "results are written as"),
+        (["uncertain", "--labels", str(tmp_path / "nobody.csv")], 2, "none of the 1 objects"),
+        (["uncertain", "--labels", str(tmp_path / "no_oid.csv")], 2, "no column oid or objectId"),
+    ):
+        with pytest.raises(SystemExit) as done:
+            main([*command, "--lake", lake])
+        assert done.value.code == status
+        captured = capsys.readouterr()
+        assert said in captured.out + captured.err
+
+
 def test_the_commands_write_what_they_find(lake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "labels.csv").write_text("oid,class_name\ncopy,SNIa\n")
     for command in (

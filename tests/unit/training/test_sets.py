@@ -163,9 +163,15 @@ def test_the_checksum_of_labels_knows_no_order(lake: str) -> None:
 
 def test_two_labels_of_an_object_are_refused(lake: str) -> None:
     twice = pa.table({"oid": ["a", "b", "a"], "class_name": ["QSO", "E", "AGN"]})
-    with pytest.raises(ValueError, match="1 objects have two labels, among them a"):
+    with pytest.raises(LakeError, match="1 objects have two labels, among them a"):
         training_sets.from_lake(lake, twice)
     assert len(training_sets.from_lake(lake, pa.table({"oid": ["a", "a"], "class_name": ["QSO", "QSO"]}))) == 1
+
+
+def test_labels_of_nobody_are_an_error(lake: str) -> None:
+    for names in ({"nobody": "QSO", "c": "RRL"}, {}):  # c has no features
+        with pytest.raises(LakeError, match=f"none of the {len(names)} labelled objects is in"):
+            training_sets.from_lake(lake, _labels(**names) if names else _labels(a="E").slice(0, 0))
 
 
 def test_unlabelled_objects_are_drawn_by_the_seed(lake: str) -> None:

@@ -1,0 +1,267 @@
+"""Every format behind one face: names, units, and rows in chunks of Arrow tables."""
+
+from __future__ import annotations
+
+import re
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from astropy.io import fits, votable
+from astropy.io.fits.verify import VerifyWarning
+from astropy.table import Table
+from astropy.table.meta import get_header_from_yaml
+from astropy.utils.exceptions import AstropyUserWarning
+
+from alerce_spark.tablefiles import text
+from alerce_spark.tablefiles.angles import Positions
+from alerce_spark.tablefiles.names import find
+from alerce_spark.tablefiles.opening import TableFileError, Text, as_text, blaming, head, whole
+
+_IPAC = re.compile(r"\\|\|[^|\n]+\|(.*\|)?\s*\n\|\s*(char|double|float|int|long|real|date)")
+#: Rows of a chunk.
+CHUNK = 500_000
+
+
+@dataclass
+class TableFile:
+    """An open file: columns, their units where it says them, and what is to be said after its rows have been read.
+
+    `broken` rows have another number of values than the header; `first_broken` describes the first of them.
+    """
+
+    path: Path
+    format: str
+    names: list[str]
+    units: dict[str, str | None]
+    _read: Callable[[list[str]], Iterator[pa.Table]]
+    _lines: text.Lines = field(default_factory=text.Lines)
+
+    @property
+    def broken(self) -> int:
+        """Rows so far with another number of values than the header."""
+        return self._lines.broken
+
+    @property
+    def first_broken(self) -> str:
+        """The first broken row, in words."""
+        return self._lines.first
+
+    @property
+    def notes(self) -> list[str]:
+        """Remarks on the file, complete after its rows have been read."""
+        return self._lines.notes
+
+    def find(self, spellings: Sequence[str]) -> str | None:
+        """The column that has one of some spellings (`names.find`)."""
+        try:
+            return find(self.names, spellings)
+        except TableFileError as error:
+            raise TableFileError(f"{self.path}: {error}") from None
+
+    def need(self, **spellings: Sequence[str]) -> dict[str, str]:
+        """The column of each name. Raises TableFileError that lists those that are missing and those that there are."""
+        found = {what: self.find(names) for what, names in spellings.items()}
+        missing = [" or ".join(spellings[what]) for what, column in found.items() if column is None]
+        if missing:
+            raise TableFileError(
+                f"{self.path} has no column {', '.join(missing)}; its columns are {', '.join(self.names)}"
+            )
+        return {what: str(column) for what, column in found.items()}
+
+    def positions(self, columns: Sequence[str]) -> Positions:
+        """A reader of the positions in these columns. Raises TableFileError for units that are no angles."""
+        return Positions(columns, self.units, str(self.path))
+
+    def chunks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """The rows of some columns, each named once, in pieces; at least one piece. Raises TableFileError."""
+        rows = self._read(list(columns))
+        while True:
+            with _blaming(self.path):
+                try:
+                    chunk = next(rows)
+                except StopIteration:
+                    return
+            yield chunk
+
+    def table(self, columns: Sequence[str]) -> pa.Table:
+        """All rows of some columns. Raises TableFileError for a broken row too."""
+        table = pa.concat_tables(list(self.chunks(columns)))
+        if self.broken:
+            raise TableFileError(f"{self.path}: {self.broken} rows cannot be read; {self.first_broken}")
+        return table
+
+
+@contextmanager
+def opened(path: Path | str) -> Iterator[TableFile]:
+    """The table in a file, recognised by its content: the first one of FITS and VOTable. Raises TableFileError.
+
+    Text has a header line: commas, semicolons, tabs, bars or blanks, ECSV, VizieR's lines of units and dashes, a `#`
+    before the header. Tables of fixed width are those of IPAC, and those of the CDS with their description inside, as
+    in the journals' machine-readable tables, or in a file `ReadMe` beside them. A folder may hold Parquet files.
+    """
+    path = Path(path)
+    with ExitStack() as stack:
+        with _blaming(path):
+            found = _opened(path, stack)
+        yield found
+
+
+def read(path: Path | str) -> pa.Table:
+    """All named columns of a file. Raises TableFileError for a name that is there twice, and where a row is broken."""
+    with opened(path) as file:
+        names = [name for name in file.names if name]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise TableFileError(f"{path} has several columns {', '.join(twice)}: rename all but one of them")
+        return file.table(names)
+
+
+@contextmanager
+def _blaming(path: Path) -> Iterator[None]:
+    with blaming(path):
+        try:
+            yield
+        except (TableFileError, OSError, EOFError, zlib.error):
+            raise
+        except Exception as error:  # astropy's and Arrow's readers raise many kinds for a broken file
+            raise TableFileError(f"{path} cannot be read as a table: {error}") from error
+
+
+def _opened(path: Path, stack: ExitStack) -> TableFile:
+    if path.is_dir():
+        return _folder(path, stack)
+    first = head(path)
+    if first.startswith(b"PAR1"):
+        return _parquet(path, [stack.enter_context(whole(path))], stack)
+    if first.startswith(b"SIMPLE  ="):
+        return _fits(path, stack.enter_context(whole(path)), stack)
+    if b"<VOTABLE" in first or b":VOTABLE" in first:
+        with warnings.catch_warnings(), stack.enter_context(whole(path)).open("rb") as file:
+            warnings.simplefilter("ignore")  # VizieR's own units and old versions of the format
+            table = votable.parse(file, verify="ignore").get_first_table().to_table(use_names_over_ids=True)
+        return _of_astropy(path, "VOTable", table)
+    if (options := _fixed_width(path, as_text(first))) is not None:
+        table = Table.read(str(stack.enter_context(whole(path))), **options)
+        return _of_astropy(path, options["format"].removeprefix("ascii.").upper(), table)
+    return _text(path, stack)
+
+
+def _text(path: Path, stack: ExitStack) -> TableFile:
+    source = Text(path)
+    stack.callback(source.close)
+    found, lines = text.layout(path, source), text.Lines()
+    units: dict[str, str | None] = dict(found.units)
+
+    def rows(columns: list[str]) -> Iterator[pa.Table]:
+        return text.rows(path, source, found, columns, lines)
+
+    return TableFile(path, "text", found.names, units, rows, lines)
+
+
+def _fixed_width(path: Path, first: str) -> dict[str, Any] | None:
+    """Options with which astropy reads a table of the CDS or of IPAC; None for another file."""
+    if re.search("^Byte-by-byte Description", first, re.MULTILINE):
+        return {"format": "ascii.cds"}
+    if readme := _readme_of(path):
+        return {"format": "ascii.cds", "readme": str(readme)}
+    return {"format": "ascii.ipac", "guess": False} if _IPAC.match(first) else None
+
+
+def _readme_of(path: Path) -> Path | None:
+    """The `ReadMe` in the same folder where it describes this file."""
+    name = path.name.removesuffix(".gz")
+    for readme in sorted(path.parent.glob("[Rr][Ee][Aa][Dd][Mm][Ee]*")):
+        if readme.is_file() and readme != path:
+            said = readme.read_text(encoding="utf-8", errors="replace")
+            for described in re.findall(r"^Byte-by-byte Description of file[^:]*:(.*)$", said, re.MULTILINE):
+                if any(fnmatch(name, pattern) for pattern in re.split(r"[\s,]+", described.strip())):
+                    return readme
+    return None
+
+
+def _folder(path: Path, stack: ExitStack) -> TableFile:
+    """The Parquet files of a folder that holds no others, but for those of Spark (`_SUCCESS`, `.….crc`)."""
+    found = sorted(f for f in path.rglob("*") if f.is_file() and not f.name.startswith(("_", ".")))
+    if not found or any(f.suffix != ".parquet" for f in found):
+        raise TableFileError(f"{path} is a folder, and not one of Parquet files alone: name a file in it")
+    return _parquet(path, found, stack)
+
+
+def _parquet(path: Path, parts: list[Path], stack: ExitStack) -> TableFile:
+    files = [stack.enter_context(pq.ParquetFile(part, page_checksum_verification=True)) for part in parts]
+    schema = files[0].schema_arrow
+    for part, file in zip(parts, files, strict=True):
+        if file.schema_arrow.names != schema.names:
+            raise TableFileError(f"{part} has other columns than {parts[0]}: read one of them")
+    units: dict[str, str | None] = {}
+    for name in dict.fromkeys(schema.names):
+        metadata = schema.field(schema.names.index(name)).metadata or {}
+        units[name] = metadata.get(b"unit", b"").decode() or None
+    if b"table_meta_yaml" in (schema.metadata or {}):  # astropy's
+        header = get_header_from_yaml(schema.metadata[b"table_meta_yaml"].decode().split("\n"))
+        units |= {c["name"]: str(c["unit"]) for c in header.get("datatype", []) if c.get("unit") is not None}
+
+    def rows(columns: list[str]) -> Iterator[pa.Table]:
+        yield pa.schema([schema.field(name) for name in columns]).empty_table()
+        for file in files:
+            for batch in file.iter_batches(CHUNK, columns=columns, use_threads=False):
+                yield pa.Table.from_batches([batch]).select(columns)
+
+    return TableFile(path, "Parquet", schema.names, units, rows)
+
+
+def _fits(path: Path, plain: Path, stack: ExitStack) -> TableFile:
+    """The first table of a FITS file, whose checksums are checked where it has some."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # units and headers that are not quite standard
+        for message in ("Checksum verification failed", "Datasum verification failed"):
+            warnings.filterwarnings("error", message, AstropyUserWarning)
+        warnings.filterwarnings("error", "Error validating header", VerifyWarning)
+        hdus = stack.enter_context(fits.open(plain, memmap=True, checksum=True, lazy_load_hdus=False))
+    size = plain.stat().st_size
+    ends = [hdu.fileinfo()["datLoc"] + hdu.size for hdu in hdus]
+    if max(ends) > size:
+        raise TableFileError(f"{path} is cut: {size} of {max(ends)} bytes. Nothing of it was taken; get it again")
+    found = next((hdu for hdu in hdus if isinstance(hdu, (fits.BinTableHDU, fits.TableHDU))), None)
+    if found is None:
+        raise TableFileError(f"{path} is FITS but holds no table, or is cut before it")
+    columns = found.columns
+
+    def rows(wanted: list[str]) -> Iterator[pa.Table]:
+        for start in range(0, max(len(found.data), 1), CHUNK):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                part = Table(found.data[start : start + CHUNK])[wanted]
+            yield pa.table({n: _array(part[n], n, columns[n].null, columns[n].bzero) for n in wanted})
+
+    return TableFile(path, "FITS", list(columns.names), {name: columns[name].unit for name in columns.names}, rows)
+
+
+def _of_astropy(path: Path, kind: str, table: Table) -> TableFile:
+    def rows(columns: list[str]) -> Iterator[pa.Table]:
+        yield pa.table({name: _array(table[name], name) for name in columns})
+
+    units = {name: None if table[name].unit is None else str(table[name].unit) for name in table.colnames}
+    return TableFile(path, kind, list(table.colnames), units, rows)
+
+
+def _array(column: Any, name: str, null: int | None = None, zero: float | None = None) -> pa.Array:
+    """A column of astropy as Arrow has it: masked values are null, strings are text."""
+    values, mask = np.ma.getdata(column), np.ma.getmaskarray(column)
+    if values.ndim > 1:
+        raise TableFileError(f"column {name} holds {values.shape[1:]} values a row")
+    kind = values.dtype.kind
+    if kind in "fiub":
+        if null is not None and kind != "f":
+            mask = mask | (values == null + int(zero or 0))
+        return pa.array(values.astype(values.dtype.newbyteorder("=")), mask=mask)
+    texts = [None if v is None else as_text(v) if isinstance(v, bytes) else str(v) for v in values.tolist()]
+    return pa.array(np.array(texts, object), pa.string(), mask=np.asarray(mask))
