@@ -22,7 +22,7 @@ help: ## this list
 venv: $(VENV)/.plain ## virtual environment with what the broker needs
 
 $(VENV)/.plain: requirements/build.txt requirements/plain.txt pyproject.toml
-	@$(PYTHON) -m alerce_spark.needs install
+	@$(PYTHON) -m alerce_spark.needs
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) --require-hashes -r requirements/build.txt || \
 	  { echo "The package registry that pip uses cannot be reached, or pip failed; see above."; exit 1; }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import tempfile
 import tomllib
@@ -149,7 +148,7 @@ def _resolve(packages: str, excludes: Sequence[tuple[str, str]]) -> dict[str, st
     with tempfile.TemporaryDirectory() as part:
         _ivy(packages.split(","), Path(part, "ivy"), Path(part, "out"), True, excludes)
         found = {}
-        # The cache has folders by organisation and module; a file's name alone would not tell where the revision begins.
+        # The cache has folders by organisation and module; a file's name does not tell where the revision begins.
         for file in Path(part, "ivy", "cache").glob("*/*/*s/*.jar"):
             organisation, module = file.parts[-4:-2]
             revision = file.stem.removeprefix(f"{module}-")
@@ -164,7 +163,9 @@ def _write_lock() -> None:
     options = profile("local")
     # What Spark brings itself, as its own resolver leaves it out.
     excludes = [("org.apache.spark", "spark-(?!sql-kafka|token-provider-kafka).*"), ("org.scala-lang", ".*")]
-    excludes += [tuple(pair.split(":")) for pair in options["spark.jars.excludes"].split(",")]
+    for pair in options["spark.jars.excludes"].split(","):
+        organisation, module = pair.split(":")
+        excludes.append((organisation, module))
     for packages in (options["spark.jars.packages"], KAFKA):
         lines += ["", f'["{packages}"]']
         found = _resolve(packages, excludes if packages != KAFKA else ())

@@ -1,6 +1,6 @@
 """What must be there before anything is installed or started: Python, Java, space on the disk.
 
-Only the standard library is used, since `make` asks before there is an environment: python -m alerce_spark.needs install
+Only the standard library is used, since `make` asks before there is an environment: python -m alerce_spark.needs
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ _INSTALL_BYTES, _RUN_BYTES = 4 << 30, 1 << 30
 
 class MissingError(AlerceError):
     """The machine lacks something that the broker needs; the message says how to get it."""
+
+
+def cores() -> int:
+    """Cores that this process may use; macOS cannot restrict them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def java() -> str:

@@ -41,7 +41,7 @@ from alerce_spark.worker import map_in_workers
 #: Tables that a batch reads at fixed versions and writes, in the order of its commits. Detections follow what came with
 #: them: who sees an alert's detection has all that its packet carried, and a light curve is complete when it counts all
 #: detections. What is derived comes last.
-_TABLES = ("non_detections", "forced_photometry", "detections", "objects", "magstats")
+TABLES_WRITTEN = ("non_detections", "forced_photometry", "detections", "objects", "magstats")
 #: Bytes of refused packets that the driver holds at a time.
 _REFUSED_BYTES = 64 << 20
 #: Alerts of one slice at the most: about 100 MB in a worker.
@@ -133,14 +133,14 @@ class Photometry:
 
     def _store(self, opened: DataFrame, alerts: pl.DataFrame, clock: _Clock) -> dict[str, int]:
         """Write what the alerts bring; rows by kind. Raises Conflict where another writer was faster."""
-        versions = lookup.versions(self.lake, _TABLES)
+        versions = lookup.versions(self.lake, TABLES_WRITTEN)
         placed = self._place(alerts, versions["objects"])
         made = self._changes(opened, placed, versions).toArrow().to_pylist()
         clock.lap("assemble")
         counts: dict[str, int] = {}
         for change in made:
             counts[change["kind"]] = counts.get(change["kind"], 0) + change["rows"]
-        for table in _TABLES:
+        for table in TABLES_WRITTEN:
             parts = [write.unpacked(c["change"]) for c in made if c["kind"].split("+")[0] == table]
             if parts:
                 self.check_lease()
@@ -170,7 +170,7 @@ class Photometry:
         homes = self.spark.createDataFrame(placed.to_arrow().cast(_PLACED))
         joined = opened.where("oid IS NOT NULL").join(F.broadcast(homes), "oid")
         met = joined.repartitionById(slices, F.col("slice")).select("oid", "home", "ra", "dec", "packet")
-        return map_in_workers(met, _assembler(self.lake, self.survey, versions), ddl_of(_CHANGES))
+        return map_in_workers(met, assembler(self.lake, self.survey, versions), ddl_of(_CHANGES))
 
     def _quarantine(self, opened: DataFrame) -> None:
         bad = opened.where("refused IS NOT NULL").select("refused")
@@ -255,7 +255,7 @@ def _refused(rows: pa.Table, candid: int | None) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns, schema=_OPENED)
 
 
-def _assembler(
+def assembler(
     lake: str, survey: str, versions: dict[str, int]
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def assemble_slice(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -20,13 +20,14 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from alerce_spark.config import Settings, conf_dir
 from alerce_spark.crossmatch import catalogs
+from alerce_spark.errors import AlerceError
 from alerce_spark.kafka import topics
 from alerce_spark.lake import write
 from alerce_spark.lake.compact import compact
 from alerce_spark.lake.storage import LakeError
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lease import WRITERS, Lease, LeaseLost
-from alerce_spark.simulation.night import simulate
+from alerce_spark.streaming import kernels
 from alerce_spark.streaming.alarms import ModelWatch
 from alerce_spark.streaming.archive import archive
 from alerce_spark.streaming.crossmatch import Crossmatch, Matched
@@ -36,7 +37,6 @@ from alerce_spark.streaming.photometry import Photometry, Summary
 from alerce_spark.streaming.results import TOPICS, Results, Stored
 from alerce_spark.streaming.sink import sink_options
 from alerce_spark.streaming.source import PACKETS, from_kafka
-from alerce_spark.errors import AlerceError
 from alerce_spark.streaming.stamps import stamps
 
 if TYPE_CHECKING:
@@ -156,9 +156,12 @@ class Stream:
         chosen = [make for name, make in native.items() if name in settings.stream.queries]
         if not chosen:
             return
+        if (self.spark.sparkContext.master or "").startswith("local"):
+            kernels.compile_once()
         tasks = self.spark.sparkContext.defaultParallelism
-        some = simulate(1, objects=3, nights=20).packets[-8:]
-        rows = [(k, packet, "warm-up", 0, 0, datetime.now(UTC)) for k in range(tasks) for packet in some]
+        rows = [
+            (k, packet, "warm-up", 0, 0, datetime.now(UTC)) for k in range(tasks) for packet in kernels.some_packets()
+        ]
         packets = self.spark.createDataFrame(rows, f"task INT, {PACKETS}").repartitionById(tasks, "task").drop("task")
         for make in chosen:
             messages = make(packets, settings.lake.path, settings.survey, settings.kafka)
