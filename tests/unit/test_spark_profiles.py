@@ -21,7 +21,7 @@ def _lines(name: str) -> list[str]:
 
 
 def test_the_profiles_of_the_operations_guide_are_there() -> None:
-    assert PROFILES == ["kubernetes", "local", "s3", "standalone", "yarn"]
+    assert PROFILES == ["kubernetes", "laptop", "local", "s3", "standalone", "yarn"]
 
 
 @pytest.mark.parametrize("name", ["spark-defaults", *PROFILES])
@@ -57,5 +57,5 @@ def test_later_profiles_stand_over_earlier_ones_and_unknown_ones_are_named() -> 
     assert "hadoop-aws" in both[PACKAGES]
     assert both["spark.sql.extensions"] == profile("local")["spark.sql.extensions"]
     for name in ("mesos", "local,mesos", "spark-defaults"):
-        with pytest.raises(ConfigError, match=r"known: kubernetes, local, s3, standalone, yarn"):
+        with pytest.raises(ConfigError, match=r"known: kubernetes, laptop, local, s3, standalone, yarn"):
             profile(name)
