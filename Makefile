@@ -7,7 +7,8 @@ NUMBER ?= 1000
 # Two files of tests at a time: the slow ones wait for JVMs and brokers more than they compute.
 SIDE_BY_SIDE := -n 2 --dist loadfile
 # Versions and hashes come from requirements/, so pip resolves nothing. pyspark is built with what is installed first.
-INSTALL := $(BIN)/python -m pip --quiet --disable-pip-version-check --retries 2 install --no-deps --no-build-isolation
+INSTALL := DIST_EXTRA_CONFIG=$(abspath requirements/build.cfg) $(BIN)/python -m pip --quiet --retries 2 \
+           --disable-pip-version-check install --no-deps --no-build-isolation
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
         --no-header --no-annotate --no-emit-index-url
 
@@ -25,9 +26,9 @@ $(VENV)/.plain: requirements/build.txt requirements/plain.txt pyproject.toml
 	@$(PYTHON) -m alerce_spark.needs
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) --require-hashes -r requirements/build.txt || \
-	  { echo "The package registry that pip uses cannot be reached, or pip failed; see above."; exit 1; }
-	@$(INSTALL) --require-hashes -r requirements/plain.txt
-	@$(INSTALL) -e .
+	  { echo "pip failed, see above: does it reach a package registry?"; exit 1; }
+	@began=$$(date +%s) && $(INSTALL) --require-hashes -r requirements/plain.txt && $(INSTALL) -e . && \
+	  echo "Installed in $$(($$(date +%s) - began)) s"
 	@touch $@
 
 # Also training, tests and development.

@@ -17,7 +17,7 @@ from alerce_spark.errors import AlerceError
 _PYTHON = ((3, 11), (3, 13))
 _JAVA = 17
 #: Space that the first installation takes, with what pip keeps while it works, and that a run of the demo takes.
-_INSTALL_BYTES, _RUN_BYTES = 4 << 30, 1 << 30
+_INSTALL_BYTES, _RUN_BYTES = 5 << 30, 1 << 30
 
 
 class MissingError(AlerceError):
@@ -72,6 +72,11 @@ def _to_install() -> None:
         )
     java()
     space(Path(), _INSTALL_BYTES, "The installation")
+    sys.stdout.write(
+        "To be fetched once: Python packages, 0.9 GB (half of it Spark), into .venv; "
+        "the demo then fetches Java archives of 0.1 GB. This takes a few minutes ...\n"
+    )
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
