@@ -24,7 +24,7 @@ from alerce_spark.alerts.files import find_files, packets_of
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, STAMP, STAMP_CLASSES
 from alerce_spark.config import Settings, load
 from alerce_spark.errors import InputError
-from alerce_spark.jars import Jars, cache, kafka, locked
+from alerce_spark.jars import Jars, cache, kafka, locked, log
 from alerce_spark.kafka import local, records, topics
 from alerce_spark.lightcurves.plot import figure
 from alerce_spark.nightly.integrity import Integrity, check
@@ -73,20 +73,23 @@ def run(base: Settings, folder: Path, alerts: Path | None, number: int, console:
     topic = f"ztf_{night}_programid1"
     settings = _settings(base, folder, topic)
     servers = settings.kafka.bootstrap_servers
-    console.print(_to_fetch(settings), highlight=False)
+    console.print(_to_fetch(settings), highlight=False, soft_wrap=True)
     _clear(folder)
-    with Stages(console) as stages:
+    said = f"What Spark prints goes to {folder / _LOG}"
+    console.print(f"{said}; what Ivy prints as it fetches, to {log()}", highlight=False, soft_wrap=True)
+    # The compiler needs a core for a minute, the first time; the stages before the stream hardly need one.
+    with Stages(console) as stages, kernels.compiling() as compiled:
         with stages.stage("fetching Java archives"):
             for jars in _jars(settings):
                 jars.fetch()
-        with stages.stage("compiling kernels"):
-            kernels.compile_once()
         with stages.stage("making the night"):
             packets, truth = _packets(alerts, number)
         try:
             with stages.stage("starting Kafka"):
                 local.start(servers, settings.kafka.local_dir, settings.kafka.local_heap)
                 topics.create(servers, [topic], settings.kafka.partitions)
+            with stages.stage("compiling kernels, the rest"):
+                compiled()
             told, proof = _stream(settings, night, topic, packets, folder / _LOG, stages)
             with stages.stage("listening to the output topics"):
                 heard = _listen(servers)
@@ -176,7 +179,7 @@ def _packets(alerts: Path | None, number: int) -> tuple[list[bytes], dict[str, s
 
 
 def _stream(
-    settings: Settings, night: str, topic: str, packets: list[bytes], log: Path, stages: Stages
+    settings: Settings, night: str, topic: str, packets: list[bytes], output: Path, stages: Stages
 ) -> tuple[_Told, Integrity]:
     sent = len(packets)
     told = _Told()
@@ -186,8 +189,8 @@ def _stream(
             for step, waits in result.latency.items():
                 told.waits.setdefault(step, []).append(waits)
 
-    with stages.stage(f"starting Spark (it writes to {log.name})"):
-        spark = spark_session(settings, "alerce-spark demo", log)
+    with stages.stage("starting Spark"):
+        spark = spark_session(settings, "alerce-spark demo", output)
     stream = Stream(spark, settings, report)
     running = threading.Thread(target=stream.run, name="demo stream")
     try:
@@ -229,7 +232,8 @@ def _listen(servers: str) -> dict[str, list[dict[str, Any]]]:
 
 def _summary(opened: lake.Lake, sent: int, told: _Told, classes: pl.DataFrame, console: Console) -> None:
     rate = f"{sent} alerts in {told.seconds:.1f} s: {sent / told.seconds:.0f} alerts/s, first batch included"
-    rows = Table("table", "rows", title=rate)
+    console.print(rate, soft_wrap=True)
+    rows = Table("table", "rows")
     for name in _SHOWN:
         rows.add_row(name, str(opened.table(name).select(pl.len()).collect().item()))
     console.print(rows)

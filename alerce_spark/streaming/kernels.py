@@ -12,6 +12,8 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -45,13 +47,32 @@ def are_compiled() -> bool:
     return _mark().is_file()
 
 
+@contextmanager
+def compiling() -> Iterator[Callable[[], None]]:
+    """Another process compiles meanwhile what is not compiled. What is yielded waits for it, and raises KernelError."""
+    if are_compiled():
+        yield lambda: None
+        return
+    command = [sys.executable, "-W", "ignore", "-m", __name__]
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said)
+
+        def wait() -> None:
+            if process.wait() != 0:
+                said.seek(0)
+                raise KernelError(f"compiling the kernels failed:\n{said.read()[-2000:]}")
+
+        try:
+            yield wait
+        finally:
+            process.kill()  # where it was not waited for
+            process.wait()
+
+
 def compile_once() -> None:
     """Compile what is not compiled, in another process. Raises KernelError."""
-    if are_compiled():
-        return
-    done = subprocess.run([sys.executable, "-W", "ignore", "-m", __name__], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise KernelError(f"compiling the kernels failed:\n{done.stderr[-2000:]}")
+    with compiling() as wait:
+        wait()
 
 
 def _mark() -> Path:

@@ -115,7 +115,7 @@ def test_a_java_archive_that_was_changed_is_refused_and_not_kept(
     good = "770e607624d689265ca6c44884d0807d9b054d23c473c106c72be9de08b7376c"
     tool = jars.Jars({"org.example:tool:1.0": (good, 4)})
     content = b"evil"
-    with pytest.raises(jars.JarError, match="org.example:tool:1.0 as fetched has SHA-256"):
+    with pytest.raises(jars.JarError, match=r"org\.example:tool:1\.0 as fetched has SHA-256"):
         tool.fetch()
     assert tool.missing_bytes == 4
     content = b"good"
@@ -203,21 +203,20 @@ def test_on_a_terminal_there_are_bars_and_no_lines() -> None:
 
 
 def test_kernels_are_compiled_by_one_process_and_only_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[list[str]] = []
-
-    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        calls.append(command)
-        kernels._mark().parent.mkdir(parents=True)
-        kernels._mark().touch()
-        return subprocess.CompletedProcess(command, 0, "", "")
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(kernels.subprocess, "run", run)
+    mark, calls = kernels._mark(), tmp_path / "calls"
+    compiler = tmp_path / "python"
+    compiler.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nmkdir -p {mark.parent} && touch {mark}\n')
+    compiler.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(compiler))
     for _ in range(3):
         kernels.compile_once()
-    assert len(calls) == 1
+    assert calls.read_text() == "-W ignore -m alerce_spark.streaming.kernels\n"
     monkeypatch.setattr(kernels.numba, "__version__", "another")
     assert not kernels.are_compiled()
+    compiler.write_text("#!/bin/sh\necho no room >&2; exit 1\n")
+    with pytest.raises(kernels.KernelError, match="no room"):
+        kernels.compile_once()
 
 
 def test_a_worker_whose_connection_is_closed_ends_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
