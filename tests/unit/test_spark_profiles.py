@@ -8,6 +8,7 @@ from pathlib import Path
 import pyspark
 import pytest
 
+from alerce_spark import jars, needs, session
 from alerce_spark.config import ConfigError
 from alerce_spark.session import profile, spark_dir
 
@@ -49,6 +50,28 @@ def test_the_jars_are_those_of_the_python_packages() -> None:
     (hadoop,) = (Path(pyspark.__file__).parent / "jars").glob("hadoop-client-api-*.jar")
     release = hadoop.stem.removeprefix("hadoop-client-api-")
     assert profile("local,s3")[PACKAGES] == f"{jars},org.apache.hadoop:hadoop-aws:{release}"
+
+
+def test_a_session_gets_the_files_of_known_packages_and_leaves_others_to_spark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jars.Jars, "fetch", lambda of: [Path("/jars") / name for name in sorted(of.files)[:2]])
+    known = session._options("local")
+    assert PACKAGES not in known
+    assert known["spark.jars"] == "/jars/at.yawk.lz4:lz4-java:1.11.0,/jars/com.fasterxml.jackson.core:" + (
+        "jackson-annotations:2.13.5"
+    )
+    unknown = session._options("local,s3")
+    assert unknown[PACKAGES] == profile("local,s3")[PACKAGES]
+    assert "spark.jars" not in unknown
+
+
+def test_the_laptop_has_two_tasks_and_a_gigabyte_whatever_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "cores", lambda: 64)
+    monkeypatch.setattr(jars.Jars, "fetch", lambda of: [])
+    assert session._options("local")["spark.master"] == "local[128]"
+    laptop = session._options("laptop")
+    assert (laptop["spark.master"], laptop["spark.driver.memory"]) == ("local[2]", "1g")
+    # One address for all of Spark's ports, and not that of the network.
+    assert laptop["spark.driver.bindAddress"] == laptop["spark.driver.host"] == "127.0.0.1"
 
 
 def test_later_profiles_stand_over_earlier_ones_and_unknown_ones_are_named() -> None:
