@@ -16,23 +16,25 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from alerce_spark import lake
+from alerce_spark import lake, needs
 from alerce_spark.alerts.files import OTHER, Unread, find_files, packets_of
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, STAMP, STAMP_CLASSES
 from alerce_spark.config import Settings, load
 from alerce_spark.errors import InputError
+from alerce_spark.jars import Jars, cache, kafka, locked, log
 from alerce_spark.kafka import local, records, topics
 from alerce_spark.lightcurves.plot import figure
 from alerce_spark.nightly.integrity import Integrity, check
 from alerce_spark.pages import page
-from alerce_spark.session import spark_session
+from alerce_spark.progress import Stages
+from alerce_spark.session import profile, spark_session
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.first_alerts import stamp_class
 from alerce_spark.simulation.night import Traits, simulate
+from alerce_spark.streaming import kernels
 from alerce_spark.streaming.crossmatch import Matched
 from alerce_spark.streaming.photometry import Summary
 from alerce_spark.streaming.results import Stored
@@ -47,6 +49,9 @@ _SHOWN = (
 _QUERIES = ["archive", "stamps", "lightcurves", "photometry", "crossmatch", "results"]
 #: A consumer that has heard nothing for so long has heard everything [s].
 _SILENCE_S = 6.0
+#: What a demo leaves in its folder.
+_LOG = "spark.log"
+_MADE = {"archive", "kafka", "lake", "report.html", _LOG}
 _DEFECTS = ("html", "truncated", "nan_position")
 
 
@@ -59,12 +64,60 @@ class _Told:
 
 
 def run(base: Settings, folder: Path, alerts: Path | None, number: int, console: Console) -> None:
-    """Make `folder` anew: broker, lake, archive, report. `alerts` replaces the `number` simulated packets."""
+    """Make `folder` again: broker, lake, archive, report. `alerts` replaces the `number` simulated packets.
+
+    However it ends, the broker and Spark end with it. Raises MissingError where the machine lacks something.
+    """
     folder = folder.resolve()
-    shutil.rmtree(folder, ignore_errors=True)
+    needs.to_run(folder)
     night = f"{datetime.now(UTC):%Y%m%d}"
     topic = f"ztf_{night}_programid1"
-    settings = load(
+    settings = _settings(base, folder, topic)
+    servers = settings.kafka.bootstrap_servers
+    console.print(_to_fetch(settings), highlight=False, soft_wrap=True)
+    _clear(folder)
+    said = f"What Spark prints goes to {folder / _LOG}"
+    console.print(f"{said}; what Ivy prints as it fetches, to {log()}", highlight=False, soft_wrap=True)
+    # The compiler needs a core for a minute, the first time; the stages before the stream hardly need one.
+    with Stages(console) as stages, kernels.compiling() as compiled:
+        with stages.stage("fetching Java archives"):
+            for jars in _jars(settings):
+                jars.fetch()
+        unread: list[tuple[str, str]] = []
+        with stages.stage("making the night"):
+            packets, truth = _packets(alerts, number, lambda *pair: unread.append(pair))
+        if not packets:
+            raise InputError(f"{alerts}: no packet can be read: {unread[:3]}")
+        try:
+            with stages.stage("starting Kafka"):
+                local.start(servers, settings.kafka.local_dir, settings.kafka.local_heap)
+                topics.create(servers, [topic], settings.kafka.partitions)
+            with stages.stage("compiling kernels, the rest"):
+                compiled()
+            told, proof = _stream(settings, night, topic, packets, folder / _LOG, stages)
+            with stages.stage("listening to the output topics"):
+                heard = _listen(servers)
+        finally:
+            local.stop(settings.kafka.local_dir)
+        with stages.stage("report"):
+            opened = lake.open(settings.lake.path)
+            classes = opened.table("probabilities").collect()
+            report = folder / "report.html"
+            sent = len(packets)
+            report.write_text(_page(opened, sent, told, classes, truth, proof, heard), encoding="utf-8")
+    _summary(opened, sent, told, classes, console)
+    for name, messages in heard.items():
+        console.print(f"topic {name}: {len(messages)} messages")
+    for name, reason in unread:
+        if reason != OTHER:
+            console.print(Text(printable(f"not read {name}: {reason}", 500)))
+    console.print(stages.table())
+    console.print(f"integrity of the night: {'complete and right' if proof.ok else proof.broken}")
+    console.print(f"Report: {report}\nTables: {settings.lake.path}  (alerce-spark tables describe)", soft_wrap=True)
+
+
+def _settings(base: Settings, folder: Path, topic: str) -> Settings:
+    return load(
         overrides={
             **base.model_dump(mode="json", exclude_unset=True),
             "lake": {"path": str(folder / "lake"), "healpix_order": 3},
@@ -72,6 +125,7 @@ def run(base: Settings, folder: Path, alerts: Path | None, number: int, console:
                 "bootstrap_servers": f"127.0.0.1:{local.free_port()}",
                 "topics": [topic],
                 "local_dir": str(folder / "kafka"),
+                "local_heap": "256m",
             },
             "archive": {"url": f"file:{folder / 'archive'}"},
             "stream": {
@@ -83,41 +137,32 @@ def run(base: Settings, folder: Path, alerts: Path | None, number: int, console:
                 "crossmatch_interval_s": 5.0,
                 "results_interval_s": 5.0,
             },
+            # The same memory on every machine.
+            "spark": {"profile": "laptop"},
         }
     )
-    servers = settings.kafka.bootstrap_servers
-    unread: list[tuple[str, str]] = []
-    bar = Progress(
-        TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
-    )
-    with bar:
-        starting = bar.add_task("starting Kafka", total=1)
-        local.start(servers, settings.kafka.local_dir, settings.kafka.local_heap)
-        bar.update(starting, completed=1)
-        try:
-            topics.create(servers, [topic], settings.kafka.partitions)
-            making = bar.add_task("making the night", total=1)
-            packets, truth = _packets(alerts, number, lambda *pair: unread.append(pair))
-            bar.update(making, completed=1)
-            if not packets:
-                raise InputError(f"{alerts}: no packet could be read: {unread[:3]}")
-            told, proof = _stream(settings, night, topic, packets, bar)
-            heard = _listen(servers)
-            sent = len(packets)
-        finally:
-            local.stop(settings.kafka.local_dir)
-    opened = lake.open(settings.lake.path)
-    classes = opened.table("probabilities").collect()
-    _summary(opened, sent, told, classes, console)
-    for name, messages in heard.items():
-        console.print(f"topic {name}: {len(messages)} messages")
-    for name, reason in unread:
-        if reason != OTHER:
-            console.print(Text(printable(f"not read {name}: {reason}", 500)))
-    console.print(f"integrity of the night: {'complete and right' if proof.ok else proof.broken}")
-    page = folder / "report.html"
-    page.write_text(_page(opened, sent, told, classes, truth, proof, heard), encoding="utf-8")
-    console.print(f"Report: {page}\nTables: {settings.lake.path}  (alerce-spark tables describe)")
+
+
+def _jars(settings: Settings) -> list[Jars]:
+    spark = locked(profile(settings.spark.profile)["spark.jars.packages"])
+    return [jars for jars in (spark, kafka()) if jars is not None]
+
+
+def _to_fetch(settings: Settings) -> str:
+    missing = sum(jars.missing_bytes for jars in _jars(settings))
+    if not missing:
+        return "Nothing is to be fetched."
+    return f"To be fetched once: Java archives of Kafka and Delta, {missing / 1e6:.0f} MB, into {cache()}"
+
+
+def _clear(folder: Path) -> None:
+    """An empty folder. Raises InputError where there is something in it that no demo made."""
+    if folder.is_dir():
+        if others := sorted({path.name for path in folder.iterdir()} - _MADE):
+            raise InputError(f"{folder} holds {others[0]}, which no demo made: name another folder by --folder")
+        local.stop(folder / "kafka")  # of a demo that was killed
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
 
 
 def _packets(alerts: Path | None, number: int, unread: Unread) -> tuple[list[bytes], dict[str, str]]:
@@ -140,12 +185,10 @@ def _packets(alerts: Path | None, number: int, unread: Unread) -> tuple[list[byt
     return [*packets[: number // 2], *broken, *packets[number // 2 :]], dict(night.truth)
 
 
-def _stream(settings: Settings, night: str, topic: str, packets: list[bytes], bar: Progress) -> tuple[_Told, Integrity]:
+def _stream(
+    settings: Settings, night: str, topic: str, packets: list[bytes], output: Path, stages: Stages
+) -> tuple[_Told, Integrity]:
     sent = len(packets)
-    starting = bar.add_task("starting Spark and queries", total=1)
-    spark = spark_session(settings, "alerce-spark demo")
-    producing = bar.add_task("alerts to Kafka", total=sent)
-    tasks = {name: bar.add_task(name, total=None if name == "results" else sent) for name in _QUERIES}
     told = _Told()
 
     def report(query: str, epoch: int, result: object) -> None:
@@ -153,28 +196,31 @@ def _stream(settings: Settings, night: str, topic: str, packets: list[bytes], ba
             for step, waits in result.latency.items():
                 told.waits.setdefault(step, []).append(waits)
 
+    with stages.stage("starting Spark"):
+        spark = spark_session(settings, "alerce-spark demo", output)
     stream = Stream(spark, settings, report)
     running = threading.Thread(target=stream.run, name="demo stream")
-    running.start()
     try:
-        while running.is_alive() and not stream.has_started:
-            time.sleep(0.2)
-        bar.update(starting, completed=1)
-        began = time.monotonic()
-        servers = settings.kafka.bootstrap_servers
-        topics.send(servers, topic, packets, lambda n: bar.update(producing, completed=n))
-        while running.is_alive() and any(bar.tasks[tasks[name]].completed < sent for name in _QUERIES[:-1]):
-            for name, figures_of in stream.metrics.status()["queries"].items():
-                bar.update(tasks[name], completed=figures_of["alerts"])
-            time.sleep(0.2)
-        told.seconds = time.monotonic() - began
-        checking = bar.add_task("integrity", total=None)
-        # What came faster than the tables could follow is sent again, while the stream runs.
-        proof = check(spark, settings, night, rounds=3, wait_s=60.0)
-        bar.update(checking, total=1, completed=1)
+        with stages.stage("starting the queries"):
+            running.start()
+            while running.is_alive() and not stream.has_started:
+                time.sleep(0.2)
+        with stages.stage("streaming"):
+            began = time.monotonic()
+            topics.send(settings.kafka.bootstrap_servers, topic, packets)
+            done = dict.fromkeys(_QUERIES, 0)
+            while running.is_alive() and any(done[name] < sent for name in _QUERIES[:-1]):
+                done = {name: found["alerts"] for name, found in stream.metrics.status()["queries"].items()}
+                stages.counts({name: done[name] for name in _QUERIES[:-1]}, sent)
+                time.sleep(0.2)
+            told.seconds = time.monotonic() - began
+        with stages.stage("integrity of the night"):
+            # What came faster than the tables could follow is sent again, while the stream runs.
+            proof = check(spark, settings, night, rounds=3, wait_s=60.0)
     finally:
         stream.stop()
-        running.join()
+        if running.ident is not None:
+            running.join()
         spark.stop()
     return told, proof
 
@@ -196,7 +242,8 @@ def _listen(servers: str) -> dict[str, list[dict[str, Any]]]:
 
 def _summary(opened: lake.Lake, sent: int, told: _Told, classes: pl.DataFrame, console: Console) -> None:
     rate = f"{sent} alerts in {told.seconds:.1f} s: {sent / told.seconds:.0f} alerts/s, first batch included"
-    rows = Table("table", "rows", title=rate)
+    console.print(rate, soft_wrap=True)
+    rows = Table("table", "rows")
     for name in _SHOWN:
         rows.add_row(name, str(opened.table(name).select(pl.len()).collect().item()))
     console.print(rows)

@@ -21,8 +21,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
-#: Every benchmark in the order of the data flow, and the arguments of a quick run.
+#: Every benchmark: the first run, then in the order of the data flow, and the arguments of a quick run.
 BENCHMARKS: dict[str, list[str]] = {
+    "first_run": ["--quick"],
     "decode": ["--repeats", "3"],
     "stamps": ["--repeats", "3"],
     "ingest": ["--quick"],

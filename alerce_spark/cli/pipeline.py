@@ -266,4 +266,9 @@ def demo(
     """A night from Kafka into the lake on this machine, with a summary and three light curves."""
     from alerce_spark.demo import run
 
-    run(settings_of(), folder, alerts, number, console)
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    try:
+        run(settings_of(), folder, alerts, number, console)
+    except KeyboardInterrupt:
+        console.print("Stopped; Kafka and Spark have ended. Run it again: make demo")
+        raise typer.Exit(130) from None

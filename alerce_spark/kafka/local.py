@@ -6,7 +6,6 @@ import base64
 import json
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,15 +14,12 @@ import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import pyspark
-
+from alerce_spark import jars, needs
 from alerce_spark.errors import AlerceError
 
 log = logging.getLogger(__name__)
 
-VERSION = "4.1.0"
-#: Coordinates that Ivy (which comes with pyspark) resolves; slf4j-simple writes the broker's log.
-_PACKAGES = (("org.apache.kafka", "kafka_2.13", VERSION), ("org.slf4j", "slf4j-simple", "1.7.36"))
+VERSION = jars.KAFKA_VERSION
 _START_S = 60.0
 _STOP_S = 30.0
 
@@ -50,7 +46,7 @@ class Broker:
 def start(bootstrap_servers: str, folder: Path, heap: str = "512m") -> Broker:
     """Start the broker at `bootstrap_servers` (host:port on this machine) with its data in `folder`, or find it there.
 
-    Raises KafkaError where the port is taken by something else, Java is missing or too old, or the broker ends early.
+    Raises KafkaError where the port is taken by something else or the broker ends early, MissingError without Java.
     """
     folder = folder.resolve()
     running = status(folder)
@@ -67,13 +63,20 @@ def start(bootstrap_servers: str, folder: Path, heap: str = "512m") -> Broker:
             f"port {port} on {host} is taken by another program; set kafka.bootstrap_servers to a free one "
             f"(ALERCE_KAFKA__BOOTSTRAP_SERVERS={host}:PORT)"
         )
-    java = _java()
-    jars = _jars(java)
+    java = needs.java()
+    files = jars.kafka().fetch()
     folder.mkdir(parents=True, exist_ok=True)
     controller = free_port()
     properties = folder / "server.properties"
     properties.write_text(_properties(host, port, controller, folder / "data"))
-    command = [java, f"-Xmx{heap}", "-Xms128m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{jars}/*"]
+    command = [
+        java,
+        f"-Xmx{heap}",
+        "-Xms128m",
+        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+        "-cp",
+        f"{files[0].parent}/*",
+    ]
     _format(command, properties, folder / "data")
     output = folder / "broker.log"
     with output.open("ab") as sink:
@@ -156,36 +159,6 @@ def _answers(host: str, port: int) -> bool:
         return probe.connect_ex((host, port)) == 0
 
 
-def _java() -> str:
-    home = os.environ.get("JAVA_HOME")
-    java = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
-    if java is None:
-        raise KafkaError("no Java found: install Java 17 or newer, or set JAVA_HOME to it")
-    return java
-
-
-def _jars(java: str) -> Path:
-    """Folder with the broker's JARs, fetched once from the package registry into the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "alerce_spark"
-    jars = cache / f"kafka-{VERSION}"
-    if (jars / ".complete").is_file():
-        return jars
-    ivy = next((Path(pyspark.__file__).parent / "jars").glob("ivy-*.jar"))
-    part = cache / f"kafka-{VERSION}.{os.getpid()}"
-    shutil.rmtree(part, ignore_errors=True)
-    for organisation, module, version in _PACKAGES:
-        command = [java, "-jar", str(ivy), "-cache", str(cache / "ivy"), "-dependency", organisation, module, version]
-        command += ["-confs", "default", "-types", "jar", "bundle", "-retrieve", f"{part}/[artifact]-[revision].[ext]"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0 or not any(part.glob("*.jar")):
-            raise KafkaError(f"fetching {module} {version} failed:\n{(done.stdout + done.stderr)[-2000:]}")
-    (part / ".complete").touch()
-    if not (jars / ".complete").is_file():
-        shutil.rmtree(jars, ignore_errors=True)
-        part.rename(jars)
-    return jars
-
-
 def _properties(host: str, port: int, controller: int, data: Path) -> str:
     lines = {
         "process.roles": "broker,controller",
@@ -217,9 +190,7 @@ def _format(command: list[str], properties: Path, data: Path) -> None:
     tool = [*command, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(properties)]
     done = subprocess.run(tool, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise KafkaError(
-            f"formatting {data} failed (Kafka {VERSION} needs Java 17+):\n{(done.stdout + done.stderr)[-2000:]}"
-        )
+        raise KafkaError(f"formatting {data} failed:\n{(done.stdout + done.stderr)[-2000:]}")
 
 
 def _alive(pid: int, folder: Path) -> bool:

@@ -54,7 +54,7 @@ _STATISTICS = ("ndet", "firstmjd", "lastmjd", "meanra", "meandec", "corrected", 
 
 def lightcurves(packets: DataFrame, lake: str, survey: str, kafka: KafkaSettings | None) -> DataFrame:
     """Messages for the Kafka sink (`streaming/sink.py`): one for each object of a batch that has features."""
-    return map_in_workers(packets, _classifier(lake, survey, kafka), MESSAGES)
+    return map_in_workers(packets, classifier(lake, survey, kafka), MESSAGES)
 
 
 def of_stored(objects: DataFrame, lake: str, survey: str) -> DataFrame:
@@ -77,7 +77,7 @@ def _worker(lake: str, broker: str | None) -> _Worker:
     return _Worker(lake, LightcurveModels(lake), Topics(kafka))
 
 
-def _classifier(
+def classifier(
     lake: str, survey: str, kafka: KafkaSettings | None
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def classify(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

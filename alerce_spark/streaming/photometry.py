@@ -41,7 +41,7 @@ from alerce_spark.worker import map_in_workers
 #: Tables that a batch reads at fixed versions and writes, in the order of its commits. Detections follow what came with
 #: them: who sees an alert's detection has all that its packet carried, and a light curve is complete when it counts all
 #: detections. What is derived comes last.
-_TABLES = ("non_detections", "forced_photometry", "detections", "objects", "magstats")
+TABLES_WRITTEN = ("non_detections", "forced_photometry", "detections", "objects", "magstats")
 #: Alerts of one slice at the most: about 100 MB in a worker.
 _SLICE_ALERTS = 4000
 _STAGE = "photometry"
@@ -141,14 +141,14 @@ class Photometry:
 
     def _store(self, opened: DataFrame, alerts: pl.DataFrame, clock: _Clock) -> dict[str, int]:
         """Write what the alerts bring; rows by kind. Raises Conflict where another writer was faster."""
-        versions = lookup.versions(self.lake, _TABLES)
+        versions = lookup.versions(self.lake, TABLES_WRITTEN)
         placed = self._place(alerts, versions["objects"])
         made = self._changes(opened, placed, versions).toArrow().to_pylist()
         clock.lap("assemble")
         counts: dict[str, int] = {}
         for change in made:
             counts[change["kind"]] = counts.get(change["kind"], 0) + change["rows"]
-        for table in _TABLES:
+        for table in TABLES_WRITTEN:
             parts = [write.unpacked(c["change"]) for c in made if c["kind"].split("+")[0] == table]
             if parts:
                 self.check_lease()
@@ -196,7 +196,7 @@ class Photometry:
         keys = [name for name in placed.columns if name not in ("home", "slice")]
         joined = opened.where("oid IS NOT NULL").join(F.broadcast(homes), keys)
         met = joined.repartitionById(slices, F.col("slice")).select("oid", "home", "ra", "dec", "packet")
-        return map_in_workers(met, _assembler(self.lake, self.survey, versions), ddl_of(_CHANGES))
+        return map_in_workers(met, assembler(self.lake, self.survey, versions), ddl_of(_CHANGES))
 
 
 _PLACED = pa.schema(
@@ -272,7 +272,7 @@ def _refused(rows: pa.Table, candid: int | None) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns, schema=_OPENED)
 
 
-def _assembler(
+def assembler(
     lake: str, survey: str, versions: dict[str, int]
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def assemble_slice(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

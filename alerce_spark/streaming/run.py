@@ -26,8 +26,7 @@ from alerce_spark.lake.compact import compact
 from alerce_spark.lake.storage import LakeError
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lease import WRITERS, Lease, LeaseLost
-from alerce_spark.simulation.night import simulate
-from alerce_spark.streaming import checkpoints
+from alerce_spark.streaming import checkpoints, kernels
 from alerce_spark.streaming.alarms import ModelWatch
 from alerce_spark.streaming.archive import archive
 from alerce_spark.streaming.broker import ASK_S, Broker, KafkaRefuses
@@ -263,9 +262,12 @@ class Stream:
         chosen = [make for name, make in native.items() if name in settings.stream.queries]
         if not chosen:
             return
+        if (self.spark.sparkContext.master or "").startswith("local"):
+            kernels.compile_once()
         tasks = self.spark.sparkContext.defaultParallelism
-        some = simulate(1, objects=3, nights=20).packets[-8:]
-        rows = [(k, packet, "warm-up", 0, 0, datetime.now(UTC)) for k in range(tasks) for packet in some]
+        rows = [
+            (k, packet, "warm-up", 0, 0, datetime.now(UTC)) for k in range(tasks) for packet in kernels.some_packets()
+        ]
         packets = self.spark.createDataFrame(rows, f"task INT, {PACKETS}").repartitionById(tasks, "task").drop("task")
         for make in chosen:
             messages = make(packets, settings.lake.path, settings.survey, settings.kafka)

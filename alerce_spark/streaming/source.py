@@ -13,6 +13,7 @@ from pyspark.accumulators import Accumulator, AccumulatorParam
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from alerce_spark import needs
 from alerce_spark.alerts.files import packets_of
 from alerce_spark.config import KafkaSettings, StreamSettings
 from alerce_spark.kafka.topics import spark_isolation, subscription
@@ -68,7 +69,7 @@ def from_kafka(
     records = spark.readStream.format("kafka").options(**options).load()
     if (spark.sparkContext.master or "").startswith("local"):
         # The fixed cost of a task is most of that of a small batch, and more tasks than cores make it no faster.
-        records = records.coalesce(len(os.sched_getaffinity(0)))
+        records = records.coalesce(needs.cores())
     return records.select(
         F.col("value").alias("packet"),
         F.col("topic").alias("source"),

@@ -49,7 +49,7 @@ def stamps(
 
     is_warm_up: the packets are not of the sky, workers must not remember their objects.
     """
-    return map_in_workers(packets, _classifier(lake, survey, kafka, is_warm_up), MESSAGES)
+    return map_in_workers(packets, classifier(lake, survey, kafka, is_warm_up), MESSAGES)
 
 
 @dataclass
@@ -90,7 +90,7 @@ def _worker(lake: str, broker: str | None) -> _Worker:
     return _Worker(lake, stamp_models(lake), Seen(_REMEMBERED), Topics(kafka))
 
 
-def _classifier(
+def classifier(
     lake: str, survey: str, kafka: KafkaSettings | None, is_warm_up: bool
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def classify(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

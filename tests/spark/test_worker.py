@@ -40,6 +40,18 @@ def test_workers_do(spark: SparkSession) -> None:
     assert max(row["frozen"] for row in rows) > 20_000
 
 
+def test_workers_come_from_our_daemon(spark: SparkSession) -> None:
+    def name(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import sys
+
+        for batch in batches:
+            own = sys.modules["__main__"].__spec__.name  # type: ignore[union-attr]
+            yield pa.RecordBatch.from_pydict({"name": [own] * len(batch)})
+
+    rows = map_in_workers(spark.range(4), name, "name STRING").collect()
+    assert {row["name"] for row in rows} == {"alerce_spark.daemon"}
+
+
 def test_batches_are_joined_until_they_are_large() -> None:
     def batch(first: int, count: int, size: int) -> pa.RecordBatch:
         rows = {"number": list(range(first, first + count)), "packet": [b"x" * size] * count}

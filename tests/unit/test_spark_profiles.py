@@ -8,6 +8,7 @@ from pathlib import Path
 import pyspark
 import pytest
 
+from alerce_spark import jars, needs, session
 from alerce_spark.config import ConfigError
 from alerce_spark.session import profile, spark_dir
 
@@ -21,7 +22,7 @@ def _lines(name: str) -> list[str]:
 
 
 def test_the_profiles_of_the_operations_guide_are_there() -> None:
-    assert PROFILES == ["kubernetes", "local", "s3", "standalone", "yarn"]
+    assert PROFILES == ["kubernetes", "laptop", "local", "s3", "standalone", "yarn"]
 
 
 @pytest.mark.parametrize("name", ["spark-defaults", *PROFILES])
@@ -51,11 +52,33 @@ def test_the_jars_are_those_of_the_python_packages() -> None:
     assert profile("local,s3")[PACKAGES] == f"{jars},org.apache.hadoop:hadoop-aws:{release}"
 
 
+def test_a_session_gets_the_files_of_known_packages_and_leaves_others_to_spark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jars.Jars, "fetch", lambda of: [Path("/jars") / name for name in sorted(of.files)[:2]])
+    known = session._options("local")
+    assert PACKAGES not in known
+    assert known["spark.jars"] == "/jars/at.yawk.lz4:lz4-java:1.11.0,/jars/com.fasterxml.jackson.core:" + (
+        "jackson-annotations:2.13.5"
+    )
+    unknown = session._options("local,s3")
+    assert unknown[PACKAGES] == profile("local,s3")[PACKAGES]
+    assert "spark.jars" not in unknown
+
+
+def test_the_laptop_has_two_tasks_and_a_gigabyte_whatever_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "cores", lambda: 64)
+    monkeypatch.setattr(jars.Jars, "fetch", lambda of: [])
+    assert session._options("local")["spark.master"] == "local[128]"
+    laptop = session._options("laptop")
+    assert (laptop["spark.master"], laptop["spark.driver.memory"]) == ("local[2]", "1g")
+    # One address for all of Spark's ports, and not that of the network.
+    assert laptop["spark.driver.bindAddress"] == laptop["spark.driver.host"] == "127.0.0.1"
+
+
 def test_later_profiles_stand_over_earlier_ones_and_unknown_ones_are_named() -> None:
     both = profile("standalone,s3")
     assert both["spark.master"].startswith("spark://")
     assert "hadoop-aws" in both[PACKAGES]
     assert both["spark.sql.extensions"] == profile("local")["spark.sql.extensions"]
     for name in ("mesos", "local,mesos", "spark-defaults"):
-        with pytest.raises(ConfigError, match=r"known: kubernetes, local, s3, standalone, yarn"):
+        with pytest.raises(ConfigError, match=r"known: kubernetes, laptop, local, s3, standalone, yarn"):
             profile(name)
