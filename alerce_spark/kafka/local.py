@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyspark
+
 from alerce_spark.errors import AlerceError
 
 VERSION = "4.1.0"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cache
 
 import pyarrow as pa
-from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
 from alerce_spark.lake.snapshots import Snapshots
-from alerce_spark.lake.storage import LakeError, delta_path, is_made, storage_options
+from alerce_spark.lake.storage import LakeError, OpenTable, delta_path, is_made, storage_options
 
 #: Table property with the HEALPix order of `pixel`, fixed when the lake is made.
 ORDER_PROPERTY = "alerce.healpix_order"
@@ -19,10 +19,15 @@ def delta_table(lake: str, table: str) -> Handle:
     """A delta-rs handle on the newest version of a table. Raises LakeError where the lake has not been made."""
     if not is_made(lake, table):
         raise LakeError(f"no table {table} in {lake}; make the lake with: alerce-spark tables create --lake {lake}")
-    return Handle(lake, table)
+    try:
+        return Handle(lake, table)
+    except DeltaError as error:
+        raise LakeError(
+            f"table {table} in {lake} cannot be opened: {error}; docs/operations.md, Recover, says what to do"
+        ) from error
 
 
-class Handle(DeltaTable):
+class Handle(OpenTable):
     """A handle whose deletion vectors are read by ourselves, for us and for polars."""
 
     def __init__(self, lake: str, table: str) -> None:

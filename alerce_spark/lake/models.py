@@ -37,6 +37,7 @@ from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
 from alerce_spark.lake.handles import delta_table
 from alerce_spark.lake.storage import LakeError, is_made, storage_options, table_path
 from alerce_spark.lake.tables import TABLES
+from alerce_spark.places import lake_path
 
 log = logging.getLogger(__name__)
 
@@ -291,7 +292,7 @@ def _uri(path: str) -> str:
 
 def _local(lake: str) -> Path | None:
     """Folder of a lake on a file system, None for one on S3."""
-    return Path(lake.removeprefix("file:")) if storage_options(lake) is None else None
+    return Path(lake_path(lake)) if storage_options(lake) is None else None
 
 
 def _on_s3(lake: str, artefact: str) -> tuple[fs.FileSystem, str]:

@@ -20,6 +20,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from alerce_spark.config import Settings, conf_dir
 from alerce_spark.crossmatch import catalogs
+from alerce_spark.errors import AlerceError
 from alerce_spark.kafka import topics
 from alerce_spark.lake import write
 from alerce_spark.lake.compact import compact
@@ -36,7 +37,6 @@ from alerce_spark.streaming.photometry import Photometry, Summary
 from alerce_spark.streaming.results import TOPICS, Results, Stored
 from alerce_spark.streaming.sink import sink_options
 from alerce_spark.streaming.source import PACKETS, from_kafka
-from alerce_spark.errors import AlerceError
 from alerce_spark.streaming.stamps import stamps
 
 if TYPE_CHECKING:
