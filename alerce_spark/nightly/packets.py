@@ -61,7 +61,7 @@ def topics_of(spark: SparkSession, kafka: KafkaSettings, night: str) -> NightTop
 
     A name without a date belongs to every night. Raises KafkaException where the broker does not answer.
     """
-    admin = topics.admin(kafka.bootstrap_servers, kafka.options)
+    admin = topics.admin(kafka.bootstrap_servers, kafka.revealed)
     matches = spark.sparkContext._jvm.java.util.regex.Pattern.matches  # type: ignore[union-attr]
     pattern = topics.subscription(kafka.topics)  # in Java's syntax, so Java must judge
     ours = [name for name in sorted(admin.list_topics(timeout=_TIMEOUT_S).topics) if matches(pattern, name)]
@@ -98,7 +98,7 @@ def send_again(spark: SparkSession, kafka: KafkaSettings, packets: pl.DataFrame)
     plain = pl.col("topic").str.strip_suffix(topics.REPROCESS_SUFFIX)
     wanted = packets.select("topic", "partition", "offset", target=plain + topics.REPROCESS_SUFFIX).unique()
     targets = wanted["target"].unique().to_list()
-    topics.create(kafka.bootstrap_servers, targets, kafka.partitions, options=kafka.options)
+    topics.create(kafka.bootstrap_servers, targets, kafka.partitions, options=kafka.revealed)
     ranges = wanted.group_by("topic", "partition").agg(first=pl.col("offset").min(), last=pl.col("offset").max())
     places = {topic[0]: part for topic, part in ranges.group_by("topic")}
     offsets = {
@@ -130,7 +130,7 @@ def _messages(spark: SparkSession, kafka: KafkaSettings, options: dict[str, str]
         "maxRecordsPerPartition": str(_TASK_MESSAGES),
         "kafka.max.partition.fetch.bytes": str(_FETCH_BYTES),
         **options,
-        **kafka.options,
+        **kafka.revealed,
     }
     return spark.read.format("kafka").options(**every).load()
 

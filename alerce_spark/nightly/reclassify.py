@@ -51,7 +51,7 @@ def reclassify(spark: SparkSession, settings: Settings) -> tuple[int, str, bool]
         except LeaseHeld:
             kafka = settings.kafka
             wanted = [records.RECLASSIFIED_TOPIC]
-            topics.create(kafka.bootstrap_servers, wanted, kafka.partitions, options=kafka.options)
+            topics.create(kafka.bootstrap_servers, wanted, kafka.partitions, options=kafka.revealed)
             sent = map_in_workers(classified, _encode, MESSAGES)
             sent.write.format("kafka").options(**sink_options(settings.kafka)).save()
             return count, version, True

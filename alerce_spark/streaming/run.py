@@ -21,7 +21,6 @@ from pyspark.sql.streaming.query import StreamingQuery
 from alerce_spark.config import Settings, conf_dir
 from alerce_spark.crossmatch import catalogs
 from alerce_spark.errors import AlerceError
-from alerce_spark.kafka import topics
 from alerce_spark.lake import write
 from alerce_spark.lake.compact import compact
 from alerce_spark.lake.storage import LakeError
@@ -108,10 +107,8 @@ class Stream:
     def run(self) -> None:
         """Run the queries of `stream.queries`.
 
-        Raises LeaseHeld where another application writes one's tables, ConfigError for bad options of Kafka.
+        Raises LeaseHeld where another application writes one's tables.
         """
-        kafka = self.settings.kafka
-        topics.client_options(kafka.bootstrap_servers, kafka.options)  # what is bad stops here, not in a query's thread
         try:
             self._run_queries()
         finally:
