@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from alerce_spark.cli.common import Lake, app, console, settings_of
+from alerce_spark.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,8 +61,12 @@ def catalog_list(lake: Lake = None) -> None:
     """Show the catalogues of the lake."""
     from alerce_spark.lake.catalogs import imported
 
+    path = settings_of(lake={"path": lake}).lake.path
+    catalogs = imported(path)
+    if not catalogs:
+        raise InputError(f"no catalogues in {path}; import one with: alerce-spark catalog import NAME FILE…")
     table = Table("catalogue", "rows", "radius", "motion", "attributes", "what")
-    for catalog in imported(settings_of(lake={"path": lake}).lake.path):
+    for catalog in catalogs:
         s = catalog.settings
         motion = f"from {s.epoch}" if s.moves else ""
         table.add_row(catalog.name, str(catalog.rows), f'{s.radius}"', motion, ", ".join(s.attributes), s.title)

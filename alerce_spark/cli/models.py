@@ -40,7 +40,9 @@ def models_list(lake: Lake = None) -> None:
 def models_register(classifier: Classifier, version: Version, file: Path, lake: Lake = None) -> None:
     """Copy a model file into the lake and register it as a candidate."""
     from alerce_spark.lake import models
+    from alerce_spark.lake.serving import refuse_other_models
 
+    refuse_other_models(classifier, file)
     _say(models.register(_lake(lake), classifier, version, file))
 
 

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from alerce_spark.cli.common import Lake, app, console, settings_of
+from alerce_spark.errors import InputError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -67,6 +68,8 @@ def uncertain(
 
 def _show(found: pl.DataFrame, out: Path | None) -> None:
     """Print a table or write it as .csv or .parquet. Raises ValueError for another suffix."""
+    if found.is_empty():
+        raise InputError("no object of the lake has a class and features as asked for: nothing to list")
     if out is not None:
         if out.suffix not in (".csv", ".parquet"):
             raise ValueError(f"{out}: results are written as .csv or .parquet")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -17,6 +19,8 @@ from pathlib import Path
 import pyspark
 
 from alerce_spark.errors import AlerceError
+
+logger = logging.getLogger(__name__)
 
 VERSION = "4.1.0"
 #: Coordinates that Ivy (which comes with pyspark) resolves; slf4j-simple writes the broker's log.
@@ -66,10 +70,13 @@ def start(bootstrap_servers: str, folder: Path, heap: str = "512m") -> Broker:
         )
     java = _java()
     jars = _jars(java)
-    folder.mkdir(parents=True, exist_ok=True)
     controller = free_port()
     properties = folder / "server.properties"
-    properties.write_text(_properties(host, port, controller, folder / "data"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        properties.write_text(_properties(host, port, controller, folder / "data"))
+    except OSError as error:
+        raise KafkaError(f"kafka.local_dir = '{folder}' cannot be written: {error.strerror}; choose another") from None
     command = [java, f"-Xmx{heap}", "-Xms128m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{jars}/*"]
     _format(command, properties, folder / "data")
     log = folder / "broker.log"
@@ -116,7 +123,11 @@ def status(folder: Path) -> Broker | None:
     state = _state_file(folder.resolve())
     if not state.is_file():
         return None
-    broker = Broker(**json.loads(state.read_text()))
+    try:
+        broker = Broker(**json.loads(state.read_text()))
+    except (ValueError, TypeError):
+        logger.warning("%s is damaged and passed over; a broker that runs from there must be ended by hand", state)
+        return None
     if _alive(broker.pid, folder.resolve()):
         return broker
     state.unlink(missing_ok=True)
@@ -136,7 +147,7 @@ def _state_file(folder: Path) -> Path:
 
 def _address(bootstrap_servers: str) -> tuple[str, int]:
     host, _, port = bootstrap_servers.split(",", maxsplit=1)[0].rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise KafkaError(f"kafka.bootstrap_servers = {bootstrap_servers!r}: expected host:port")
     if host not in ("127.0.0.1", "localhost"):
         raise KafkaError(f"a local broker listens on this machine only, not on {host}; use 127.0.0.1:PORT")

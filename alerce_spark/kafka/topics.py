@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from types import MappingProxyType
@@ -11,6 +12,7 @@ from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from confluent_kafka.error import KafkaError as KafkaErrorCode
 
+from alerce_spark.errors import AlerceError, InputError
 from alerce_spark.kafka.options import client_options
 
 #: Missing and corrected packets are sent again to <topic> + this suffix; every alert query reads both.
@@ -20,6 +22,10 @@ _WAIT_S, _LOOK_S = 60.0, 0.05
 _LARGEST_MESSAGE = 64 << 20
 _REFUSALS = (KafkaErrorCode._AUTHENTICATION, KafkaErrorCode._SSL)
 _NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
+
+
+class BrokerError(AlerceError):
+    """The brokers do not take what is sent; the message says how much and where."""
 
 
 def admin(bootstrap_servers: str, options: Mapping[str, str] = _NO_OPTIONS) -> AdminClient:
@@ -63,6 +69,13 @@ def _wait(client: AdminClient, future: Future[None], refused: list[KafkaErrorCod
     future.result()
 
 
+def checked(name: str) -> str:
+    """`name`, which Kafka takes for a topic. Raises InputError."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name) or name in (".", ".."):
+        raise InputError(f"{name!r} cannot be a topic: Kafka takes up to 249 letters, digits and . _ -")
+    return name
+
+
 def subscription(topics: Iterable[str]) -> str:
     """Regular expression (Java) that matches each topic name or pattern and its reprocess topic."""
     return "|".join(f"({topic})({REPROCESS_SUFFIX})?" for topic in topics)
@@ -77,7 +90,7 @@ def send(
 ) -> int:
     """Produce packets to a topic and wait until the broker has them all; returns their number.
 
-    `progress` is called with the number sent so far; `options` are those of `kafka.options`. Raises BufferError where
+    `progress` is called with the number sent so far; `options` are those of `kafka.options`. Raises BrokerError where
     some were not taken in time, InputError.
     """
     producer = Producer(
@@ -101,5 +114,5 @@ def send(
         progress(sent)
     left = producer.flush(_WAIT_S)
     if left:
-        raise BufferError(f"{left} of {sent} packets were not taken by {bootstrap_servers} within {_WAIT_S:.0f} s")
+        raise BrokerError(f"{left} of {sent} packets were not taken by {bootstrap_servers} within {_WAIT_S:.0f} s")
     return sent

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 import polars as pl
@@ -19,6 +19,7 @@ from alerce_spark.alerts.avro import decode
 from alerce_spark.config import KafkaSettings
 from alerce_spark.kafka import topics
 from alerce_spark.lake.tables import ddl_of
+from alerce_spark.nightly.nights import begin_of
 from alerce_spark.streaming.sink import sink_options
 from alerce_spark.worker import map_in_workers
 
@@ -76,7 +77,7 @@ def read(spark: SparkSession, kafka: KafkaSettings, night: str) -> pl.DataFrame:
     each message belongs to one night, a late one to that in which it came. Raises KafkaException.
     """
     found = topics_of(spark, kafka, night)
-    begin = datetime.strptime(night, "%Y%m%d").replace(tzinfo=UTC)
+    begin = begin_of(night)
     cut = {
         "startingTimestamp": _milliseconds(begin),
         "endingTimestamp": _milliseconds(begin + timedelta(days=1)),

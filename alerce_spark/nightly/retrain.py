@@ -22,8 +22,10 @@ from alerce_spark.classifiers.taxonomy import (
     branch_of,
 )
 from alerce_spark.config import Settings
+from alerce_spark.errors import InputError
 from alerce_spark.lake import models, training_sets
 from alerce_spark.lake.storage import LakeError, is_made
+from alerce_spark.nightly.nights import begin_of
 from alerce_spark.training import metrics, outliers, report, sets
 from alerce_spark.training.figures import Agreement
 from alerce_spark.training.light_curves import Progress, simulated_provenance, simulated_set
@@ -45,7 +47,6 @@ SKY_OBJECTS = 20_000
 
 PROMOTED, KEPT = 0, 3
 
-_DATE = re.compile(r"\d{8}")
 _BRANCH = np.array([list(BRANCHES).index(branch_of(name)) for name in LIGHTCURVE_CLASSES])
 
 
@@ -90,13 +91,17 @@ def retrain(
     promoted together, now or later (`lake.models.promote`); the gate asks the classifier alone. The training set is
     stored in the lake, so the model can be made again to the bit from it and `seed`. `date` (YYYYMMDD) names the
     version; `out` is the folder of the report. `real_data` adds the figures of `evaluate_real`, which decide nothing.
-    Raises LakeError, ModelError, and ValueError for a bad date, an unknown class, or a seed that would train on what
+    Raises LakeError, ModelError, and InputError for a bad date, an unknown class, or a seed that would train on what
     judges.
     """
-    if not _DATE.fullmatch(date):
-        raise ValueError(f"the date {date!r} is not written YYYYMMDD")
+    begin_of(date)
+    for name, value in (("per_class", per_class), ("trees", trees), ("workers", workers)):
+        if value < 1:
+            raise InputError(f"{name} = {value}: at least 1 is needed")
+    if seed < 0:
+        raise InputError(f"seed = {seed}: seeds are 0 or more")
     if seed == HELD_OUT_SEED:
-        raise ValueError(f"seed {seed} is that of the held-out objects")
+        raise InputError(f"seed {seed} is that of the held-out objects")
     lake = settings.lake.path
     version = next_version(lake, LIGHTCURVE, date)
     real = _labelled(lake, labels) if labels is not None else None

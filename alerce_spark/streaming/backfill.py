@@ -70,7 +70,7 @@ def send_through_stream(settings: Settings, paths: Sequence[Path], topic: str) -
 
     Errors as of `topics.create` and `topics.send`.
     """
-    name = topic.removesuffix(topics.REPROCESS_SUFFIX) + topics.REPROCESS_SUFFIX
+    name = topics.checked(topic.removesuffix(topics.REPROCESS_SUFFIX) + topics.REPROCESS_SUFFIX)
     servers, options = settings.kafka.bootstrap_servers, settings.kafka.revealed
     topics.create(servers, [name], settings.kafka.partitions, options=options)
     packets = (packet for file in find_files(paths) for packet, _ in packets_of(str(file)))
