@@ -10,8 +10,9 @@ from alerce_spark.errors import InputError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _S3 = re.compile(r"s3a?://[^/\s]+(/.*)?")
-#: delta-rs takes a backslash for a slash, and "%41" for "A", after any quoting.
-_UNSAFE = re.compile(r"\\|%[0-9A-Fa-f]{2}|[\x00-\x1f\x7f]")
+#: delta-rs takes a backslash for a slash and %41 for A, and cannot parse brackets, ^ and |; polars looks for a pattern
+#: where * or ? is, and for a partition where = is.
+_UNSAFE = re.compile(r"[\\*?\[\]^|=]|%[0-9A-Fa-f]{2}|[\x00-\x1f\x7f]")
 
 
 def lake_path(given: str | os.PathLike[str]) -> str:
@@ -41,10 +42,9 @@ def lake_path(given: str | os.PathLike[str]) -> str:
         raise InputError(
             f"{text!r}: a lake is a folder or s3a://<bucket>/<prefix>; a folder of this name is written ./{text}"
         )
-    if found := _UNSAFE.search(path):
-        raise InputError(
-            f"the path of the lake {path!r} has {found[0]!r}, which cannot be in it; choose another folder"
-        )
+    if not is_remote(path) and (found := _UNSAFE.search(os.path.abspath(path))):
+        what = repr(found[0]) if found[0].isprintable() else "a control character"
+        raise InputError(f"the path of a lake cannot have {what} in it: {os.path.abspath(path)!r}")
     return path
 
 

@@ -65,6 +65,8 @@ def check_out(out: Path, suffixes: Sequence[str] = ()) -> Path:
     with _writing(out):
         if out.is_dir():
             raise InputError(f"{out} is a folder; give the name of a file")
+        if out.parent.is_file():
+            raise InputError(f"{out.parent} is a file; there can be no {out.name} in it")
         out.parent.mkdir(parents=True, exist_ok=True)
         if not out.exists():
             out.open("xb").close()

@@ -52,6 +52,7 @@ class Cone:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
                 raise InputError(f"a cone's {name} is a finite number, not {value!r}")
+            object.__setattr__(self, name, float(value))
         if not -90 <= self.dec <= 90:
             raise InputError(f"a cone's dec lies between -90 and 90 deg, not at {self.dec!r}")
         if self.radius < 0:
@@ -160,8 +161,9 @@ class Lake:
 
     def cone_search(self, ra: float, dec: float, radius: float) -> pl.DataFrame:
         """Objects within `radius` [arcsec] of a position [deg], the nearest first, with their `separation` [arcsec]."""
-        found = self.table("objects", cone=Cone(ra, dec, radius)).collect()
-        separation = pl.Series("separation", sky.separation(found["meanra"], found["meandec"], ra, dec))
+        cone = Cone(ra, dec, radius)
+        found = self.table("objects", cone=cone).collect()
+        separation = pl.Series("separation", sky.separation(found["meanra"], found["meandec"], cone.ra, cone.dec))
         return found.select("oid", separation, pl.exclude("oid")).sort("separation", "oid")
 
     def classes(

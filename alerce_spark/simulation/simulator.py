@@ -70,9 +70,8 @@ class Simulator:
         self.versions = (self.version,) if isinstance(self.version, str) else tuple(self.version)
         unknown = set(self.versions) - set(ztf.VERSIONS)
         if unknown or not self.versions:
-            raise InputError(
-                f"unknown ZTF schema version(s) {', '.join(sorted(unknown))}; known: {', '.join(ztf.VERSIONS)}"
-            )
+            named = ", ".join(sorted(unknown)) or "none"
+            raise InputError(f"unknown ZTF schema version(s) {named}; known: {', '.join(ztf.VERSIONS)}")
         self._check_ranges()
         self.start = int(self.start_mjd)
         ra, dec = self.centre or ((sun_ra(self.start) + 180.0) % 360.0, 20.0)
