@@ -114,6 +114,8 @@ def check(
     KafkaException.
     """
     begin_of(night)
+    if not {"photometry", "archive"} & set(settings.stream.queries):
+        raise InputError("stream.queries has neither photometry nor archive: there is nothing that could be proven")
     healpix_order(settings.lake.path)  # is there a lake?
     job = _Job(spark, settings, sample, progress)
     progress(f"reading the topics of {night}")
