@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from alerce_spark.cli.common import Lake, app, console, settings_of
+from alerce_spark.cli.common import Lake, app, check_out_folder, console, settings_of
 from alerce_spark.errors import InputError
+from alerce_spark.places import is_remote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +53,11 @@ def catalog_import(
     known = load(file)
     if name not in known:
         raise CatalogSettingsError(f"no catalogue {name!r} in {file}; there are {', '.join(known)}")
-    done = import_catalog(settings_of(lake={"path": lake}).lake.path, name, known[name], files, scratch)
+    path = settings_of(lake={"path": lake}).lake.path
+    for folder in (scratch, None if is_remote(path) else Path(path)):
+        if folder is not None:
+            check_out_folder(folder)
+    done = import_catalog(path, name, known[name], files, scratch)
     console.print(f"{name}: {done.counts}; {done.rows} rows in pixels of order {done.order}")
 
 

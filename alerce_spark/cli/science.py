@@ -61,8 +61,8 @@ def plot(
 
     if period is not None and not 0 < period < math.inf:
         raise InputError(f"a period is a number of days above 0, not {period}")
-    # An id is data: it may name no other folder.
-    file = check_out(out or Path(f"{re.sub(r'[^A-Za-z0-9._+-]', '_', oid)[:100]}.png"), _IMAGES)
+    # An id is data: it may name no other folder, and may be long.
+    file = check_out(out or Path(f"{re.sub(r'[^A-Za-z0-9._+-]', '_', oid)[:100] or '_'}.png"), _IMAGES)
     opened = lakes.open(settings_of(lake={"path": lake}).lake.path)
     found = opened.table("detections", oid=oid).collect()
     if found.is_empty():
