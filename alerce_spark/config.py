@@ -8,10 +8,18 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from alerce_spark.errors import AlerceError
+from alerce_spark.kafka.options import client_options
+from alerce_spark.places import lake_path, refuse_credentials
 
 #: Variables that begin with the prefix of the settings and are not settings.
 _NOT_SETTINGS = {"ALERCE_CONF", "ALERCE_TEST_DATA"}
@@ -24,7 +32,14 @@ class ConfigError(AlerceError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Errors do not carry the values: pydantic would print them, and one may be a password in the wrong place.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+
+def _web(url: str | None) -> str | None:
+    if url is not None and not re.match(r"https?://[^/\s]+", refuse_credentials(url)):
+        raise ValueError("must be http://host or https://host")
+    return url
 
 
 class LakeSettings(_Section):
@@ -35,14 +50,7 @@ class LakeSettings(_Section):
     lease_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     sync: bool = True
 
-    @field_validator("path")
-    @classmethod
-    def _look_ups_need_a_shared_file_system(cls, value: str) -> str:
-        if value.startswith("hdfs://"):
-            raise ValueError(
-                "a lake on hdfs:// is not supported: workers read it with delta-rs; use a shared path or s3a://"
-            )
-        return value
+    _one_spelling = field_validator("path")(lake_path)
 
 
 class KafkaSettings(_Section):
@@ -50,7 +58,7 @@ class KafkaSettings(_Section):
 
     bootstrap_servers: str = "127.0.0.1:19092"
     topics: list[str] = ["ztf_[0-9]{8}_programid1"]
-    options: dict[str, str] = {}
+    options: dict[str, SecretStr] = {}
     partitions: Annotated[int, Field(ge=1)] = 4
     local_dir: Path = Path(".kafka")
     local_heap: str = "512m"
@@ -61,6 +69,24 @@ class KafkaSettings(_Section):
         if not value:
             raise ValueError("name at least one topic or pattern")
         return value
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _addresses(cls, value: str) -> str:
+        if "@" in value or not all(re.fullmatch(r"\S+:\d{1,5}", address.strip()) for address in value.split(",")):
+            raise ValueError("must be host:port, several with commas; logins belong into kafka.options")
+        return value
+
+    @field_validator("options")
+    @classmethod
+    def _known_options(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        client_options("", {name: secret.get_secret_value() for name, secret in value.items()})
+        return value
+
+    @property
+    def revealed(self) -> dict[str, str]:
+        """The options as a client needs them; never to be printed."""
+        return {name: secret.get_secret_value() for name, secret in self.options.items()}
 
 
 class ArchiveSettings(_Section):
@@ -75,9 +101,15 @@ class ArchiveSettings(_Section):
     @field_validator("url")
     @classmethod
     def _known_scheme(cls, value: str) -> str:
-        if not re.fullmatch(r"file:(/|///)?[^/].*|s3://[^/]+(/.*)?", value):
+        if not re.fullmatch(r"file:(/|///)?[^/\s].*|s3://[^/]+(/.*)?", refuse_credentials(value)):
             raise ValueError("must be file:<directory>, file:///<directory> or s3://<bucket>/<prefix>")
-        return value
+        folder = value.removeprefix("file:")
+        return f"file:{os.path.expanduser(folder)}" if folder.startswith("~") else value
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _web_address(cls, value: str | None) -> str | None:
+        return _web(value)
 
 
 class StreamSettings(_Section):
@@ -104,6 +136,15 @@ class StreamSettings(_Section):
     restart_wait_s: Annotated[float, Field(gt=0)] = 2.0
     restart_wait_max_s: Annotated[float, Field(gt=0)] = 120.0
 
+    @field_validator("queries")
+    @classmethod
+    def _each_once(cls, value: list[QueryName]) -> list[QueryName]:
+        if not value:
+            raise ValueError("name at least one query")
+        if twice := sorted({name for name in value if value.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} is named twice: two of one query would share a checkpoint")
+        return value
+
     @model_validator(mode="after")
     def _a_batch_can_begin(self) -> StreamSettings:
         if self.photometry_min_alerts > self.photometry_max_alerts:
@@ -121,6 +162,11 @@ class CrossmatchSettings(_Section):
     cds_tables: dict[str, str] = {"allwise": "II/328/allwise"}
     cds_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     cds_url: str | None = None
+
+    @field_validator("cds_url")
+    @classmethod
+    def _web_address(cls, value: str | None) -> str | None:
+        return _web(value)
 
 
 class MaintenanceSettings(_Section):
@@ -140,7 +186,9 @@ class SparkSettings(_Section):
 class Settings(BaseSettings):
     """All settings. Sections are tables of conf/alerce.toml; `ALERCE_KAFKA__TOPICS` overrides `topics` of `[kafka]`."""
 
-    model_config = SettingsConfigDict(extra="forbid", env_prefix="ALERCE_", env_nested_delimiter="__", frozen=True)
+    model_config = SettingsConfigDict(
+        extra="forbid", env_prefix="ALERCE_", env_nested_delimiter="__", frozen=True, hide_input_in_errors=True
+    )
 
     survey: Literal["ztf"] = "ztf"
     lake: LakeSettings = LakeSettings()
@@ -154,7 +202,7 @@ class Settings(BaseSettings):
     @property
     def checkpoints(self) -> str:
         """Folder of the streaming checkpoints: beside the tables unless set."""
-        return self.stream.checkpoints or f"{self.lake.path.rstrip('/')}/_checkpoints"
+        return self.stream.checkpoints or f"{self.lake.path}/_checkpoints"
 
 
 def conf_dir() -> Path:
@@ -194,8 +242,10 @@ def load(file: Path | None = None, overrides: dict[str, Any] | None = None) -> S
         return Layered(**flags)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(e, file, flags) for e in error.errors())) from None
-    except ValueError as error:  # broken TOML, or JSON expected in a variable
-        raise ConfigError(f"{file} or the ALERCE_… environment cannot be read: {error}") from None
+    except SettingsError as error:  # JSON is expected in a variable
+        raise ConfigError(f"the ALERCE_… environment cannot be read: {error}; lists and tables are JSON") from None
+    except (ValueError, OSError) as error:  # broken TOML
+        raise ConfigError(f"{file} cannot be read: {error}") from None
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:
@@ -213,10 +263,10 @@ def _refuse_unknown_variables() -> None:
 def _explain(error: Any, file: Path, flags: dict[str, Any]) -> str:
     path = [str(p) for p in error["loc"]]
     key = ".".join(path)
-    variable = "ALERCE_" + "__".join(path[:2]).upper()
+    variable = _variable(path)
     if _inside(flags, path):
         where = "command line"
-    elif variable in os.environ:
+    elif variable is not None:
         where = f"environment variable {variable}"
     else:
         where = str(file)
@@ -225,8 +275,25 @@ def _explain(error: Any, file: Path, flags: dict[str, Any]) -> str:
         names = list(getattr(section, "model_fields", {}))
         near = difflib.get_close_matches(path[-1], names, 1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
-        return f"{where}: unknown key {key} = {error['input']!r}; {hint}"
-    return f"{where}: {key} = {error['input']!r}: {error['msg']}"
+        return f"{where}: unknown key {key}; {hint}"
+    message = error["msg"].removeprefix("Value error, ")
+    if path[:2] == ["kafka", "options"] and len(path) > 2 and error["type"] == "string_type":
+        message += "; names of options have quotes in TOML, since they have dots"
+    return f"{where}: {key}{_value(error, path)}: {message}"
+
+
+def _value(error: Any, path: list[str]) -> str:
+    """The value as given, where no password can be in it: a plain one, of a known key outside of kafka.options."""
+    given = error["input"]
+    harmless = isinstance(given, str | int | float) and path[:2] != ["kafka", "options"] and len(path) > 1
+    return f" = {given!r}" if harmless and "@" not in str(given) else ""
+
+
+def _variable(path: list[str]) -> str | None:
+    """The environment variable that gave the value at `path`, in any mixture of cases and as deep as it goes."""
+    given = {name.upper(): name for name in os.environ}
+    names = ("ALERCE_" + "__".join(path[:depth]).upper() for depth in range(len(path), 0, -1))
+    return next((given[name] for name in names if name in given), None)
 
 
 def _inside(values: Any, path: list[str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from alerce_spark.config import ConfigError, Settings, conf_dir
 
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 _PACKAGES = "spark.jars.packages"
+_SECRET = re.compile(r"secret|password|token", re.IGNORECASE)
 _NEEDED_CLASSES = ("io.delta.sql.DeltaSparkSessionExtension", "org.apache.spark.sql.kafka010.KafkaSourceProvider")
 
 
@@ -26,7 +28,7 @@ def spark_dir() -> Path:
 
 def profile(name: str) -> dict[str, str]:
     """Spark settings of spark-defaults.conf and of the profiles that `name` lists (standalone,s3), later ones over
-    earlier ones. Raises ConfigError with the profiles there are.
+    earlier ones. Raises ConfigError with the profiles there are, and for a secret in one.
     """
     settings = _properties(spark_dir() / "spark-defaults.conf")
     for part in name.split(","):
@@ -35,6 +37,11 @@ def profile(name: str) -> dict[str, str]:
             known = ", ".join(sorted(p.stem for p in path.parent.glob("*.conf") if p.stem != "spark-defaults"))
             raise ConfigError(f"spark.profile = {name!r}: no {path}; known: {known}")
         settings |= _properties(path)
+    if told := [key for key in settings if _SECRET.search(key)]:
+        raise ConfigError(
+            f"{told[0]} stands in a profile of conf/spark, and would be in the command line of Java, which all on the "
+            "machine see: put it into spark-defaults.conf in a folder of your own, and name that by SPARK_CONF_DIR"
+        )
     return settings
 
 

@@ -17,6 +17,11 @@ def printable(text: str, most: int = _MOST_SHOWN) -> str:
     return shown
 
 
+def visible(text: str) -> str:
+    """Text of several lines for the terminal: control and other invisible characters as escapes."""
+    return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def file_name(text: str) -> str:
     """A name for a file that is called after an id: no folder, no hidden file, nothing that a shell would read."""
     name = quote(text, safe="+ ()[],=@").replace("/", "%2F")

@@ -19,6 +19,7 @@ from alerce_spark.alerts import stamps
 from alerce_spark.alerts.model import sign
 from alerce_spark.classifiers.stamp import StampModel, is_known_mover
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE_CLASSES
+from alerce_spark.errors import InputError
 from alerce_spark.features import select
 from alerce_spark.features.io import from_objects, schema
 from alerce_spark.features.names import FEATURES
@@ -184,7 +185,7 @@ def _with_oid(table: DataFrame, required: tuple[str, ...], what: str) -> DataFra
         table = table.withColumnRenamed("objectId", "oid")
     missing = [name for name in ("oid", *required) if name not in table.columns]
     if missing:
-        raise ValueError(f"{what} lack the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
+        raise InputError(f"{what} lack the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
     return table.withColumn("oid", F.col("oid").cast("string"))
 
 

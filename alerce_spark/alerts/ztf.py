@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from alerce_spark.errors import InputError
+
 AvroType = Literal["int", "long", "float", "double", "string"]
 
 #: Schema versions, oldest first. "1.0" stands for packets that carry no `schemavsn`.
@@ -279,7 +281,7 @@ def fields_of(record: tuple[Field, ...], version: str) -> list[Field]:
     Raises ValueError for a version that is not in VERSIONS.
     """
     if version not in VERSIONS:
-        raise ValueError(f"unknown ZTF schema version {version!r}; known: {', '.join(VERSIONS)}")
+        raise InputError(f"unknown ZTF schema version {version!r}; known: {', '.join(VERSIONS)}")
     upto = VERSIONS.index(version)
     return [f for f in record if VERSIONS.index(f.since) <= upto]
 

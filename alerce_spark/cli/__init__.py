@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import sys
+import traceback
 from collections.abc import Sequence
 
 from confluent_kafka import KafkaException
@@ -12,25 +15,55 @@ from rich.text import Text
 from alerce_spark.cli import crossmatch, models, nightly, outliers, pipeline, science
 from alerce_spark.cli.common import app
 from alerce_spark.errors import AlerceError
+from alerce_spark.text import visible
 
 __all__ = ["crossmatch", "main", "models", "nightly", "outliers", "pipeline", "science"]
+
+#: Exit status of an error that the user can mend, and of a fault of ours.
+_MENDABLE, _FAULT = 2, 70
+#: Errors of the system that tell of the machine, not of this program, wherever they come up.
+_OF_THE_MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; errors that a user can mend are one message and exit status 2, others keep their trace."""
     try:
-        app(args=arguments)
+        app(args=arguments)  # ends with SystemExit: 0, 2 for bad arguments, 130 for Ctrl-C
     except AlerceError as error:
-        _say(str(error))
-        sys.exit(2)
-    except (KafkaException, BufferError) as error:
-        _say(
+        status = _say(str(error))
+    except KafkaException as error:
+        status = _say(
             f"Kafka: {error}. Is the broker of kafka.bootstrap_servers up? "
             "A local one starts with: alerce-spark kafka start"
         )
-        sys.exit(2)
+    except Exception as error:  # noqa: BLE001  (the last place where a fault can be told)
+        status = _say(str(error)) if _is_of_the_machine(error) else _report()
+    sys.exit(status)
 
 
-def _say(message: str) -> None:
-    """An error on the terminal. What it quotes may be anybody's text, so no mark-up of it counts."""
-    Console(stderr=True).print(Text.assemble(("error: ", "bold red"), message), highlight=False, soft_wrap=True)
+def _is_of_the_machine(error: Exception) -> bool:
+    """Whether the system refuses: no room, no rights. Libraries in Rust give its number in their text alone."""
+    if not isinstance(error, OSError):
+        return False
+    said = re.search(r"\(os error (\d+)\)", str(error))
+    return (int(said[1]) if said else error.errno) in _OF_THE_MACHINE
+
+
+def _say(message: str) -> int:
+    """An error on the terminal. What it quotes may be anybody's text, so no mark-up or control character counts."""
+    shown = Text.assemble(("error: ", "bold red"), visible(message))
+    Console(stderr=True).print(shown, highlight=False, soft_wrap=True)
+    return _MENDABLE
+
+
+def _report() -> int:
+    """The trace of a fault of ours. Without the values of variables: one may be a password."""
+    print(visible(traceback.format_exc()), file=sys.stderr)
+    print(
+        "This is a fault of alerce_spark: please report it with the trace above and `alerce-spark --version`.",
+        file=sys.stderr,
+    )
+    return _FAULT

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,10 +22,17 @@ _settings_file: list[Path | None] = [None]
 Lake = Annotated[str | None, typer.Option("--lake", help="Folder of the tables; default: lake.path of the settings.")]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"alerce-spark {version('alerce-spark')}, Python {platform.python_version()}", highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
 def _common(
     conf: Annotated[Path | None, typer.Option(help="Settings file; default: conf/alerce.toml.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")] = False,
 ) -> None:
     _settings_file[0] = conf
     logging.basicConfig(

@@ -11,6 +11,9 @@ import typer
 from rich.table import Table
 
 from alerce_spark.cli.common import Lake, app, console, settings_of
+from alerce_spark.errors import InputError
+from alerce_spark.outputs import TABLE_SUFFIXES, check_out, check_out_folder
+from alerce_spark.places import is_remote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,10 +54,14 @@ def catalog_import(
     known = load(file)
     if name not in known:
         raise CatalogSettingsError(f"no catalogue {name!r} in {file}; there are {', '.join(known)}")
-    done = import_catalog(settings_of(lake={"path": lake}).lake.path, name, known[name], files, scratch)
-    console.print(f"{name}: {done.counts}; {done.rows} rows in pixels of order {done.order}", highlight=False)
+    path = settings_of(lake={"path": lake}).lake.path
+    for folder in (scratch, None if is_remote(path) else Path(path)):
+        if folder is not None:
+            check_out_folder(folder)
+    done = import_catalog(path, name, known[name], files, scratch)
+    console.print(f"{name}: {done.counts}; {done.rows} rows in pixels of order {done.order}")
     for note in done.counts.notes:
-        console.print(note, markup=False, highlight=False)
+        console.print(note)
 
 
 @catalog_app.command("list")
@@ -62,8 +69,12 @@ def catalog_list(lake: Lake = None) -> None:
     """Show the catalogues of the lake."""
     from alerce_spark.lake.catalogs import imported
 
+    path = settings_of(lake={"path": lake}).lake.path
+    catalogs = imported(path)
+    if not catalogs:
+        raise InputError(f"no catalogues in {path}; import one with: alerce-spark catalog import NAME FILE…")
     table = Table("catalogue", "rows", "radius", "motion", "attributes", "what")
-    for catalog in imported(settings_of(lake={"path": lake}).lake.path):
+    for catalog in catalogs:
         s = catalog.settings
         motion = f"from {s.epoch}" if s.moves else ""
         table.add_row(catalog.name, str(catalog.rows), f'{s.radius}"', motion, ", ".join(s.attributes), s.title)
@@ -92,7 +103,7 @@ def crossmatch(
     """Match all objects of the lake with its catalogues, into the table xmatch; or a file, into another file."""
     from alerce_spark.lake.catalogs import check_radius, imported, match
     from alerce_spark.lake.storage import LakeError
-    from alerce_spark.tablefiles import check_out, write
+    from alerce_spark.tablefiles import write
 
     if radius is not None:
         check_radius(radius)
@@ -114,7 +125,7 @@ def crossmatch(
         return
     if out is None:
         raise LakeError("say with --out where the result goes")
-    check_out(out)
+    check_out(out, TABLE_SUFFIXES)
     positions, notes = _positions(csv, oid_column, ra_column, dec_column, mjd_column)
     found = _matched(path, positions, chosen, radius, every)
     write(found.to_arrow(), out)

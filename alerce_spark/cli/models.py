@@ -11,6 +11,7 @@ from rich.table import Table
 from alerce_spark.cli.common import Lake, app, console, settings_of
 from alerce_spark.cli.texts import say_unread
 from alerce_spark.errors import InputError
+from alerce_spark.outputs import TABLE_SUFFIXES, check_out
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,7 +43,9 @@ def models_list(lake: Lake = None) -> None:
 def models_register(classifier: Classifier, version: Version, file: Path, lake: Lake = None) -> None:
     """Copy a model file into the lake and register it as a candidate."""
     from alerce_spark.lake import models
+    from alerce_spark.lake.serving import refuse_other_models
 
+    refuse_other_models(classifier, file)
     _say(models.register(_lake(lake), classifier, version, file))
 
 
@@ -91,9 +94,8 @@ def classify(
     """Classify a table of features: class, probability, all classes and branches, model version."""
     from alerce_spark.classifiers import lightcurve
     from alerce_spark.lake.serving import LightcurveModels
-    from alerce_spark.tablefiles import check_out
 
-    check_out(out)
+    check_out(out, TABLE_SUFFIXES)
     if model is not None:
         chosen = lightcurve.load(model)
     else:
@@ -116,9 +118,8 @@ def classify_stamps(
     """Classify alerts by their stamps; what cannot be read is listed and skipped, then with exit status 1."""
     from alerce_spark.classifiers.stamp import StampModel, classify_paths
     from alerce_spark.lake.serving import stamp_models
-    from alerce_spark.tablefiles import check_out
 
-    check_out(out)
+    check_out(out, TABLE_SUFFIXES)
     if model is not None:
         chosen = StampModel.load(model)
     else:
@@ -141,10 +142,9 @@ def labels(
     """Labels of the lake's objects from the catalogues of the paper, by priority; prints where catalogues disagree."""
     from alerce_spark import lake as lakes
     from alerce_spark.lake.storage import LakeError
-    from alerce_spark.tablefiles import check_out
     from alerce_spark.training.catalogs import labels_from_files
 
-    check_out(out)
+    check_out(out, TABLE_SUFFIXES)
     files: dict[str, list[Path]] = {}
     for source in sources:
         name, file = _source_and_file(source)

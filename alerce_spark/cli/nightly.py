@@ -12,6 +12,7 @@ from rich.table import Table
 
 from alerce_spark.cli.common import Lake, app, console, settings_of
 from alerce_spark.cli.texts import plain
+from alerce_spark.outputs import check_out, check_out_folder
 
 if TYPE_CHECKING:
     from alerce_spark.nightly.comparison import Comparison
@@ -27,16 +28,22 @@ Night = Annotated[str | None, typer.Option(help="Night, YYYYMMDD; default: that 
 def integrity(
     night: Night = None,
     lake: Lake = None,
-    rounds: Annotated[int, typer.Option(help="Times to send what is missing again; 0 only looks.")] = 3,
-    wait: Annotated[float, typer.Option(help="Seconds without progress after which a round ends.")] = 300.0,
+    rounds: Annotated[int, typer.Option(min=0, help="Times to send what is missing again; 0 only looks.")] = 3,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds without progress after which a round ends.")] = 300.0,
     report: Annotated[Path | None, typer.Option(help="HTML page of the result.")] = None,
 ) -> None:
     """Prove that a night is complete and right, and send again what is not. Exit status 1 when anything stays wrong."""
+    from alerce_spark import lake as lakes
     from alerce_spark.nightly.integrity import check
+    from alerce_spark.nightly.nights import begin_of
     from alerce_spark.session import spark_session
 
     settings = settings_of(lake={"path": lake})
-    chosen = night or f"{datetime.now(UTC) - timedelta(days=1):%Y%m%d}"
+    chosen = f"{datetime.now(UTC) - timedelta(days=1):%Y%m%d}" if night is None else night
+    begin_of(chosen)
+    lakes.open(settings.lake.path)  # is there a lake?
+    if report is not None:
+        check_out(report)
     spark = spark_session(settings, "alerce-spark integrity")
     done = check(spark, settings, chosen, rounds=rounds, wait_s=wait, progress=console.print)
     shown = Table("round", "packets", "missing", "sent again", "broken", "examples", title=f"Night {chosen}")
@@ -61,9 +68,9 @@ def retrain(
     labels: Annotated[Path | None, typer.Option(help="Labels (oid, class_name); default: simulated objects.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of report and model file.")] = Path("reports"),
     seed: Annotated[int, typer.Option(help="The same seed and data give the same model.")] = 1,
-    per_class: Annotated[int, typer.Option(help="Objects a class; missing ones are simulated.")] = 1000,
-    trees: Annotated[int, typer.Option(help="Trees of each of the four forests.")] = 500,
-    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+    per_class: Annotated[int, typer.Option(min=1, help="Objects a class; missing ones are simulated.")] = 1000,
+    trees: Annotated[int, typer.Option(min=1, help="Trees of each of the four forests.")] = 500,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     date: Annotated[str | None, typer.Option(help="YYYYMMDD of the version; default: today (UTC).")] = None,
     real_data: Annotated[Path | None, typer.Option(help="Folder of real test objects for the report.")] = None,
 ) -> None:
@@ -72,6 +79,7 @@ def retrain(
     from alerce_spark.training.catalogs import read_labels
 
     settings = settings_of(lake={"path": lake})
+    check_out_folder(out)
     with Progress(console=console) as bar:
         simulating = bar.add_task("simulating", total=None)
         done = train_again(
@@ -96,7 +104,7 @@ def train_stamp(
     lake: Lake = None,
     out: Annotated[Path, typer.Option(help="Folder of report and model file.")] = Path("reports"),
     seed: Annotated[int, typer.Option(help="The same seed and machine give the same model.")] = 1,
-    per_class: Annotated[int, typer.Option(help="Simulated first alerts of each class, 48 kB of memory each.")] = 2500,
+    per_class: Annotated[int, typer.Option(min=1, help="Simulated first alerts of each class, 48 kB each.")] = 2500,
     minutes: Annotated[float | None, typer.Option(help="No epoch begins after so many minutes.")] = None,
     date: Annotated[str | None, typer.Option(help="YYYYMMDD of the version; default: today (UTC).")] = None,
     real_data: Annotated[Path | None, typer.Option(help="Folder of real alerts for the report.")] = None,
@@ -104,6 +112,7 @@ def train_stamp(
     """Train the stamp classifier; promote it if it is not worse. Exit status 0 promoted, 3 kept the old."""
     from alerce_spark.nightly.train_stamps import train_stamps
 
+    check_out_folder(out)
     done = train_stamps(
         settings_of(lake={"path": lake}),
         date=date or f"{datetime.now(UTC):%Y%m%d}",
@@ -128,13 +137,15 @@ def _say(done: Outcome) -> None:
 @app.command()
 def reclassify(lake: Lake = None) -> None:
     """Classify the latest features of all stored objects by the current model. Safe beside a running stream."""
+    from alerce_spark import lake as lakes
     from alerce_spark.nightly.reclassify import reclassify as classify_again
     from alerce_spark.session import spark_session
 
     settings = settings_of(lake={"path": lake})
+    lakes.open(settings.lake.path)  # is there a lake?
     count, version, through_stream = classify_again(spark_session(settings, "alerce-spark reclassify"), settings)
     where = "sent to the running stream" if through_stream else "written"
-    console.print(f"{count} objects classified by {version}, {where}")
+    console.print(f"{count} objects classified by {version}, {where}" if count else f"all have a class by {version}")
 
 
 @app.command()
@@ -151,6 +162,8 @@ def replay(
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("reports"),
 ) -> None:
     """Run a night's stored packets again, by the current or given models, into tables of their own; compare classes."""
+    from alerce_spark import lake as lakes
+    from alerce_spark.nightly.nights import begin_of
     from alerce_spark.nightly.replay import replay as run_again
     from alerce_spark.session import spark_session
     from alerce_spark.streaming.photometry import Summary
@@ -159,6 +172,9 @@ def replay(
         console.print(f"{packets} of {total} packets")
 
     settings = settings_of(lake={"path": lake})
+    begin_of(night)
+    lakes.open(settings.lake.path)  # is there a lake?
+    check_out_folder(out)
     spark = spark_session(settings, "alerce-spark replay")
     done = run_again(spark, settings, night, wanted=model or [], into=into, progress=progress)
     _show(done)

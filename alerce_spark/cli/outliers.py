@@ -10,6 +10,8 @@ from rich.table import Table
 
 from alerce_spark.cli.common import Lake, app, console, settings_of
 from alerce_spark.cli.texts import plain
+from alerce_spark.errors import InputError
+from alerce_spark.outputs import TABLE_SUFFIXES, check_out
 
 if TYPE_CHECKING:
     import polars as pl
@@ -35,10 +37,9 @@ def outliers(
 ) -> None:
     """List the most outlying objects of a lake, with the features that make them odd."""
     from alerce_spark.lake.discovery import outlying
-    from alerce_spark.tablefiles import check_out
 
     if out is not None:
-        check_out(out)
+        check_out(out, TABLE_SUFFIXES)
     found = outlying(
         settings_of(lake={"path": lake}).lake.path,
         branch=branch,
@@ -61,11 +62,10 @@ def uncertain(
     from alerce_spark import lake as lakes
     from alerce_spark.lake.discovery import uncertain as most_telling
     from alerce_spark.lake.storage import LakeError
-    from alerce_spark.tablefiles import check_out
     from alerce_spark.training.catalogs import read_oids
 
     if out is not None:
-        check_out(out)
+        check_out(out, TABLE_SUFFIXES)
     path = settings_of(lake={"path": lake}).lake.path
     known = [] if labels is None else read_oids(labels)
     if known:
@@ -77,12 +77,11 @@ def uncertain(
 
 
 def _show(found: pl.DataFrame, out: Path | None) -> None:
-    """Print a table or write it as .csv or .parquet; exit status 1 where no object is in it."""
+    """Print a table or write it as .csv or .parquet. Raises InputError where no object is in it."""
     from alerce_spark.tablefiles import write
 
     if found.is_empty():
-        console.print("no object fits" if out is None else f"no object fits; {out} is not written")
-        raise typer.Exit(1)
+        raise InputError("no object of the lake has a class and features as asked for: nothing to list")
     if out is not None:
         write(found.to_arrow(), out)
         console.print(f"{len(found)} objects in {out}")

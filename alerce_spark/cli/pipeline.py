@@ -13,6 +13,7 @@ from rich.table import Table
 
 from alerce_spark.cli.common import Lake, app, console, settings_of
 from alerce_spark.cli.texts import plain, say_unread
+from alerce_spark.outputs import check_out_folder
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -144,7 +145,7 @@ def stream(
     from alerce_spark.session import spark_session
     from alerce_spark.streaming.run import Stream
 
-    chosen = queries.split(",") if queries else None
+    chosen = None if queries is None else [name.strip() for name in queries.split(",")]
     settings = settings_of(lake={"path": lake}, stream={"queries": chosen})
     log = logging.getLogger("alerce_spark.stream")
 
@@ -218,9 +219,9 @@ def _told(name: str, query: dict[str, Any], bad: Sequence[str]) -> Iterator[str]
 @app.command()
 def simulate(
     out: Annotated[Path, typer.Argument(help="Folder for <candid>.avro files.")],
-    alerts: Annotated[int, typer.Option(help="Packets to make.")] = 1000,
-    objects: Annotated[int, typer.Option(help="Objects on the sky.")] = 40,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 1,
+    alerts: Annotated[int, typer.Option(min=1, help="Packets to make.")] = 1000,
+    objects: Annotated[int, typer.Option(min=1, help="Objects on the sky.")] = 40,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 1,
     version: Annotated[str, typer.Option(help="ZTF schema version.")] = "3.3",
 ) -> None:
     """Write packets of a synthetic sky."""
@@ -230,7 +231,7 @@ def simulate(
 
     from alerce_spark.simulation.night import stream as alert_stream
 
-    out.mkdir(parents=True, exist_ok=True)
+    check_out_folder(out)
     made = islice(alert_stream(seed, objects=objects, version=version), alerts)
     for candid, _, packet in track(made, "simulating", alerts, console=console):
         (out / f"{candid}.avro").write_bytes(packet)
@@ -240,16 +241,18 @@ def simulate(
 @app.command()
 def compact(
     lake: Lake = None,
-    max_files: Annotated[int, typer.Option(help="Rewrite pixels with more small files than this.")] = 1,
+    max_files: Annotated[int, typer.Option(min=1, help="Rewrite pixels with more small files than this.")] = 1,
     retention_hours: Annotated[
         float | None, typer.Option(help="Keep deleted files that long, at least 24; default: maintenance.retention_h.")
     ] = None,
 ) -> None:
     """Rewrite crowded pixels as sorted files and delete old ones. Safe beside a running stream."""
+    from alerce_spark import lake as lakes
     from alerce_spark.lake.compact import compact_lake
     from alerce_spark.session import spark_session
 
     settings = settings_of(lake={"path": lake}, maintenance={"retention_h": retention_hours})
+    lakes.open(settings.lake.path)  # is there a lake?
     spark, retention = spark_session(settings), settings.maintenance.retention_h
     for done in compact_lake(spark, settings.lake.path, max_files, retention):
         console.print(f"{done.table}: {done.pixels} pixels, {done.before} files became {done.after}")
@@ -261,7 +264,7 @@ def demo(
     alerts: Annotated[
         Path | None, typer.Option(help="Real packets (directory or tar.gz) in place of simulated ones.")
     ] = None,
-    number: Annotated[int, typer.Option(help="Simulated alerts.")] = 1000,
+    number: Annotated[int, typer.Option(min=1, help="Simulated alerts.")] = 1000,
 ) -> None:
     """A night from Kafka into the lake on this machine, with a summary and three light curves."""
     from alerce_spark.demo import run

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from alerce_spark.cli.common import Lake, app, console, settings_of
+from alerce_spark.errors import InputError
+from alerce_spark.outputs import check_out
 from alerce_spark.text import file_name
+
+_IMAGES = (".png", ".pdf", ".svg")
 
 
 @app.command()
@@ -58,7 +63,7 @@ def features(
 def plot(
     oid: Annotated[str, typer.Argument(help="Object.")],
     lake: Lake = None,
-    out: Annotated[Path | None, typer.Option(help="PNG file; default: <oid>.png.")] = None,
+    out: Annotated[Path | None, typer.Option(help=".png, .pdf or .svg; default: <oid>.png.")] = None,
     period: Annotated[float | None, typer.Option(help="Fold at this period in days; default: the best one.")] = None,
 ) -> None:
     """Draw an object: light curve, folded light curve, periodogram, model fits."""
@@ -67,11 +72,13 @@ def plot(
     from alerce_spark.features.select import select
     from alerce_spark.lake.storage import LakeError
 
+    if period is not None and not 0 < period < math.inf:
+        raise InputError(f"a period is a number of days above 0, not {period}")
+    file = check_out(out or Path(f"{file_name(oid)}.png"), _IMAGES)
     opened = lakes.open(settings_of(lake={"path": lake}).lake.path)
     found = opened.table("detections", oid=oid).collect()
     if found.is_empty():
         raise LakeError(f"no object {oid!r} in {opened.path}")
     limits = opened.table("non_detections", oid=oid).collect()
-    file = out or Path(f"{file_name(oid)}.png")
     figure(select(found.to_arrow(), limits.to_arrow()), 0, period).savefig(file, dpi=130)
     console.print(str(file))

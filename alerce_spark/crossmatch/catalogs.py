@@ -74,7 +74,7 @@ def load(file: Path) -> dict[str, Catalog]:
     """Settings of every catalogue of a TOML file, by name. Raises CatalogSettingsError."""
     try:
         sections = tomllib.loads(file.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CatalogSettingsError(f"{file} cannot be read: {error}") from None
     return {name: _catalog(file, name, values) for name, values in sections.items()}
 

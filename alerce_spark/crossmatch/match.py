@@ -16,6 +16,8 @@ import pyarrow as pa
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from alerce_spark.errors import InputError
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Ids: TypeAlias = NDArray[Any] | pa.ChunkedArray
@@ -140,7 +142,7 @@ def _pairs(
     ra: Floats, dec: Floats, catalog_ra: Floats, catalog_dec: Floats, radius: float, motion: Motion | None
 ) -> Pairs:
     if not 0 < radius <= MAX_RADIUS:
-        raise ValueError(f"a match radius must be in (0, {MAX_RADIUS:g}] arcsec, not {radius}")
+        raise InputError(f"a match radius must be in (0, {MAX_RADIUS:g}] arcsec, not {radius}")
     nothing = np.empty(0)
     if motion is None:
         is_swapped = ra.size > catalog_ra.size

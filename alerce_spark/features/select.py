@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from alerce_spark.alerts.model import sign
+from alerce_spark.errors import InputError
 from alerce_spark.features.curves import BANDS, Curves, Float, Int, Limits, Objects
 
 Columns: TypeAlias = Mapping[str, NDArray[Any]] | pa.Table
@@ -52,7 +53,7 @@ class _Rows:
     def __init__(self, columns: Columns, required: Sequence[str], what: str) -> None:
         names = columns.schema.names if isinstance(columns, pa.Table) else list(columns)
         if missing := [name for name in required if name not in names]:
-            raise ValueError(f"{what} lack the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
+            raise InputError(f"{what} lack the column{'s' * (len(missing) > 1)} {', '.join(missing)}")
         self._columns = columns
         self.names = frozenset(names)
         self.size = len(columns[required[0]])

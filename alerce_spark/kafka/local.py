@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 from alerce_spark import jars, needs
 from alerce_spark.errors import AlerceError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 VERSION = jars.KAFKA_VERSION
 _START_S = 60.0
@@ -65,10 +66,13 @@ def start(bootstrap_servers: str, folder: Path, heap: str = "512m") -> Broker:
         )
     java = needs.java()
     files = jars.kafka().fetch()
-    folder.mkdir(parents=True, exist_ok=True)
     controller = free_port()
     properties = folder / "server.properties"
-    properties.write_text(_properties(host, port, controller, folder / "data"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        properties.write_text(_properties(host, port, controller, folder / "data"))
+    except OSError as error:
+        raise KafkaError(f"kafka.local_dir = '{folder}' cannot be written: {error.strerror}; choose another") from None
     command = [
         java,
         f"-Xmx{heap}",
@@ -124,8 +128,8 @@ def status(folder: Path) -> Broker | None:
         return None
     try:
         broker = Broker(**json.loads(state.read_text()))
-    except (ValueError, TypeError) as error:  # a power cut leaves it empty
-        log.warning("%s is damaged and passed over: %s", state, error)
+    except (ValueError, TypeError):
+        logger.warning("%s is damaged and passed over; a broker that runs from there must be ended by hand", state)
         return None
     if _alive(broker.pid, folder.resolve()):
         return broker
@@ -146,7 +150,7 @@ def _state_file(folder: Path) -> Path:
 
 def _address(bootstrap_servers: str) -> tuple[str, int]:
     host, _, port = bootstrap_servers.split(",", maxsplit=1)[0].rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise KafkaError(f"kafka.bootstrap_servers = {bootstrap_servers!r}: expected host:port")
     if host not in ("127.0.0.1", "localhost"):
         raise KafkaError(f"a local broker listens on this machine only, not on {host}; use 127.0.0.1:PORT")

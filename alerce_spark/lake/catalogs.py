@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import unquote
 from uuid import uuid4
 
 import healpy
@@ -42,6 +41,7 @@ from alerce_spark.crossmatch.rows import ATTEMPTS, attempts, numbers
 from alerce_spark.lake import lookup
 from alerce_spark.lake.storage import LakeError, storage_options
 from alerce_spark.lake.tables import TABLES
+from alerce_spark.places import lake_path
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -471,14 +471,13 @@ def _settings_of(handle: DeltaTable) -> Local | None:
 
 
 def _path(lake: str, name: str) -> str:
-    return f"{lake.rstrip('/').replace('s3a://', 's3://', 1)}/catalogs/{name}"
+    return f"{lake_path(lake).replace('s3a://', 's3://', 1)}/catalogs/{name}"
 
 
 def _filesystem(path: str, options: dict[str, str] | None) -> fs.FileSystem:
     """File system whose root is a table."""
     if options is None:
-        folder = Path(unquote(path.removeprefix("file://").removeprefix("file:"))).resolve()
-        return fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem())
+        return fs.SubTreeFileSystem(str(Path(path).resolve()), fs.LocalFileSystem())
     return fs.PyFileSystem(DeltaStorageHandler(path, options))
 
 

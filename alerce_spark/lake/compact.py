@@ -17,6 +17,7 @@ import pyarrow as pa
 from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
 
+from alerce_spark.errors import InputError
 from alerce_spark.lake import files, log, lookup, write
 from alerce_spark.lake.handles import delta_table
 from alerce_spark.lake.log import Change, Conflict
@@ -127,16 +128,18 @@ def _rewriter(lake: str, table: str) -> Callable[[Iterator[pa.RecordBatch]], Ite
 def vacuum(spark: SparkSession, lake: str, table: str, retention_h: float = 7 * _LEAST_RETENTION_H) -> None:
     """Delete files that no version younger than `retention_h` needs, and old parts of the log.
 
-    Raises ValueError below a day.
+    Raises InputError below a day.
     """
     if retention_h < _LEAST_RETENTION_H:
-        raise ValueError(f"a retention of {retention_h:g} h breaks readers; keep at least {_LEAST_RETENTION_H:g} h")
+        raise InputError(f"a retention of {retention_h:g} h breaks readers; keep at least {_LEAST_RETENTION_H:g} h")
     DeltaTable.forPath(spark, table_path(lake, table)).vacuum(retention_h)
     delta_table(lake, table).cleanup_metadata()
 
 
 def compact_lake(spark: SparkSession, lake: str, max_files: int, retention_h: float) -> Iterator[Compacted]:
-    """Compact every table that lies on the sky, and vacuum all. Raises ValueError for too short a retention."""
+    """Compact every table that lies on the sky, and vacuum all. Raises InputError for too short a retention."""
+    if max_files < 1:
+        raise InputError(f"max_files = {max_files}: a pixel keeps at least 1 file")
     for table in TABLES.values():
         if table.on_sky:
             yield compact(spark, lake, table.name, max_files)

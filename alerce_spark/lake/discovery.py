@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 
 from alerce_spark.classifiers.taxonomy import BRANCHES, LIGHTCURVE, LIGHTCURVE_CLASSES
+from alerce_spark.errors import InputError
 from alerce_spark.features.names import FEATURES, FEATURES_VERSION
 from alerce_spark.lake.read import Lake, open_lake
 from alerce_spark.lake.serving import LightcurveModels
@@ -33,8 +35,13 @@ def outlying(
     Columns: oid, outlier_score, novelty (of its latest detection, above 0 brighter), class, probability, ndet, meanra,
     meandec [deg], firstmjd, lastmjd [d], odd (features that make it odd with their share of its distance to the
     predicted class), candid, version, outlier_version, and `columns` of the table objects or features. `branch` is that
-    of the predicted class; `min_novelty` is for brighter or fainter. Raises LakeError for an unknown branch or column.
+    of the predicted class; `min_novelty` is for brighter or fainter. Raises LakeError for an unknown branch or column,
+    InputError for a limit below 1 and bounds that are no numbers.
     """
+    if limit < 1:
+        raise InputError(f"limit = {limit}: at least one object is wanted")
+    if math.isnan(min_score) or math.isnan(min_novelty):
+        raise InputError("the least score and novelty are numbers, not NaN")
     if branch is not None and branch not in BRANCHES:
         raise LakeError(f"no branch {branch!r}; there are {', '.join(BRANCHES)}")
     opened = open_lake(lake)
@@ -52,6 +59,8 @@ def outlying(
     objects, features = opened.table("objects", oid=oids).collect(), _features(opened, oids)
     extra = {}
     for name in columns:
+        if name in found.columns:
+            continue
         table = next((t for t in (objects, features) if name in t.columns), None)
         if table is None:
             raise LakeError(f"neither objects nor features has a column {name!r}")
@@ -71,8 +80,10 @@ def uncertain(lake: str, count: int = 100, labelled: Sequence[str] = ()) -> pl.D
     They are chosen among the AMONG most uncertain ones, apart from each other and from those that are `labelled`
     already, and with many others like them. Columns, the most telling first: oid, class, probability, second (class),
     uncertainty (0 to 1), covers (share of the uncertainty that the label tells of), ndet, meanra, meandec [deg],
-    firstmjd, lastmjd [d]. Raises ModelError where the lake has no models.
+    firstmjd, lastmjd [d]. Raises ModelError where the lake has no models, InputError for a count below 1.
     """
+    if count < 1:
+        raise InputError(f"count = {count}: at least one object is wanted")
     opened = open_lake(lake)
     classes = opened.classes(LIGHTCURVE).collect()
     doubt = active.uncertainty(classes.select(LIGHTCURVE_CLASSES).to_numpy())

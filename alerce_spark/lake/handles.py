@@ -9,11 +9,10 @@ from urllib.parse import unquote
 
 import polars as pl
 import pyarrow as pa
-from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from alerce_spark.lake.snapshots import Snapshots, commit_path
-from alerce_spark.lake.storage import LakeError, delta_path, is_made, settle, size, storage_options
+from alerce_spark.lake.storage import LakeError, OpenTable, delta_path, is_made, settle, size, storage_options
 
 T = TypeVar("T")
 
@@ -28,10 +27,15 @@ def delta_table(lake: str, table: str) -> Handle:
     """A delta-rs handle on the newest version of a table. Raises LakeError where the lake has not been made."""
     if not is_made(lake, table):
         raise LakeError(f"no table {table} in {lake}; make the lake with: alerce-spark tables create --lake {lake}")
-    return Handle(lake, table)
+    try:
+        return Handle(lake, table)
+    except DeltaError as error:
+        raise LakeError(
+            f"table {table} in {lake} cannot be opened: {error}; docs/operations.md, Recover, says what to do"
+        ) from error
 
 
-class Handle(DeltaTable):
+class Handle(OpenTable):
     """A handle whose deletion vectors are read by ourselves, for us and for polars.
 
     A newest commit that is damaged is a LakeError that names it: delta-rs takes an empty one for a commit of nothing.

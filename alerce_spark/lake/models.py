@@ -35,6 +35,7 @@ from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
 from alerce_spark.lake.handles import Handle, delta_table, scan, settle_commit
 from alerce_spark.lake.storage import LakeError, is_made, settle_files, storage_options, table_path
 from alerce_spark.lake.tables import TABLES
+from alerce_spark.places import lake_path
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 #: Key of the commit metadata with the versions that were current before, by classifier, as JSON.
 _PREVIOUS = "alerce.previous"
 _REMEMBERED = 20
+_LONGEST_NAME = 100
 _LONGEST_CHANGE_S = 60.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
 
@@ -88,9 +90,11 @@ def register(
     version that is registered with another file, a file that is not there, and names that cannot be part of a path.
     """
     source = Path(file)
-    for name in (classifier, version, source.name):
-        if not _NAME.fullmatch(name):
-            raise LakeError(f"{name!r} cannot be a name here: letters, digits and . _ + - are allowed")
+    _refuse_unknown(classifier)
+    for name in (version, source.name):
+        if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+            shown = name[: 2 * _LONGEST_NAME]
+            raise LakeError(f"{shown!r} cannot be a name here: up to {_LONGEST_NAME} letters, digits and . _ + -")
     if state not in (CANDIDATE, CURRENT):
         raise LakeError(f"a model is registered as {CANDIDATE} or {CURRENT}, not as {state!r}")
     if not source.is_file():
@@ -110,6 +114,11 @@ def register(
             registry.promote(classifier, version)
 
     return _change(lake, edit).entries[classifier, version]
+
+
+def _refuse_unknown(classifier: str) -> None:
+    if classifier not in _BOOTSTRAP:
+        raise LakeError(f"no classifier {classifier!r}; there are {', '.join(_BOOTSTRAP)}")
 
 
 def listing(lake: str, classifier: str | None = None) -> pa.Table:
@@ -151,6 +160,7 @@ def roll_back(lake: str, classifier: str) -> Entry:
 
     Called again it goes one further back. Raises LakeError where none is remembered.
     """
+    _refuse_unknown(classifier)
     registry = _change(lake, lambda registry: registry.roll_back(classifier))
     return next(e for e in registry.entries.values() if e.classifier == classifier and e.state == CURRENT)
 
@@ -166,6 +176,7 @@ class _Registry:
         return next((e for e in self.entries.values() if e.classifier == classifier and e.state == CURRENT), None)
 
     def known(self, classifier: str, version: str) -> Entry:
+        _refuse_unknown(classifier)
         if (classifier, version) not in self.entries:
             versions = [v for c, v in self.entries if c == classifier]
             raise LakeError(f"no version {version} of {classifier}; there are {', '.join(versions) or 'none'}")
@@ -290,7 +301,7 @@ def _uri(path: str) -> str:
 
 def _local(lake: str) -> Path | None:
     """Folder of a lake on a file system, None for one on S3."""
-    return Path(lake.removeprefix("file:")) if storage_options(lake) is None else None
+    return Path(lake_path(lake)) if storage_options(lake) is None else None
 
 
 def _on_s3(lake: str, artefact: str) -> tuple[fs.FileSystem, str]:

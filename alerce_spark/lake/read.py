@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,9 +17,11 @@ import pyarrow as pa
 
 from alerce_spark import sky
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
+from alerce_spark.errors import InputError
 from alerce_spark.lake.handles import delta_table, healpix_order, scan
 from alerce_spark.lake.storage import LakeError, table_path
 from alerce_spark.lake.tables import TABLES
+from alerce_spark.places import lake_path
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -36,11 +41,22 @@ _POINTS = (
 
 @dataclass(frozen=True)
 class Cone:
-    """A disc on the sky: centre [deg], radius [arcsec]."""
+    """A disc on the sky: centre [deg], radius [arcsec]. Raises InputError for what is none."""
 
     ra: float
     dec: float
     radius: float
+
+    def __post_init__(self) -> None:
+        for name in ("ra", "dec", "radius"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+                raise InputError(f"a cone's {name} is a finite number, not {value!r}")
+            object.__setattr__(self, name, float(value))
+        if not -90 <= self.dec <= 90:
+            raise InputError(f"a cone's dec lies between -90 and 90 deg, not at {self.dec!r}")
+        if self.radius < 0:
+            raise InputError(f"a cone's radius is 0 arcsec or more, not {self.radius!r}")
 
 
 @dataclass(frozen=True)
@@ -70,7 +86,11 @@ class Lake:
         cone: Cone | None = None,
         version: int | datetime | None = None,
     ) -> pl.LazyFrame:
-        """A table as a polars LazyFrame. Raises LakeError for an unknown table, and for a time before its first row."""
+        """A table as a polars LazyFrame.
+
+        Raises LakeError for an unknown table, a version that it does not have and a time before its first row;
+        InputError for what is no id or version.
+        """
         handle = delta_table(self.path, name)
         if version is not None:
             handle.load_as_version(self._version(name, version))
@@ -141,8 +161,9 @@ class Lake:
 
     def cone_search(self, ra: float, dec: float, radius: float) -> pl.DataFrame:
         """Objects within `radius` [arcsec] of a position [deg], the nearest first, with their `separation` [arcsec]."""
-        found = self.table("objects", cone=Cone(ra, dec, radius)).collect()
-        separation = pl.Series("separation", sky.separation(found["meanra"], found["meandec"], ra, dec))
+        cone = Cone(ra, dec, radius)
+        found = self.table("objects", cone=cone).collect()
+        separation = pl.Series("separation", sky.separation(found["meanra"], found["meandec"], cone.ra, cone.dec))
         return found.select("oid", separation, pl.exclude("oid")).sort("separation", "oid")
 
     def classes(
@@ -203,13 +224,21 @@ class Lake:
     def _version(self, name: str, version: int | datetime) -> int:
         """The version that was the newest at a time."""
         if not isinstance(version, datetime):
-            return version
+            return self._numbered(name, version)
         if version.tzinfo is None:
             raise LakeError(f"{version.isoformat()} has no time zone; write datetime(..., tzinfo=UTC)")
         made = self.history(name).filter(pl.col("timestamp") <= version)
         if made.is_empty():
             raise LakeError(f"table {name} was not there at {version.isoformat()}")
         return int(made["version"][-1])
+
+    def _numbered(self, name: str, version: int) -> int:
+        if isinstance(version, bool) or not isinstance(version, Integral):
+            raise InputError(f"a version of a table is a whole number or a datetime, not {version!r}")
+        newest = delta_table(self.path, name).version()
+        if not 0 <= version <= newest:
+            raise LakeError(f"table {name} has no version {version}; it has 0 to {newest}")
+        return int(version)
 
     def _class_names(self, classifier: str) -> list[str]:
         known = self.table("taxonomy").sort("version").collect()
@@ -224,6 +253,8 @@ class Lake:
                 raise LakeError(f"table {name} has neither objects nor positions")
             return None
         if cone is not None:
+            if not isinstance(cone, Cone):
+                raise InputError(f"cone is a Cone(ra, dec, radius), not {cone!r}")
             # Homes may lie 10 arcsec away from the row's position.
             margin = sky.OBJECT_RADIUS if name in ("objects", "magstats") else 0.0
             return sky.cone_pixels(cone.ra, cone.dec, cone.radius + margin, self.order)
@@ -234,15 +265,19 @@ class Lake:
         return np.union1d(near, known["pixel"].to_numpy())
 
 
-def open_lake(path: str) -> Lake:
-    """Open the lake at `path` for reading. Raises LakeError where there is none."""
-    return Lake(path, healpix_order(path))
+def open_lake(path: str | os.PathLike[str]) -> Lake:
+    """Open the lake at `path` for reading. Raises LakeError where there is none, InputError where there can be none."""
+    place = lake_path(path)
+    return Lake(place, healpix_order(place))
 
 
 def _listed(oid: str | Sequence[str] | None) -> list[str] | None:
     if oid is None:
         return None
-    return [oid] if isinstance(oid, str) else list(oid)
+    oids = [oid] if isinstance(oid, str) or not isinstance(oid, Iterable) else list(oid)
+    if wrong := [one for one in oids if not isinstance(one, str)]:
+        raise InputError(f"ids of objects are text, not {wrong[0]!r}")
+    return oids
 
 
 def _inside(cone: Cone, *position: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,25 @@ from alerce_spark.classifiers.outliers import OutlierModel
 from alerce_spark.classifiers.stamp import StampModel
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
 from alerce_spark.lake.models import Served, bootstrap
+from alerce_spark.lake.storage import LakeError
 
 
 def stamp_models(lake: str | None, clock: Callable[[], float] = time.monotonic) -> Served[StampModel]:
     """The current stamp classifier of a lake; without a lake (None) the one that ships with the package."""
     return Served(lake, STAMP, StampModel.load, bootstrap(STAMP), clock)
+
+
+def refuse_other_models(classifier: str, file: Path) -> None:
+    """Load a model file once, as workers will. Raises LakeError for what is no model of this classifier."""
+    loaders = {LIGHTCURVE: lightcurve.load, OUTLIER: outliers.load, STAMP: StampModel.load}
+    if classifier not in loaders:
+        raise LakeError(f"no classifier {classifier!r}; there are {', '.join(loaders)}")
+    if not file.is_file():
+        raise LakeError(f"no model file {file}")
+    try:
+        loaders[classifier](file)
+    except (ModelError, OSError) as error:
+        raise LakeError(f"{file} is no model of {classifier}: {' '.join(str(error).split())}") from None
 
 
 @dataclass(frozen=True)

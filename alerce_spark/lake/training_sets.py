@@ -17,10 +17,12 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 
 from alerce_spark.classifiers.taxonomy import STAMP
+from alerce_spark.errors import InputError
 from alerce_spark.features.names import FEATURES, FEATURES_VERSION
 from alerce_spark.lake.handles import delta_table
 from alerce_spark.lake.read import open_lake
-from alerce_spark.lake.storage import LakeError, is_made, storage_options
+from alerce_spark.lake.storage import LakeError, OpenTable, is_made, storage_options
+from alerce_spark.places import lake_path
 from alerce_spark.training.sets import SCHEMA, FeatureSet, from_arrow
 
 _PROVENANCE = "alerce.provenance"
@@ -55,7 +57,7 @@ def read(lake: str, named: str) -> FeatureSet:
     path, options = _path(lake, name), storage_options(lake)
     if not version.isdecimal() or not DeltaTable.is_deltatable(path, options):
         raise LakeError(f"no training set {named!r} in {lake}; it is written name@version")
-    handle = DeltaTable(path, storage_options=options)
+    handle = OpenTable(path, storage_options=options)
     if int(version) > handle.version():
         raise LakeError(f"no training set {named!r} in {lake}; the newest is {name}@{handle.version()}")
     # The history begins at the newest version, whichever one is loaded.
@@ -71,13 +73,13 @@ def newest(lake: str, name: str) -> str:
     path, options = _path(lake, name), storage_options(lake)
     if not DeltaTable.is_deltatable(path, options):
         raise LakeError(f"no training set {name!r} in {lake}")
-    return f"{name}@{DeltaTable(path, storage_options=options).version()}"
+    return f"{name}@{OpenTable(path, storage_options=options).version()}"
 
 
 def _path(lake: str, name: str) -> str:
     if not _NAME.fullmatch(name):
         raise LakeError(f"{name!r} is no name of a training set: letters, digits, _ and - only")
-    return f"{lake.rstrip('/')}/_training/{name}".replace("s3a://", "s3://", 1)
+    return f"{lake_path(lake)}/_training/{name}".replace("s3a://", "s3://", 1)
 
 
 def from_lake(lake: str, labels: pa.Table) -> FeatureSet:
@@ -85,11 +87,11 @@ def from_lake(lake: str, labels: pa.Table) -> FeatureSet:
 
     Latest by mjd (then by detections used, then candid), of the present FEATURES_VERSION only; magnitude from
     `magstats` (apparent where there is one), position from `objects`. Provenance has the Delta versions and a checksum
-    of the labels. Raises LakeError for an object with two labels, and where no labelled object has features.
+    of the labels. Raises InputError for an object with two labels, LakeError where no labelled object has features.
     """
     named = pl.DataFrame(labels.select(["oid", "class_name"])).unique().sort("oid")
     if (twice := named.filter(pl.col("oid").is_duplicated())).height:
-        raise LakeError(f"{twice['oid'].n_unique()} objects have two labels, among them {twice['oid'][0]}")
+        raise InputError(f"{twice['oid'].n_unique()} objects have two labels, among them {twice['oid'][0]!r}")
     checksum = hashlib.sha256(named.write_csv().encode()).hexdigest()
     rows, at = _latest(lake, named["oid"].to_list())
     rows = rows.join(named, "oid")

@@ -29,11 +29,13 @@ from pyspark.sql import SparkSession
 
 from alerce_spark import lake as lakes
 from alerce_spark.config import Settings
+from alerce_spark.errors import InputError
 from alerce_spark.lake import write
 from alerce_spark.lake.handles import healpix_order
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.nightly import invariants, packets
 from alerce_spark.nightly.invariants import ALERTS, FINDINGS, MISSING
+from alerce_spark.nightly.nights import begin_of
 from alerce_spark.nightly.withdrawal import withdraw
 from alerce_spark.pages import page
 from alerce_spark.repository import key, open_repository, second_key
@@ -110,14 +112,22 @@ def check(
 
     After sending, the stream may be without any progress for `wait_s` seconds; then the next round begins, or the job
     ends where the stream has taken nothing at all. Statistics are computed anew for `sample` objects; `examples` keys
-    are kept of each broken invariant. Only what the queries of `stream.queries` produce is expected. Raises ValueError
-    for a night that is no date, LakeError where there is no lake, RepositoryError, KafkaException.
+    are kept of each broken invariant. Only what the queries of `stream.queries` produce is expected. Raises InputError
+    for a night that is no date or of which no topic holds a packet, LakeError where there is no lake, RepositoryError,
+    KafkaException.
     """
-    datetime.strptime(night, "%Y%m%d")
+    begin_of(night)
+    if not {"photometry", "archive"} & set(settings.stream.queries):
+        raise InputError("stream.queries has neither photometry nor archive: there is nothing that could be proven")
     healpix_order(settings.lake.path)  # is there a lake?
     job = _Job(spark, settings, sample, progress)
     progress(f"reading the topics of {night}")
     known = packets.read(spark, settings.kafka, night)
+    if known.is_empty():
+        raise InputError(
+            f"no topic of {', '.join(settings.kafka.topics)} at {settings.kafka.bootstrap_servers} holds a packet of "
+            f"{night}: nothing was proven. Is it the night that was meant, and are its topics still there?"
+        )
     progress(f"{len(known)} messages, {_distinct(known)} packets")
     done = Integrity(night, [], _notes(night, known))
     first = _rounds_before(settings.lake.path, night)

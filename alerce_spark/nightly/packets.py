@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 import polars as pl
@@ -19,6 +19,7 @@ from alerce_spark.alerts.avro import decode
 from alerce_spark.config import KafkaSettings
 from alerce_spark.kafka import topics
 from alerce_spark.lake.tables import ddl_of
+from alerce_spark.nightly.nights import begin_of
 from alerce_spark.streaming.sink import sink_options
 from alerce_spark.worker import map_in_workers
 
@@ -61,7 +62,7 @@ def topics_of(spark: SparkSession, kafka: KafkaSettings, night: str) -> NightTop
 
     A name without a date belongs to every night. Raises KafkaException where the broker does not answer.
     """
-    admin = topics.admin(kafka.bootstrap_servers, kafka.options)
+    admin = topics.admin(kafka.bootstrap_servers, kafka.revealed)
     matches = spark.sparkContext._jvm.java.util.regex.Pattern.matches  # type: ignore[union-attr]
     pattern = topics.subscription(kafka.topics)  # in Java's syntax, so Java must judge
     ours = [name for name in sorted(admin.list_topics(timeout=_TIMEOUT_S).topics) if matches(pattern, name)]
@@ -76,7 +77,7 @@ def read(spark: SparkSession, kafka: KafkaSettings, night: str) -> pl.DataFrame:
     each message belongs to one night, a late one to that in which it came. Raises KafkaException.
     """
     found = topics_of(spark, kafka, night)
-    begin = datetime.strptime(night, "%Y%m%d").replace(tzinfo=UTC)
+    begin = begin_of(night)
     cut = {
         "startingTimestamp": _milliseconds(begin),
         "endingTimestamp": _milliseconds(begin + timedelta(days=1)),
@@ -98,7 +99,7 @@ def send_again(spark: SparkSession, kafka: KafkaSettings, packets: pl.DataFrame)
     plain = pl.col("topic").str.strip_suffix(topics.REPROCESS_SUFFIX)
     wanted = packets.select("topic", "partition", "offset", target=plain + topics.REPROCESS_SUFFIX).unique()
     targets = wanted["target"].unique().to_list()
-    topics.create(kafka.bootstrap_servers, targets, kafka.partitions, options=kafka.options)
+    topics.create(kafka.bootstrap_servers, targets, kafka.partitions, options=kafka.revealed)
     ranges = wanted.group_by("topic", "partition").agg(first=pl.col("offset").min(), last=pl.col("offset").max())
     places = {topic[0]: part for topic, part in ranges.group_by("topic")}
     offsets = {
@@ -130,7 +131,7 @@ def _messages(spark: SparkSession, kafka: KafkaSettings, options: dict[str, str]
         "maxRecordsPerPartition": str(_TASK_MESSAGES),
         "kafka.max.partition.fetch.bytes": str(_FETCH_BYTES),
         **options,
-        **kafka.options,
+        **kafka.revealed,
         **topics.spark_isolation(),
     }
     return spark.read.format("kafka").options(**every).load()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -19,8 +20,9 @@ from alerce_spark.config import Settings
 from alerce_spark.features.names import FEATURES, FEATURES_VERSION
 from alerce_spark.kafka import records, topics
 from alerce_spark.lake import log, lookup, write
+from alerce_spark.lake.read import open_lake
 from alerce_spark.lake.serving import LightcurveModels
-from alerce_spark.lake.storage import table_path
+from alerce_spark.lake.storage import LakeError, table_path
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lease import Lease, LeaseHeld
 from alerce_spark.streaming.sink import MESSAGES, Message, messages, sink_options
@@ -32,11 +34,14 @@ _SAME = ("pixel", "healpix29", "survey", "oid", "candid", "mjd", "ndet_used", "n
 def reclassify(spark: SparkSession, settings: Settings) -> tuple[int, str, bool]:
     """Classify all objects whose latest features lack a class of the current version; safe to repeat.
 
-    Returns how many, the version, and whether they went through the running stream. Raises ModelError where there is
-    no model, Conflict where another job wrote classes meanwhile, KafkaException where a stream holds the lake and its
-    broker does not answer.
+    Returns how many, the version, and whether they went through the running stream. Raises LakeError where nothing has
+    features, ModelError where there is no model, Conflict where another job wrote classes meanwhile, KafkaException
+    where a stream holds the lake and its broker does not answer.
     """
     lake = settings.lake
+    known = open_lake(lake.path).table("features").filter(pl.col("version") == FEATURES_VERSION).select("oid")
+    if known.head(1).collect().is_empty():
+        raise LakeError(f"no object in {lake.path} has features of version {FEATURES_VERSION}: nothing to classify")
     version = LightcurveModels(lake.path).get().version
     at = lookup.versions(lake.path, ["probabilities"])["probabilities"]
     missing = _missing(spark, lake.path, version)
@@ -51,7 +56,7 @@ def reclassify(spark: SparkSession, settings: Settings) -> tuple[int, str, bool]
         except LeaseHeld:
             kafka = settings.kafka
             wanted = [records.RECLASSIFIED_TOPIC]
-            topics.create(kafka.bootstrap_servers, wanted, kafka.partitions, options=kafka.options)
+            topics.create(kafka.bootstrap_servers, wanted, kafka.partitions, options=kafka.revealed)
             sent = map_in_workers(classified, _encode, MESSAGES)
             sent.write.format("kafka").options(**sink_options(settings.kafka)).save()
             return count, version, True

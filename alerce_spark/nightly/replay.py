@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from functools import partial
 
 import polars as pl
@@ -27,12 +27,15 @@ from alerce_spark.classifiers import lightcurve, outliers
 from alerce_spark.classifiers.stamp import StampModel
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
 from alerce_spark.config import ArchiveSettings, Settings
+from alerce_spark.errors import InputError
 from alerce_spark.lake import catalogs, log, lookup, models, write
 from alerce_spark.lake.handles import healpix_order
 from alerce_spark.lake.storage import LakeError, is_made
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.lease import Lease
 from alerce_spark.nightly.comparison import Comparison, classes, compare
+from alerce_spark.nightly.nights import begin_of
+from alerce_spark.places import lake_path
 from alerce_spark.repository import absolute, open_repository
 from alerce_spark.streaming.crossmatch import match_objects
 from alerce_spark.streaming.lightcurves import of_stored
@@ -113,7 +116,7 @@ def chosen_models(lake: str, wanted: Sequence[str] = ()) -> dict[str, Model]:
 def folder(lake: str, night: str, chosen: Mapping[str, Model], wanted: Sequence[str] = ()) -> str:
     """Where the tables of a replay are by default: named by night and wanted versions, else the light curves' one."""
     versions = [text.rpartition("=")[2] for text in wanted] or [chosen[LIGHTCURVE].version]
-    return f"{lake.rstrip('/')}/replays/{'-'.join([night, *versions])}"
+    return f"{lake}/replays/{'-'.join([night, *versions])}"
 
 
 def replay(
@@ -129,18 +132,18 @@ def replay(
 
     Only reads the stored lake and the repository, so it is safe beside a running stream. `wanted` as of
     `chosen_models`; `progress` is called after each batch with packets done, packets in all, and what the batch did.
-    Raises ValueError for a night that is no date or of which the repository has nothing, LakeError for a model that is
+    Raises InputError for a night that is no date or of which the repository has nothing, LakeError for a model that is
     not there and where `into` is a lake already, RepositoryError.
     """
-    begin = (datetime.strptime(night, "%Y%m%d").date() - _MJD_EPOCH).days
+    begin = (begin_of(night).date() - _MJD_EPOCH).days
     lake, archive, survey = settings.lake.path, absolute(settings.archive), settings.survey
     chosen = chosen_models(lake, wanted)
-    target = into or folder(lake, night, chosen, wanted)
+    target = lake_path(into) if into is not None else folder(lake, night, chosen, wanted)
     if is_made(target, "objects"):
         raise LakeError(f"{target} is a lake, of an earlier replay perhaps: delete it or choose another with --into")
     keys = list(open_repository(archive).keys(f"{survey}/{night}/"))
     if not keys:
-        raise ValueError(f"{settings.archive.url} has no packet of {survey} and the night {night}: nothing to replay")
+        raise InputError(f"{settings.archive.url} has no packet of {survey} and the night {night}: nothing to replay")
     with Lease(target, "alerce-spark replay", settings.lake.lease_timeout_s) as lease:
         write.create(target, healpix_order(lake), sync=settings.lake.sync)
         _install(lake, target, chosen)

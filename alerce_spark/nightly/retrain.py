@@ -25,6 +25,7 @@ from alerce_spark.config import Settings
 from alerce_spark.errors import InputError
 from alerce_spark.lake import models, training_sets
 from alerce_spark.lake.storage import LakeError, is_made
+from alerce_spark.nightly.nights import begin_of
 from alerce_spark.training import metrics, outliers, report, sets
 from alerce_spark.training.figures import Agreement
 from alerce_spark.training.light_curves import Progress, simulated_provenance, simulated_set
@@ -46,7 +47,6 @@ SKY_OBJECTS = 20_000
 
 PROMOTED, KEPT = 0, 3
 
-_DATE = re.compile(r"\d{8}")
 _BRANCH = np.array([list(BRANCHES).index(branch_of(name)) for name in LIGHTCURVE_CLASSES])
 
 
@@ -94,8 +94,12 @@ def retrain(
     Raises LakeError (no labelled object has features), ModelError, and InputError for a bad date, an unknown class, or
     a seed that would train on what judges.
     """
-    if not _DATE.fullmatch(date):
-        raise InputError(f"the date {date!r} is not written YYYYMMDD")
+    begin_of(date)
+    for name, value in (("per_class", per_class), ("trees", trees), ("workers", workers)):
+        if value < 1:
+            raise InputError(f"{name} = {value}: at least 1 is needed")
+    if seed < 0:
+        raise InputError(f"seed = {seed}: seeds are 0 or more")
     if seed == HELD_OUT_SEED:
         raise InputError(f"seed {seed} is that of the held-out objects")
     lake = settings.lake.path

@@ -9,8 +9,10 @@ import numpy as np
 from alerce_spark.classifiers.stamp import StampModel
 from alerce_spark.classifiers.taxonomy import STAMP, STAMP_CLASSES
 from alerce_spark.config import Settings
+from alerce_spark.errors import InputError
 from alerce_spark.lake import models
 from alerce_spark.lake.serving import stamp_models
+from alerce_spark.nightly.nights import begin_of
 from alerce_spark.nightly.retrain import HELD_OUT_SEED, Outcome, next_version
 from alerce_spark.simulation.first_alerts import StampSet, first_alerts
 from alerce_spark.training import metrics, stamp_evaluation, stamps
@@ -35,10 +37,16 @@ def train_stamps(
 
     Candidate and current model are judged by the same simulated alerts (of HELD_OUT_SEED). `minutes` limits the
     training. `date` (YYYYMMDD) names the version, `out` is the folder of report and model file; `real_data` adds real
-    alerts to the report, which decide nothing. Raises LakeError, ModelError, and ValueError for the seed that judges.
+    alerts to the report, which decide nothing. Raises LakeError, ModelError, and InputError for a bad date or number
+    and for the seed that judges.
     """
+    begin_of(date)
+    if per_class < 1 or seed < 0:
+        raise InputError(f"per_class = {per_class} must be 1 or more, seed = {seed} 0 or more")
+    if minutes is not None and not minutes > 0:
+        raise InputError(f"minutes = {minutes} must be above 0")
     if seed == HELD_OUT_SEED:
-        raise ValueError(f"seed {seed} is that of the held-out alerts")
+        raise InputError(f"seed {seed} is that of the held-out alerts")
     lake = settings.lake.path
     version = next_version(lake, STAMP, date)
     options = stamps.Options() if minutes is None else stamps.Options(minutes=minutes)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from alerce_spark.alerts import ztf
+from alerce_spark.errors import InputError
 from alerce_spark.simulation.measurements import (
     Context,
     candidate_columns,
@@ -69,7 +70,8 @@ class Simulator:
         self.versions = (self.version,) if isinstance(self.version, str) else tuple(self.version)
         unknown = set(self.versions) - set(ztf.VERSIONS)
         if unknown or not self.versions:
-            raise ValueError(f"unknown ZTF schema version(s) {unknown}; known: {', '.join(ztf.VERSIONS)}")
+            named = ", ".join(sorted(unknown)) or "none"
+            raise InputError(f"unknown ZTF schema version(s) {named}; known: {', '.join(ztf.VERSIONS)}")
         self._check_ranges()
         self.start = int(self.start_mjd)
         ra, dec = self.centre or ((sun_ra(self.start) + 180.0) % 360.0, 20.0)
@@ -93,7 +95,7 @@ class Simulator:
         }
         for name, (least, most) in limits.items():
             if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name} must lie between {least} and {most}; got {getattr(self, name)}")
+                raise InputError(f"{name} must lie between {least} and {most}; got {getattr(self, name)}")
 
     @property
     def first_night(self) -> int:

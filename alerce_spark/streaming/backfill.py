@@ -74,8 +74,8 @@ def send_through_stream(settings: Settings, paths: Sequence[Path], topic: str, u
     `unread` is told of whatever gave no packet. Errors as of `find_files`, `topics.create` and `topics.send`.
     """
     files = find_files(paths, unread)
-    name = topic.removesuffix(topics.REPROCESS_SUFFIX) + topics.REPROCESS_SUFFIX
-    servers, options = settings.kafka.bootstrap_servers, settings.kafka.options
+    name = topics.checked(topic.removesuffix(topics.REPROCESS_SUFFIX) + topics.REPROCESS_SUFFIX)
+    servers, options = settings.kafka.bootstrap_servers, settings.kafka.revealed
     topics.create(servers, [name], settings.kafka.partitions, options=options)
     packets = (packet for file in files for packet, _ in packets_of(file, unread))
     return topics.send(servers, name, packets, options=options)

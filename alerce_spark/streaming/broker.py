@@ -12,7 +12,7 @@ from confluent_kafka.error import KafkaError
 
 from alerce_spark.config import KafkaSettings
 from alerce_spark.errors import AlerceError
-from alerce_spark.kafka import topics
+from alerce_spark.kafka.options import client_options
 from alerce_spark.streaming.checkpoints import Offsets
 
 #: Seconds that an answer may take, and between two questions.
@@ -30,7 +30,7 @@ class Broker:
     def __init__(self, kafka: KafkaSettings) -> None:
         self.servers = kafka.bootstrap_servers
         self._said: KafkaError | None = None
-        configuration: dict[str, Any] = {**topics.client_options(kafka.bootstrap_servers, kafka.options)}
+        configuration: dict[str, Any] = {**client_options(kafka.bootstrap_servers, kafka.revealed)}
         configuration["error_cb"] = self._hear
         self._client = AdminClient(configuration)
 

@@ -39,17 +39,13 @@ def messages(made: Iterable[Message]) -> pa.RecordBatch:
 
 
 def sink_options(kafka: KafkaSettings) -> dict[str, str]:
-    """Options of Spark's Kafka sink: those of the settings, and compression, since messages carry their schema.
-
-    Raises ConfigError for options of security by which workers could not make topics.
-    """
-    topics.client_options(kafka.bootstrap_servers, kafka.options)
+    """Options of Spark's Kafka sink: those of the settings, and compression, since messages carry their schema."""
     return {
         "kafka.bootstrap.servers": kafka.bootstrap_servers,
         "kafka.compression.type": "lz4",
         # A message about a packet that failed brings the packet; by default Kafka's producer refuses a mebibyte.
         "kafka.max.request.size": str(records.ERROR.longest),
-        **{name: value for name, value in kafka.options.items() if name.startswith("kafka.")},
+        **{name: value for name, value in kafka.revealed.items() if name.startswith("kafka.")},
     }
 
 
@@ -72,7 +68,7 @@ class Topics:
         """`topic`, which is there now. Raises KafkaException where the broker does not answer or refuses."""
         if self._kafka is not None and self._clock() >= self._there.get(topic, 0.0):
             kafka = self._kafka
-            topics.create(kafka.bootstrap_servers, [topic], kafka.partitions, options=kafka.options)
+            topics.create(kafka.bootstrap_servers, [topic], kafka.partitions, options=kafka.revealed)
             self._there[topic] = self._clock() + _ASK_AGAIN_S
         return topic
 

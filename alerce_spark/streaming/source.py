@@ -61,7 +61,7 @@ def from_kafka(
         # After each poll Spark asks for the end of the partition, on the connection where the client's fetch ahead
         # waits for new messages: with Kafka's half second a batch of a few alerts takes that (docs/decisions.md).
         "kafka.fetch.max.wait.ms": "1",
-        **kafka.options,
+        **kafka.revealed,
         **spark_isolation(),
     }
     if least is not None and wait_s is not None:

@@ -9,14 +9,13 @@ from alerce_spark.tablefiles.angles import Positions, position_columns, position
 from alerce_spark.tablefiles.formats import TableFile, opened, read
 from alerce_spark.tablefiles.names import OIDS, find
 from alerce_spark.tablefiles.opening import TableFileError
-from alerce_spark.tablefiles.write import check_out, write
+from alerce_spark.tablefiles.write import write
 
 __all__ = [
     "OIDS",
     "Positions",
     "TableFile",
     "TableFileError",
-    "check_out",
     "find",
     "opened",
     "position_columns",

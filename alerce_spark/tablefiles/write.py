@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,28 +10,13 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from alerce_spark.outputs import TABLE_SUFFIXES, check_out
 from alerce_spark.tablefiles.opening import TableFileError
-
-SUFFIXES = (".csv", ".parquet")
-
-
-def check_out(out: Path) -> None:
-    """Make the folder of a result before the work begins. Raises TableFileError where it cannot be written."""
-    if out.suffix.lower() not in SUFFIXES:
-        raise TableFileError(f"{out}: results are written as {' or '.join(SUFFIXES)}")
-    if out.is_dir():
-        raise TableFileError(f"{out} is a folder, not a file")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TableFileError(f"{out} cannot be written: {error.strerror}") from None
-    if not os.access(out if out.exists() else out.parent, os.W_OK):
-        raise TableFileError(f"{out} cannot be written: no permission")
 
 
 def write(table: pa.Table, out: Path) -> None:
     """Write a table as .csv or .parquet, by the suffix. Lists and structs are JSON in CSV. Raises TableFileError."""
-    check_out(out)
+    check_out(out, TABLE_SUFFIXES)
     part = out.with_name(f".{uuid4().hex}.part")
     try:
         if out.suffix.lower() == ".csv":

@@ -18,6 +18,7 @@ import venv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 
 import numpy as np
 import polars as pl
@@ -72,7 +73,11 @@ class Cluster:
         small = {"spark.cores.max": "2", "spark.executor.cores": "1", "spark.executor.memory": "1g"}
         small |= {"spark.driver.memory": "1g", "spark.sql.shuffle.partitions": "2"}
         command = [str(_SPARK / "bin" / "spark-submit"), "--load-spark-defaults"]
-        command += ["--properties-file", str(conf / "standalone.conf"), "--master", self.url]
+        secret = self.folder / "secret" / "spark-defaults.conf"
+        profile = self.folder / "profile.conf"
+        profile.touch(mode=0o600)
+        profile.write_text((conf / "standalone.conf").read_text() + secret.read_text())
+        command += ["--properties-file", str(profile), "--master", self.url]
         command += ["--archives", f"{self.environment}.tar.gz#environment"]
         command += [part for key, value in small.items() for part in ("--conf", f"{key}={value}")]
         done = subprocess.run(
@@ -103,6 +108,9 @@ def _surroundings() -> dict[str, str]:
 def cluster(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A master and two workers of one core each."""
     folder = tmp_path_factory.mktemp("cluster")
+    secret = folder / "secret"
+    secret.mkdir(mode=0o700)
+    (secret / "spark-defaults.conf").write_text(f"spark.authenticate  true\nspark.authenticate.secret  {token_hex()}\n")
     port, page = free_port(), free_port()
     url = f"spark://127.0.0.1:{port}"
     master = ["master.Master", "--host", "127.0.0.1", "--port", str(port), "--webui-port", str(page)]
@@ -113,7 +121,8 @@ def cluster(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         for number, command in enumerate(commands):
             with (folder / f"{number}.log").open("wb") as log:
                 program = [str(_SPARK / "bin" / "spark-class"), f"org.apache.spark.deploy.{command[0]}", *command[1:]]
-                running.append(subprocess.Popen(program, env=_surroundings(), stdout=log, stderr=log, cwd=folder))
+                surroundings = _surroundings() | {"SPARK_CONF_DIR": str(secret)}
+                running.append(subprocess.Popen(program, env=surroundings, stdout=log, stderr=log, cwd=folder))
         _wait_for_workers(f"http://127.0.0.1:{page}/json/", running)
         yield Cluster(url, environment, folder)
     finally:
@@ -176,6 +185,17 @@ def test_the_environment_travelled_and_no_kernel_was_compiled_again(
     for executor in executors:
         found = {name: (executor / "environment" / name).read_bytes() for name in shipped}
         assert found == shipped
+
+
+def test_who_does_not_know_the_secret_is_not_served(cluster: Cluster, imported: Path) -> None:
+    secret = cluster.folder / "secret" / "spark-defaults.conf"
+    right = secret.read_text()
+    secret.write_text("spark.authenticate  true\nspark.authenticate.secret  guessed\n")
+    try:
+        with pytest.raises(AssertionError, match=r"All masters are unresponsive|SASL|authenticat"):
+            cluster.submit("compact", "--lake", str(imported))
+    finally:
+        secret.write_text(right)
 
 
 def test_the_stream_leaves_the_same_and_integrity_proves_it(

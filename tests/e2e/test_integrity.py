@@ -20,6 +20,7 @@ from pyspark.sql import SparkSession
 
 from alerce_spark import lake
 from alerce_spark.config import Settings
+from alerce_spark.errors import InputError
 from alerce_spark.kafka import topics
 from alerce_spark.lake import log, lookup, write
 from alerce_spark.lake.storage import LakeError, table_path
@@ -266,9 +267,10 @@ def test_a_lake_and_a_night_must_be_there(spark: SparkSession, settings: Setting
         check(spark, settings, "2020-05-31")
     with pytest.raises(LakeError, match="no table objects"):
         check(spark, _settings(tmp_path / "nowhere", settings.kafka.bootstrap_servers), NIGHT)
-    cloudy = check(spark, settings, "20200602")
-    assert cloudy.ok
-    assert "nothing was proven" in cloudy.notes[0]
+    with pytest.raises(InputError, match="nothing was proven"):
+        check(spark, settings, "20200602")
+    reports = lake.open(settings.lake.path).table("nightly_reports").filter(pl.col("night") == "20200602")
+    assert reports.collect().is_empty()
 
 
 def test_topics_without_a_date_are_cut_by_the_time_of_their_messages(

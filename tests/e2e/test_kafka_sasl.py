@@ -48,9 +48,9 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_one_set_of_options_serves_spark_and_us(spark: SparkSession, broker: str) -> None:
     kafka = KafkaSettings(bootstrap_servers=broker, options=_options("it's;secret"), topics=["night_[0-9]+"])
-    assert topics.create(broker, ["night_20200601"], 2, options=kafka.options) == ["night_20200601"]
-    assert topics.create(broker, ["night_20200601"], 2, options=kafka.options) == []
-    assert topics.send(broker, "night_20200601", [b"no packet", b"nor this"], options=kafka.options) == 2
+    assert topics.create(broker, ["night_20200601"], 2, options=kafka.revealed) == ["night_20200601"]
+    assert topics.create(broker, ["night_20200601"], 2, options=kafka.revealed) == []
+    assert topics.send(broker, "night_20200601", [b"no packet", b"nor this"], options=kafka.revealed) == 2
     assert packets.topics_of(spark, kafka, "20200601").whole == ["night_20200601"]
     assert packets.read(spark, kafka, "20200601")["sha256"].n_unique() == 2
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import traceback
 from pathlib import Path
 
 import pytest
@@ -33,13 +35,20 @@ def test_flags_override_environment_and_environment_the_file(tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("[kafka]\nbootstrap_server = 'a:1'\n", ["kafka.bootstrap_server", "'a:1'", "did you mean bootstrap_servers?"]),
+        ("[kafka]\nbootstrap_server = 'a:1'\n", ["kafka.bootstrap_server", "did you mean bootstrap_servers?"]),
         ("[lake]\nhealpix_order = 40\n", ["lake.healpix_order", "40"]),
         ("[lake]\npath = 'hdfs://x/y'\n", ["lake.path", "hdfs://x/y", "not supported"]),
         ("[stream]\nqueries = ['photometri']\n", ["stream.queries.0", "photometri"]),
         ("[archive]\nurl = 'ftp://x'\n", ["archive.url", "ftp://x"]),
         ("[nothing]\na = 1\n", ["nothing"]),
         ("[stream]\nphotometry_min_alerts = 9000\n", ["photometry_min_alerts = 9000", "no batch could begin"]),
+        ("[stream]\nqueries = ['stamps', 'results', 'stamps']\n", ["stamps is named twice"]),
+        ("[stream]\nqueries = []\n", ["at least one query"]),
+        ("[stream]\nbatch_timeout_s = inf\n", ["stream.batch_timeout_s", "finite"]),
+        ("[maintenance]\nretention_h = nan\n", ["maintenance.retention_h", "finite"]),
+        ("[kafka]\nbootstrap_servers = 'somewhere'\n", ["kafka.bootstrap_servers = 'somewhere'", "host:port"]),
+        ("[archive]\nendpoint_url = 'minio:9000'\n", ["archive.endpoint_url = 'minio:9000'", "http://"]),
+        ("[lake]\npath = ' '\n", ["lake.path", "is empty"]),
         ("[lake\n", ["cannot be read"]),
     ],
 )
@@ -68,3 +77,78 @@ def test_unknown_variables_and_missing_files_are_errors(tmp_path: Path, monkeypa
 def test_errors_of_flags_name_the_command_line() -> None:
     with pytest.raises(ConfigError, match=r"command line: lake\.healpix_order = 99"):
         load(SHIPPED, {"lake": {"healpix_order": 99}})
+
+
+_SECRET = "hunter2"
+_LOGIN = f'org.apache.kafka.common.security.plain.PlainLoginModule required username="me" password="{_SECRET}";'
+_OPTIONS = {
+    "kafka.security.protocol": "SASL_SSL",
+    "kafka.sasl.mechanism": "PLAIN",
+    "kafka.sasl.jaas.config": _LOGIN,
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[kafka]\npassword = '{_SECRET}'\n",
+        f"[kafka]\n\"sasl.jaas.config\" = '{_LOGIN}'\n",
+        f"[kafka]\noption = {{\"kafka.sasl.jaas.config\" = '{_LOGIN}'}}\n",
+        f"[kafka]\noptions = '{_LOGIN}'\n",
+        f"[kafka.options]\nkafka.sasl.jaas.config = '{_LOGIN}'\n",
+        f"[kafka.options]\n\"sasl.jaas.config\" = '{_LOGIN}'\n",
+        f"[kafka.options]\n\"kafka.sasl.jaas.config\" = ['{_LOGIN}']\n",
+        f"[kafka.options]\n'{_LOGIN}' = 'x'\n",
+        f"[kafka]\nbootstrap_servers = 'me:{_SECRET}@host:9092'\n",
+        f"kafka = '{_LOGIN}'\n",
+        f"[kafka-options]\npassword = '{_SECRET}'\n",
+        f"password = '{_SECRET}'\n",
+        f"[lake]\npath = 's3a://key:{_SECRET}@bucket/lake'\n",
+        f"[archive]\nurl = 's3://key:{_SECRET}@bucket/packets'\n",
+        f"[archive]\nendpoint_url = 'http://key:{_SECRET}@minio:9000'\n",
+        f"[archive]\nsecret_access_key = '{_SECRET}'\n",
+        f"[crossmatch]\ncds_url = 'https://me:{_SECRET}@cds/sync'\n",
+        f'[kafka.options]\n"kafka.sasl.jaas.config" = \'{_LOGIN}\n',
+    ],
+)
+def test_a_password_in_a_mistaken_place_is_not_printed(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(_file(tmp_path, text))
+    assert _SECRET not in str(error.value)
+    assert _SECRET not in "".join(traceback.format_exception(error.value))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ALERCE_KAFKA__OPTIONS", _LOGIN),
+        ("ALERCE_KAFKA__OPTION", _LOGIN),
+        ("ALERCE_KAFKA__OPTIONS__SASL_PASSWORD", _SECRET),
+        ("alerce_kafka__password", _SECRET),
+        ("ALERCE_KAFKA", _LOGIN),
+        ("ALERCE_PASSWORD", _SECRET),
+    ],
+)
+def test_a_password_in_a_mistaken_variable_is_not_printed(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError) as error:
+        load(SHIPPED)
+    assert _SECRET not in str(error.value)
+
+
+def test_options_of_kafka_never_print_and_reach_clients_and_workers() -> None:
+    settings = load(SHIPPED, {"kafka": {"options": _OPTIONS}})
+    for shown in (repr(settings), str(settings.kafka), settings.model_dump_json(), repr(settings.model_dump())):
+        assert _SECRET not in shown
+    assert settings.kafka.revealed == _OPTIONS
+    assert pickle.loads(pickle.dumps(settings.kafka)).revealed == _OPTIONS  # noqa: S301
+
+
+def test_values_keep_to_one_spelling_of_the_lake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given in ("~/my lake", f"{tmp_path}/my lake/", f"file:{tmp_path}/my lake", f"file://{tmp_path}/my%20lake"):
+        settings = load(SHIPPED, {"lake": {"path": given}})
+        assert settings.lake.path == f"{tmp_path}/my lake"
+        assert settings.checkpoints == f"{tmp_path}/my lake/_checkpoints"

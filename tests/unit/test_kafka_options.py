@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from alerce_spark.config import ConfigError, KafkaSettings, StreamSettings
+from alerce_spark.config import KafkaSettings, StreamSettings
+from alerce_spark.errors import InputError
 from alerce_spark.kafka import records, topics
-from alerce_spark.kafka.topics import Configuration, client_options
+from alerce_spark.kafka.options import Configuration, client_options
 from alerce_spark.nightly import packets
 from alerce_spark.streaming import sink, source
 from tests.unit.foreign_messages import error
@@ -49,46 +50,94 @@ def test_user_and_password_are_read_from_the_login_configuration(jaas: str, user
 
 
 def test_certificates() -> None:
-    pem = {"ssl__truststore__type": "PEM", "ssl__keystore__type": "pem"}
+    pem = {"security__protocol": "SSL", "ssl__truststore__type": "PEM", "ssl__keystore__type": "pem"}
     made = _translated(ssl__truststore__location="/ca", ssl__keystore__location="/key", ssl__key__password="p", **pem)
-    assert made == _BARE | {
+    bare = _BARE | {"security.protocol": "SSL"}
+    assert made == bare | {
         "ssl.ca.location": "/ca",
         "ssl.certificate.location": "/key",
         "ssl.key.location": "/key",
         "ssl.key.password": "p",
     }
     made = _translated(
+        security__protocol="SSL",
         ssl__keystore__location="/key.p12",
         ssl__keystore__type="PKCS12",
         ssl__keystore__password="p",
         ssl__endpoint__identification__algorithm="",
     )
-    assert made == _BARE | {
+    assert made == bare | {
         "ssl.keystore.location": "/key.p12",
         "ssl.keystore.password": "p",
         "ssl.endpoint.identification.algorithm": "none",
     }
     inline = _translated(
-        ssl__truststore__certificates="C", ssl__keystore__certificate__chain="D", ssl__keystore__key="E"
+        security__protocol="SSL",
+        ssl__truststore__certificates="C",
+        ssl__keystore__certificate__chain="D",
+        ssl__keystore__key="E",
     )
-    assert inline == _BARE | {"ssl.ca.pem": "C", "ssl.certificate.pem": "D", "ssl.key.pem": "E"}
+    assert inline == bare | {"ssl.ca.pem": "C", "ssl.certificate.pem": "D", "ssl.key.pem": "E"}
+
+
+_SASL = {"security__protocol": "SASL_SSL", "sasl__mechanism": "PLAIN"}
+_SSL = {"security__protocol": "SSL"}
 
 
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        ({"ssl__truststore__location": "/a.jks"}, "kafka.ssl.truststore.location = '/a.jks' is of type JKS"),
-        ({"ssl__truststore__location": "/a", "ssl__truststore__type": "PKCS12"}, "give a PEM file"),
-        ({"sasl__jaas__config": f"{_PLAIN} required;", "sasl__mechanism": "PLAIN"}, "kafka.sasl.jaas.config must read"),
-        ({"sasl__jaas__config": f'{_PLAIN} required username="', "sasl__mechanism": "PLAIN"}, "must read"),
-        ({"sasl__jaas__config": "Krb5LoginModule required;"}, "kafka.sasl.mechanism = 'GSSAPI'"),
+        (_SSL | {"ssl__truststore__location": "/s3cret.jks"}, "kafka.ssl.truststore.location is of type JKS"),
+        (_SSL | {"ssl__truststore__location": "/a", "ssl__truststore__type": "PKCS12"}, "give a PEM file"),
+        (_SASL | {"sasl__jaas__config": f"{_PLAIN} required s3cret;"}, "kafka.sasl.jaas.config must read"),
+        (_SASL | {"sasl__jaas__config": f'{_PLAIN} required username="s3cret'}, "must read"),
+        (_SASL | {"sasl__jaas__config": "Krb5LoginModule required;", "sasl__mechanism": "GSSAPI"}, "PLAIN, SCRAM"),
+        (_SASL, "SASL_SSL needs kafka.sasl.mechanism and kafka.sasl.jaas.config"),
         ({"sasl__login__class": "Mine"}, "kafka.sasl.login.class"),
+        ({"security__protocol": "s3cret"}, "kafka.security.protocol is one of PLAINTEXT, SSL"),
     ],
 )
 def test_what_cannot_be_translated_is_named(options: dict[str, str], wanted: str) -> None:
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(InputError) as error:
         _translated(**options)
     assert wanted in str(error.value)
+    assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("security.protocol", "'kafka.security.protocol'"),
+        ("sasl.jaas.config", "'kafka.sasl.jaas.config'"),
+        ("kafka.sasl.jaas.conf", "'kafka.sasl.jaas.config'"),
+        ("KAFKA.SECURITY.PROTOCOL", "'kafka.security.protocol'"),
+        ("kafka.sasl.mechanisms", "kafka.sasl.mechanism"),
+        ("kafka.sasl.password", "kafka.sasl.jaas.config"),
+        ("ssl.ca.location", "kafka.ssl.truststore.location"),
+        ("startingOffsets", "known are"),
+        ("kafka.isolation.level", "known are"),
+    ],
+)
+def test_an_option_that_spark_would_drop_is_refused_with_the_name_it_needs(name: str, hint: str) -> None:
+    with pytest.raises(InputError) as error:
+        client_options("b:9092", {name: "s3cret"})
+    assert name in str(error.value)
+    assert hint in str(error.value)
+    assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sasl__mechanism": "PLAIN", "sasl__jaas__config": f'{_PLAIN} required username="a" password="b";'},
+        {"security__protocol": "SSL", "sasl__jaas__config": f'{_PLAIN} required username="a" password="b";'},
+        {"ssl__truststore__location": "/ca", "ssl__truststore__type": "PEM"},
+        {"security__protocol": "sasl_plaintext", "ssl__truststore__location": "/ca"},
+    ],
+)
+def test_a_login_or_certificate_that_the_protocol_leaves_unused_is_refused(options: dict[str, str]) -> None:
+    with pytest.raises(InputError, match=r"has no effect with kafka.security.protocol"):
+        _translated(**options)
 
 
 class _Loaded(Exception):
@@ -113,7 +162,7 @@ class _Reader:
 
 
 def test_every_consumer_reads_committed_messages_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    kafka = KafkaSettings(options={"kafka.isolation.level": "read_uncommitted"})
+    kafka = KafkaSettings()
     sources: list[Callable[[Any], object]] = [
         lambda reader: source.from_kafka(reader, kafka, StreamSettings(), 10),
         lambda reader: source.from_kafka(reader, kafka, StreamSettings(), 10, pattern="x"),
@@ -126,7 +175,7 @@ def test_every_consumer_reads_committed_messages_only(monkeypatch: pytest.Monkey
         assert reader.given["kafka.isolation.level"] == "read_committed"
     made: list[dict[str, Any]] = []
     monkeypatch.setattr(topics, "Consumer", made.append)
-    topics.consumer("127.0.0.1:1", "g", kafka.options)
+    topics.consumer("127.0.0.1:1", "g", kafka.revealed)
     assert made[0]["isolation.level"] == "read_committed"
 
 

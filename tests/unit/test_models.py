@@ -13,10 +13,11 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from alerce_spark.classifiers.artefact import ModelError
-from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
+from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
 from alerce_spark.lake import models
 from alerce_spark.lake.handles import delta_table
 from alerce_spark.lake.models import Served, bootstrap
+from alerce_spark.lake.serving import refuse_other_models
 from alerce_spark.lake.storage import LakeError
 from alerce_spark.lake.tables import TABLES
 
@@ -163,12 +164,12 @@ def test_a_version_is_never_overwritten(lake: str, files: Path) -> None:
     models.promote(lake, LIGHTCURVE, "1")  # its file is still whole
 
 
-@pytest.mark.parametrize("name", ["", "..", "a/b", "../x", ".hidden", "a\n"])
+@pytest.mark.parametrize("name", ["", "..", "a/b", "../x", ".hidden", "a\n", "x" * 300])
 def test_names_cannot_lead_out_of_the_folder(lake: str, files: Path, name: str) -> None:
     (files / "m").write_text("m")
     with pytest.raises(LakeError, match="cannot be a name"):
         models.register(lake, LIGHTCURVE, name, files / "m")
-    with pytest.raises(LakeError, match="cannot be a name"):
+    with pytest.raises(LakeError, match=r"no classifier .* there are lc_classifier, stamp_classifier, outlier"):
         models.register(lake, name, "1", files / "m")
     with pytest.raises(LakeError, match="no model file"):
         models.register(lake, LIGHTCURVE, "1", files / "n")
@@ -340,3 +341,17 @@ def test_bootstrap_files_are_there_or_none() -> None:
     for classifier in (LIGHTCURVE, STAMP):
         path = bootstrap(classifier)
         assert path is None or path.is_file()
+
+
+def test_a_file_of_another_classifier_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.csv").write_text("oid\n1\n")
+    shipped = {name: models.bootstrap(name) for name in (LIGHTCURVE, STAMP, OUTLIER)}
+    for classifier, right in shipped.items():
+        assert right is not None
+        refuse_other_models(classifier, right)
+        for file in (*(f for f in shipped.values() if f not in (None, right)), tmp_path / "text.csv"):
+            assert file is not None
+            with pytest.raises(LakeError, match=f"is no model of {classifier}"):
+                refuse_other_models(classifier, file)
+    with pytest.raises(LakeError, match="no classifier 'nonsense'"):
+        refuse_other_models("nonsense", tmp_path / "text.csv")

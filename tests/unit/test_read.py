@@ -16,9 +16,11 @@ from deltalake import DeltaTable, write_deltalake
 
 from alerce_spark import lake, sky
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, STAMP, STAMP_CLASSES
+from alerce_spark.errors import InputError
 from alerce_spark.lake.handles import ORDER_PROPERTY
 from alerce_spark.lake.storage import LakeError
 from alerce_spark.lake.tables import TABLES
+from alerce_spark.lake.write import insert as write_rows
 
 ORDER = 4
 _NOTHING = {pa.string(): "", pa.bool_(): False}
@@ -155,3 +157,59 @@ def test_a_table_can_be_read_as_it_was_at_a_version_and_at_a_time(path: Path) ->
         opened.table("objects", version=datetime(2000, 1, 1, tzinfo=UTC))
     with pytest.raises(LakeError, match="no time zone"):
         opened.table("objects", version=datetime(2100, 1, 1))
+
+
+@pytest.mark.parametrize("name", ["my lake", "ünïcode-星", "a#b&c;d+e", "100%", "quote'q{x}(y)@z,w:~v"])
+def test_a_lake_in_a_folder_with_odd_characters_is_read_and_written(tmp_path: Path, name: str) -> None:
+    place = tmp_path / name
+    write(place, "objects", [{"oid": "star", "meanra": 10.0, "meandec": 20.0}])
+    write(place, "detections", [{"oid": "star", "candid": 7, "mjd": 1.0, "ra": 10.0, "dec": 20.0}])
+    write(place, "taxonomy", [])
+    rows = [{"classifier": name, "version": "1", "classes": ["A"]} for name in (LIGHTCURVE, STAMP)]
+    assert write_rows(str(place), "taxonomy", pa.Table.from_pylist(rows, TABLES["taxonomy"].arrow)) == 2
+    for given in (place, str(place), f"{place}/", place.as_uri()):
+        opened = lake.open(given)
+        assert opened.path == str(place)
+        assert opened.cone_search(10.0, 20.0, 1.0)["oid"].to_list() == ["star"]
+        assert opened.table("detections", oid="star").collect()["candid"].to_list() == [7]
+        assert opened.table("taxonomy").collect().height == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]
+
+
+@pytest.mark.parametrize(
+    ("ra", "dec", "radius"),
+    [(10, 91, 1), (10, -90.0000001, 1), (np.nan, 0, 1), (10, np.inf, 1), (10, 0, np.nan), (10, 0, -1), ("10", 0, 1)],
+)
+def test_a_cone_that_is_none_is_refused(path: Path, ra: Any, dec: Any, radius: Any) -> None:
+    with pytest.raises(InputError, match="a cone's"):
+        lake.open(path).cone_search(ra, dec, radius)
+
+
+@pytest.mark.parametrize(("ra", "dec"), [(370.0, 20.0), (-350.0, 20.0), (np.float32(10), np.int64(20))])
+def test_a_right_ascension_may_be_anywhere_on_the_circle(path: Path, ra: float, dec: float) -> None:
+    assert sorted(lake.open(path).cone_search(ra, dec, 1.0)["oid"]) == sorted(_OIDS)
+
+
+@pytest.mark.parametrize("oid", [5, ["star", None], [b"star"], np.array([1, 2])])
+def test_ids_that_are_no_text_are_refused(path: Path, oid: Any) -> None:
+    with pytest.raises(InputError, match="ids of objects are text"):
+        lake.open(path).table("objects", oid=oid)
+
+
+def test_versions_that_are_none_are_refused_and_any_whole_number_serves(path: Path) -> None:
+    opened = lake.open(path)
+    assert opened.table("detections", version=np.int64(0)).collect().is_empty()  # type: ignore[arg-type]
+    assert opened.table("detections", version=1).collect().height == 6
+    for version in (True, "1", 1.0):
+        with pytest.raises(InputError, match="whole number or a datetime"):
+            opened.table("detections", version=version)  # type: ignore[arg-type]
+    for version in (-1, 2, 10**6):
+        with pytest.raises(LakeError, match=f"no version {version}; it has 0 to 1"):
+            opened.table("detections", version=version)
+
+
+def test_a_lake_may_be_named_by_the_home_of_its_user(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(path.parent))
+    assert lake.open(f"~/{path.name}").light_curve("star").height == 4
+    with pytest.raises(InputError, match="is empty"):
+        lake.open("")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -82,3 +84,48 @@ def test_later_profiles_stand_over_earlier_ones_and_unknown_ones_are_named() -> 
     for name in ("mesos", "local,mesos", "spark-defaults"):
         with pytest.raises(ConfigError, match=r"known: kubernetes, laptop, local, s3, standalone, yarn"):
             profile(name)
+
+
+def test_one_machine_speaks_to_itself_alone_and_a_cluster_to_those_with_the_secret() -> None:
+    masters = {name: profile(name) for name in PROFILES if "spark.master" in profile(name)}
+    assert len(masters) >= 4
+    for name, settings in masters.items():
+        assert settings["spark.ui.enabled"] == "false", name
+        if settings["spark.master"].startswith("local"):
+            assert settings["spark.driver.host"] == settings["spark.driver.bindAddress"] == "127.0.0.1", name
+        else:
+            for key in ("spark.authenticate", "spark.network.crypto.enabled", "spark.io.encryption.enabled"):
+                assert settings[key] == "true", (name, key)
+
+
+def test_a_secret_in_a_profile_is_refused_since_java_would_show_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(spark_dir().parent, tmp_path / "conf")
+    (tmp_path / "conf" / "spark" / "mine.conf").write_text("spark.authenticate.secret  hunter2\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"spark\.authenticate\.secret") as error:
+        profile("standalone,mine")
+    assert "hunter2" not in str(error.value)
+    assert profile("standalone")["spark.authenticate"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden"),
+    [
+        ("kafka.sasl.jaas.config", True),
+        ("kafka.ssl.key.password", True),
+        ("kafka.ssl.keystore.key", True),
+        ("spark.authenticate.secret", True),
+        ("spark.executorEnv.AWS_SECRET_ACCESS_KEY", True),
+        ("kafka.bootstrap.servers", False),
+        ("spark.sql.shuffle.partitions", False),
+    ],
+)
+def test_names_of_secrets_are_those_that_spark_hides(name: str, hidden: bool) -> None:
+    settings = profile("local")
+    for key in ("spark.redaction.regex", "spark.sql.redaction.options.regex"):
+        assert bool(re.search(settings[key], name)) == hidden
+    shown = re.sub(settings["spark.redaction.string.regex"], "*", 'required username="me" password="hunter2";')
+    assert "hunter2" not in shown
+    assert "username" in shown

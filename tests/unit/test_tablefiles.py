@@ -20,7 +20,8 @@ from astropy.table import Column, MaskedColumn, Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alerce_spark.tablefiles import TableFileError, check_out, find, formats, opened, read, values, write
+from alerce_spark.errors import InputError
+from alerce_spark.tablefiles import TableFileError, find, formats, opened, read, values, write
 
 CSV = "oid,ra,dec\na,187.7,12.39\nb,10.6,-0.5\n"
 
@@ -464,6 +465,6 @@ def test_lists_are_json_in_csv(tmp_path: Path) -> None:
 def test_results_that_cannot_be_written_are_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder.csv").mkdir()
-    for out, said in (("o.txt", ".csv or .parquet"), ("folder.csv", "a folder"), ("file/o.csv", "cannot be written")):
-        with pytest.raises(TableFileError, match=said):
-            check_out(tmp_path / out)
+    for out, said in (("o.txt", ".csv or .parquet"), ("folder.csv", "a folder"), ("file/o.csv", "is a file")):
+        with pytest.raises(InputError, match=said):
+            write(pa.table({"oid": ["x"]}), tmp_path / out)

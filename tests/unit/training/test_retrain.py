@@ -177,7 +177,7 @@ def test_the_unlabelled_sky_is_looked_at(run: Callable[..., Outcome], tmp_path: 
 
 
 def test_what_cannot_be_done_is_refused(run: Callable[..., Outcome]) -> None:
-    with pytest.raises(ValueError, match="not written YYYYMMDD"):
+    with pytest.raises(ValueError, match="no date written YYYYMMDD"):
         run(date="2026-01-01")
     with pytest.raises(ValueError, match="is that of the held-out objects"):
         run(seed=nightly.HELD_OUT_SEED)

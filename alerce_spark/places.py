@@ -1,0 +1,80 @@
+"""Where lakes, archives and services are: each place has one spelling, checked where it enters."""
+
+from __future__ import annotations
+
+import os
+import re
+from urllib.parse import unquote
+
+from alerce_spark.errors import InputError
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_S3 = re.compile(r"s3a?://[^/\s]+(/.*)?")
+#: delta-rs takes a backslash for a slash and %41 for A, and cannot parse brackets, ^ and |; polars looks for a pattern
+#: where * or ? is, and for a partition where = is.
+_UNSAFE = re.compile(r"[\\*?\[\]^|=]|%[0-9A-Fa-f]{2}|[\x00-\x1f\x7f]")
+
+
+def lake_path(given: str | os.PathLike[str]) -> str:
+    """A lake in its one spelling: a path, or s3a://bucket/prefix; without a slash at the end.
+
+    Takes paths (~ is the user's home) and file: URLs, whose %-escapes count. Raises InputError for what is empty, for
+    places that the lake cannot be in, and for characters that would lead elsewhere.
+    """
+    text = os.fspath(given)
+    if not isinstance(text, str) or not text.strip():
+        raise InputError("the path of the lake is empty; give a folder or s3a://<bucket>/<prefix>")
+    refuse_credentials(text)
+    scheme = _SCHEME.match(text)
+    if scheme is None:
+        path = _folder(os.path.expanduser(text))
+    elif scheme[1] == "file":
+        path = _folder(_of_file_url(text))
+    elif scheme[1] in ("s3", "s3a"):
+        if not _S3.fullmatch(text):
+            raise InputError(f"{text!r}: a lake on S3 is written s3a://<bucket>/<prefix>")
+        path = text.rstrip("/")
+    elif scheme[1] == "hdfs":
+        raise InputError(
+            "a lake on hdfs:// is not supported: workers read it with delta-rs; use a shared path or s3a://"
+        )
+    else:
+        raise InputError(
+            f"{text!r}: a lake is a folder or s3a://<bucket>/<prefix>; a folder of this name is written ./{text}"
+        )
+    if not is_remote(path) and (found := _UNSAFE.search(os.path.abspath(path))):
+        what = repr(found[0]) if found[0].isprintable() else "a control character"
+        raise InputError(f"the path of a lake cannot have {what} in it: {os.path.abspath(path)!r}")
+    return path
+
+
+def _folder(path: str) -> str:
+    stripped = path.rstrip("/")
+    if not stripped:
+        raise InputError("the root of the file system cannot be a lake; give a folder in it")
+    return stripped
+
+
+def _of_file_url(url: str) -> str:
+    path = url.removeprefix("file:")
+    if path.startswith("//"):
+        host, slash, path = path.removeprefix("//").partition("/")
+        if host not in ("", "localhost"):
+            raise InputError(f"{url!r} names a folder on {host}; write file:///<folder> for one on this machine")
+        path = slash + path
+    return unquote(path)
+
+
+def refuse_credentials(url: str) -> str:
+    """`url`, which has no user and password before its host: those would be printed. Raises InputError."""
+    if re.match(r"[^/]*//[^/]*@", url):
+        raise InputError(
+            "this URL holds a user or password before the @; leave them out. S3 reads AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY from the environment, Kafka its login from kafka.options"
+        )
+    return url
+
+
+def is_remote(place: str) -> bool:
+    """Whether a place is an URL of S3, not a folder."""
+    return place.startswith(("s3://", "s3a://"))
