@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import healpy
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 from astropy.coordinates import angular_separation
 from numpy.typing import ArrayLike, NDArray
+
+Oids: TypeAlias = Sequence[str] | pl.Series | pa.Array | pa.ChunkedArray
 
 #: Order of the spatial index `healpix29` (nested), as in HATS.
 INDEX_ORDER = 29
@@ -73,22 +78,35 @@ def separation(ra1: ArrayLike, dec1: ArrayLike, ra2: ArrayLike, dec2: ArrayLike)
     return np.degrees(angular_separation(lon1, lat1, lon2, lat2)) * 3600
 
 
-def places(oid: Sequence[str] | pl.Series, order: ArrayLike, ra: ArrayLike, dec: ArrayLike) -> NDArray[np.int64]:
+def places(oid: Oids, order: ArrayLike, ra: ArrayLike, dec: ArrayLike) -> NDArray[np.int64]:
     """Number of the place [deg] at which each row sees its object: 0 wherever an object's rows lie together.
 
     A place is OBJECT_RADIUS around the object's first row by `order`; rows that lie further away have others, by the
     same rule.
     """
-    numbers = {"order": np.asarray(order), "ra": np.asarray(ra, float), "dec": np.asarray(dec, float)}
-    frame = pl.DataFrame({"oid": pl.Series(oid, dtype=pl.String), **numbers})
-    first = frame.sort("order").unique("oid", keep="first").select("oid", ra1="ra", dec1="dec")
-    met = frame.join(first, "oid", maintain_order="left")
-    number = np.zeros(len(frame), np.int64)
-    apart = separation(*(met[name] for name in ("ra", "dec", "ra1", "dec1"))) > OBJECT_RADIUS
-    if apart.any():
-        rest = frame.filter(pl.Series(apart))
-        number[apart] = 1 + places(*(rest[name] for name in ("oid", "order", "ra", "dec")))
+    names, lon, lat = oid_array(oid), np.asarray(ra, float), np.asarray(dec, float)
+    sequence = np.argsort(np.asarray(order), kind="stable")
+    number = np.zeros(len(names), np.int64)
+    left = np.arange(len(names))
+    while left.size:
+        mine, ordered = names.take(pa.array(left)), sequence[np.isin(sequence, left)]
+        first = ordered[first_index(mine, names.take(pa.array(ordered)))]
+        left = left[separation(lon[left], lat[left], lon[first], lat[first]) > OBJECT_RADIUS]
+        number[left] += 1
     return number
+
+
+def oid_array(oid: Oids) -> pa.Array:
+    """Ids of objects in one form."""
+    array = oid.to_arrow() if isinstance(oid, pl.Series) else oid
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    return array.cast(pa.large_string()) if isinstance(array, pa.Array) else pa.array(array, pa.large_string())
+
+
+def first_index(oid: pa.Array, among: pa.Array) -> NDArray[np.int64]:
+    """Where each id comes first `among` others; it must be there."""
+    return np.asarray(pc.index_in(oid, value_set=among), np.int64)
 
 
 def position(healpix29: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

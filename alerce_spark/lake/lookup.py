@@ -33,6 +33,7 @@ from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, FORCED_COLUMNS,
 
 T = TypeVar("T")
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 #: Order of the pixels that positions are narrowed to: 51 arcsec, wide enough for `sky.near_pixels` to be exact.
 _NEAR_ORDER = 12
@@ -114,24 +115,22 @@ def read_near(
 
     One position [deg] an oid; an oid may come several times.
     """
-    seen = pl.DataFrame({"oid": pl.Series(oids, dtype=pl.String), "ra": ra, "dec": dec})
-    pixels, ranges = near(ra, dec, healpix_order(lake))
+    names, lon, lat = sky.oid_array(oids), np.asarray(ra, float), np.asarray(dec, float)
+    pixels, ranges = near(lon, lat, healpix_order(lake))
     wanted = list(dict.fromkeys([*columns, "oid", "healpix29"]))
-    rows = read(lake, table, wanted, seen["oid"].unique(), pixels, version, ranges, located)
-    return rows.filter(_is_near(rows, seen)).select(*columns, *(_LOCATION.names if located else ()))
+    rows = read(lake, table, wanted, pl.Series(names), pixels, version, ranges, located)
+    is_near = _is_near(rows, names, lon, lat)
+    return rows.filter(pl.Series(is_near)).select(*columns, *(_LOCATION.names if located else ()))
 
 
-def _is_near(rows: pl.DataFrame, seen: pl.DataFrame) -> pl.Series:
-    """Which rows (oid, healpix29) lie where their object is seen (oid, ra, dec)."""
-    here = rows.select("oid").with_columns(*map(pl.Series, ("ra1", "dec1"), sky.position(rows["healpix29"])))
-    here = here.with_row_index("row")
-    met = here.join(seen.unique("oid", keep="first"), "oid", maintain_order="left")
-    columns = ("ra1", "dec1", "ra", "dec")
-    is_near = pl.Series(sky.separation(*(met[name] for name in columns)) <= sky.OBJECT_RADIUS)
-    if not is_near.all():
-        met = here.filter(~is_near).join(seen, "oid")
-        met = met.filter(pl.Series(sky.separation(*(met[name] for name in columns)) <= sky.OBJECT_RADIUS))
-        is_near |= here["row"].is_in(met["row"].implode())
+def _is_near(rows: pl.DataFrame, names: pa.Array, ra: Floats, dec: Floats) -> NDArray[np.bool_]:
+    """Which rows (oid, healpix29) lie where their object is seen."""
+    own, at = sky.oid_array(rows["oid"]), sky.position(rows["healpix29"])
+    first = sky.first_index(own, names)
+    is_near = sky.separation(*at, ra[first], dec[first]) <= sky.OBJECT_RADIUS
+    for row in np.flatnonzero(~is_near):  # perhaps it is near a later position of its object
+        seen = np.flatnonzero(pc.equal(names, own[int(row)]))
+        is_near[row] = (sky.separation(at[0][row], at[1][row], ra[seen], dec[seen]) <= sky.OBJECT_RADIUS).any()
     return is_near
 
 
