@@ -66,7 +66,7 @@ def degrees_in(unit: str | None) -> float | None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # units that are not quite standard
                 return float(u.Unit(spelling).to(u.deg))
-        except (ValueError, TypeError, u.UnitsError):
+        except (ValueError, TypeError, OverflowError, u.UnitsError):
             continue
     raise TableFileError(f"the unit {unit!r} is no known angle: write deg, rad, hourangle, arcmin, arcsec or mas")
 
@@ -80,7 +80,7 @@ def is_unit(text: str) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return bool(u.Unit(name, parse_strict="raise")) and not name.replace(".", "").isdigit()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return False
 
 

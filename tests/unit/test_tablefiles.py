@@ -468,3 +468,9 @@ def test_results_that_cannot_be_written_are_refused_before_the_work(tmp_path: Pa
     for out, said in (("o.txt", ".csv or .parquet"), ("folder.csv", "a folder"), ("file/o.csv", "is a file")):
         with pytest.raises(InputError, match=said):
             write(pa.table({"oid": ["x"]}), tmp_path / out)
+
+
+def test_a_value_that_reads_like_a_vast_unit_is_a_value(tmp_path: Path) -> None:
+    """astropy takes 1a91 for an atto-year to the power of 91, which overflows."""
+    (tmp_path / "t.csv").write_text("a b c\n1 1 1a91\n")
+    assert read(tmp_path / "t.csv").to_pylist() == [{"a": "1", "b": "1", "c": "1a91"}]
