@@ -41,6 +41,7 @@ from alerce_spark.crossmatch.match import Motion, motion_margin, nearest, within
 from alerce_spark.crossmatch.rows import ATTEMPTS, attempts, numbers
 from alerce_spark.lake import lookup
 from alerce_spark.lake.handles import healpix_order
+from alerce_spark.lake.kept import footer
 from alerce_spark.lake.storage import LakeError, storage_options
 from alerce_spark.lake.tables import TABLES
 
@@ -59,7 +60,7 @@ _FILE_ROWS = 1_000_000
 _GROUP_ROWS = 2048
 _RUN_ROWS = 2_000_000  # sorted at a time
 _HIGHEST_ORDER = 4
-_FOOTERS = 256  # of files, kept for the next look
+_FILES = 256  # whose bounds of row groups are kept for the next look
 _COUNT_ORDER = 8  # pixels that files are cut at, 14 arcmin
 #: Objects that are matched at a time, neighbours on the sky.
 _SLICE = 50_000
@@ -382,7 +383,7 @@ class _Open:
         listed = pl.DataFrame(handle.get_add_actions(flatten=True)).sort("min.healpix29")
         self._paths = listed["path"].to_list()
         self._first, self._last = (listed[f"{bound}.healpix29"].to_numpy() for bound in ("min", "max"))
-        self._footer = lru_cache(maxsize=_FOOTERS)(self._read_footer)
+        self._groups = lru_cache(maxsize=_FILES)(self._read_groups)
 
     @property
     def is_current(self) -> bool:
@@ -396,29 +397,23 @@ class _Open:
         names = [name for name in schema.names if name != "healpix29"]
         found = [schema.empty_table().select(names)]
         for k in np.flatnonzero(_touch(self._first, self._last, ranges)):
-            footer = self._footer(self._paths[k])
-            groups = np.flatnonzero(_touch(footer.first, footer.last, ranges))
+            groups = np.flatnonzero(_touch(*self._groups(self._paths[k]), ranges))
             if groups.size:
-                with pq.ParquetFile(self._paths[k], metadata=footer.metadata, filesystem=self._root) as file:
+                metadata = self._footer(self._paths[k])
+                with pq.ParquetFile(self._paths[k], metadata=metadata, filesystem=self._root) as file:
                     table = file.read_row_groups(groups.tolist(), names, use_threads=False)
                 found.append(table.cast(found[0].schema))
         return pa.concat_tables(found)
 
-    def _read_footer(self, path: str) -> _Footer:
-        metadata = pq.read_metadata(path, filesystem=self._root)
+    def _footer(self, path: str) -> pq.FileMetaData:
+        return footer(self._handle.table_uri, path, self._root)
+
+    def _read_groups(self, path: str) -> tuple[Ints, Ints]:
+        """First and last `healpix29` of each row group of a file."""
+        metadata = self._footer(path)
         column = metadata.schema.names.index("healpix29")
         bounds = [metadata.row_group(k).column(column).statistics for k in range(metadata.num_row_groups)]
-        first, last = (np.array([getattr(b, name) for b in bounds], np.int64) for name in ("min", "max"))
-        return _Footer(metadata, first, last)
-
-
-@dataclass(frozen=True)
-class _Footer:
-    """Footer of a file, and first and last `healpix29` of each row group."""
-
-    metadata: pq.FileMetaData
-    first: Ints
-    last: Ints
+        return np.array([b.min for b in bounds], np.int64), np.array([b.max for b in bounds], np.int64)
 
 
 def _touch(first: Ints, last: Ints, ranges: Ints) -> NDArray[np.bool_]:

@@ -2,15 +2,17 @@
 
 A look-up reads only what can hold rows of its objects. Partitions and files are chosen by the statistics in the Delta
 log, row groups by those in the Parquet footers: files are sorted by `healpix29`, and the rows of an object lie within
-10 arcsec of where it is seen. Open tables and footers are kept from one look-up to the next: a footer of a wide table
-takes milliseconds to parse, and a Parquet file of a Delta table never changes.
+10 arcsec of where it is seen. A Parquet file of a Delta table never changes: open tables are kept from one look-up to
+the next, and, within bounds of memory, footers, what they say of row groups, and the ids in these. So a file that was
+met before and has no row of the objects is not opened.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 from urllib.parse import unquote
 
@@ -27,6 +29,7 @@ from pyarrow import fs
 
 from alerce_spark import sky
 from alerce_spark.lake.handles import delta_table, healpix_order
+from alerce_spark.lake.kept import Kept, footer
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, FORCED_COLUMNS, LIMIT_COLUMNS, Stored
 
@@ -35,8 +38,10 @@ Ints = NDArray[np.int64]
 
 #: Order of the pixels that positions are narrowed to: 51 arcsec, wide enough for `sky.near_pixels` to be exact.
 _NEAR_ORDER = 12
-#: Footers kept by a process, as bytes in their files; in memory they take ten times that.
-_FOOTER_BYTES = 16 << 20
+#: Bytes of what a process keeps of row groups, and of the ids in them.
+_GROUP_BYTES, _ID_BYTES = 8 << 20, 16 << 20
+#: Bytes that anything kept takes beside its data.
+_OVERHEAD = 600
 _EVERYWHERE = np.array([[0, np.iinfo(np.int64).max]])
 _LOCATION = pa.schema([("path", pa.string()), ("position", pa.int64())])
 
@@ -156,6 +161,17 @@ class _Open:
             self._handle.load_as_version(version)
         return self
 
+    def parquet(self, path: str) -> pq.ParquetFile:
+        """An open file, to be closed."""
+        # One request for many columns is what a store wants; from a disk, column after column is a third cheaper.
+        return pq.ParquetFile(
+            path,
+            metadata=footer(self.uri, path, self.filesystem),
+            filesystem=self.filesystem,
+            read_dictionary=["oid"],
+            pre_buffer=not self.is_local,
+        )
+
     def files(self, pixels: ArrayLike, ranges: Ints) -> list[_File]:
         """Files of the partitions that can hold rows within the ranges."""
         listed = self._list()
@@ -198,47 +214,24 @@ def _filesystem(handle: DeltaTable) -> fs.FileSystem:
 
 
 @dataclass(frozen=True)
-class _Footer:
-    """Footer of a Parquet file: its columns; rows of each row group, and their first and last `healpix29`."""
+class _Groups:
+    """Row groups of a Parquet file: their rows, and their first and last `healpix29`."""
 
-    metadata: pq.FileMetaData
-    columns: frozenset[str]
     rows: Ints
     first: Ints
     last: Ints
 
 
-class _Footers:
-    """The footers used last, up to _FOOTER_BYTES."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, _Footer] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, opened: _Open, path: str) -> _Footer:
-        """Footer of a file, from memory if it is there."""
-        name = f"{opened.uri}/{path}"
-        footer = self._kept.get(name)
-        if footer is None:
-            footer = self._kept[name] = _footer(pq.read_metadata(path, filesystem=opened.filesystem))
-            self._bytes += footer.metadata.serialized_size
-            while self._bytes > _FOOTER_BYTES and len(self._kept) > 1:
-                self._bytes -= self._kept.popitem(last=False)[1].metadata.serialized_size
-        self._kept.move_to_end(name)
-        return footer
-
-
-def _footer(metadata: pq.FileMetaData) -> _Footer:
-    groups = range(metadata.num_row_groups)
+def _groups(metadata: pq.FileMetaData) -> _Groups:
     column = metadata.schema.names.index("healpix29")
-    bounds = [_EVERYWHERE[0].tolist() for _ in groups]
-    for group in groups:
+    bounds = [_EVERYWHERE[0].tolist() for _ in range(metadata.num_row_groups)]
+    for group in range(metadata.num_row_groups):
         statistics = metadata.row_group(group).column(column).statistics
         if statistics is not None and statistics.has_min_max:
             bounds[group] = [statistics.min, statistics.max]
     first, last = np.array(bounds, np.int64).reshape(-1, 2).T
-    rows = np.array([metadata.row_group(group).num_rows for group in groups], np.int64)
-    return _Footer(metadata, frozenset(metadata.schema.to_arrow_schema().names), rows, first, last)
+    rows = np.array([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)], np.int64)
+    return _Groups(rows, first, last)
 
 
 def _touch(first: Ints, last: Ints, ranges: Ints) -> NDArray[np.bool_]:
@@ -250,41 +243,55 @@ def _touch(first: Ints, last: Ints, ranges: Ints) -> NDArray[np.bool_]:
 
 def _matching(opened: _Open, file: _File, schema: pa.Schema, oids: pa.Array, ranges: Ints) -> pa.Table:
     """Rows of the objects in a file: ids of the row groups in the ranges first, then columns of groups with a hit."""
-    footer = _footers.get(opened, file.path)
-    groups = np.flatnonzero(_touch(footer.first, footer.last, ranges))
-    if not groups.size:
-        return schema.empty_table()
-    # One request for many columns is what a store wants; from a disk, column after column is a third cheaper.
-    parquet = pq.ParquetFile(
-        file.path,
-        metadata=footer.metadata,
-        filesystem=opened.filesystem,
-        read_dictionary=["oid"],
-        pre_buffer=not opened.is_local,
-    )
-    with parquet:
-        ids = parquet.read_row_groups(groups.tolist(), ["oid"], use_threads=False)["oid"]
-        found = pc.is_in(ids, value_set=oids).to_numpy()
+    key = opened.uri, file.path
+    with ExitStack() as stack:
+
+        @cache
+        def parquet() -> pq.ParquetFile:
+            return stack.enter_context(opened.parquet(file.path))
+
+        all_groups = _known_groups.get(key) or _known_groups.put(key, _groups(parquet().metadata))
+        groups = np.flatnonzero(_touch(all_groups.first, all_groups.last, ranges))
+        if not groups.size:
+            return schema.empty_table()
+        ids = _ids(key, groups.tolist(), all_groups.rows, parquet)
+        found = np.concatenate([pc.is_in(part, value_set=oids).to_numpy(zero_copy_only=False) for part in ids])
         if file.kept is not None:
             # A deletion vector may end before the file does: rows after it are kept.
-            kept = np.ones(footer.rows.sum(), bool)
+            kept = np.ones(all_groups.rows.sum(), bool)
             kept[: file.kept.size] = file.kept
-            found &= kept[np.repeat(np.isin(np.arange(footer.rows.size), groups), footer.rows)]
-        rows = footer.rows[groups]
+            found &= kept[np.repeat(np.isin(np.arange(all_groups.rows.size), groups), all_groups.rows)]
+        rows = all_groups.rows[groups]
         starts = np.cumsum(rows) - rows
         hit = np.logical_or.reduceat(found, starts) if found.size else np.zeros(groups.size, bool)
         if not hit.any():
             return schema.empty_table()
-        present = [name for name in schema.names if name in footer.columns]
-        table = parquet.read_row_groups(groups[hit].tolist(), present, use_threads=False)
+        stored = set(parquet().schema_arrow.names)
+        present = [name for name in schema.names if name in stored]
+        table = parquet().read_row_groups(groups[hit].tolist(), present, use_threads=False)
     table = table.filter(pa.array(found[np.repeat(hit, rows)]))
     values = {name: table[name].cast(schema.field(name).type) for name in present}
     values.setdefault("pixel", pa.repeat(pa.scalar(file.pixel, pa.int32()), len(table)))
     if "position" in schema.names:
-        begin = np.cumsum(footer.rows) - footer.rows
+        begin = np.cumsum(all_groups.rows) - all_groups.rows
         values["position"] = pa.array((np.repeat(begin[groups] - starts, rows) + np.arange(found.size))[found])
         values["path"] = pa.repeat(pa.scalar(file.path, pa.string()), len(table))
     return pa.table([values.get(f.name, pa.nulls(len(table), f.type)) for f in schema], schema=schema)
+
+
+def _ids(
+    file: tuple[str, str], groups: list[int], rows: Ints, parquet: Callable[[], pq.ParquetFile]
+) -> list[pa.ChunkedArray]:
+    """Ids in each of the row groups, read together where they are not known."""
+    found = {group: _known_ids.get((*file, group)) for group in groups}
+    unknown = [group for group, ids in found.items() if ids is None]
+    if unknown:
+        read = parquet().read_row_groups(unknown, ["oid"], use_threads=False)["oid"]
+        begin = 0
+        for group in unknown:
+            found[group] = _known_ids.put((*file, group), read.slice(begin, rows[group]))
+            begin += int(rows[group])
+    return [ids for ids in found.values() if ids is not None]
 
 
 def _whole(opened: _Open, file: _File, schema: pa.Schema) -> pa.Table:
@@ -299,7 +306,8 @@ def _whole(opened: _Open, file: _File, schema: pa.Schema) -> pa.Table:
 
 
 _tables: dict[tuple[str, str], _Open] = {}
-_footers = _Footers()
+_known_groups: Kept[tuple[str, str], _Groups] = Kept(_GROUP_BYTES, lambda g: 3 * g.rows.nbytes + _OVERHEAD)
+_known_ids: Kept[tuple[str, str, int], pa.ChunkedArray] = Kept(_ID_BYTES, lambda ids: ids.nbytes + _OVERHEAD)
 
 
 def _opened(lake: str, table: str) -> _Open:
