@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import unquote
 from uuid import uuid4
 
 import healpy
@@ -26,7 +25,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable, Field, Schema
 from deltalake.exceptions import DeltaError
-from deltalake.fs import DeltaStorageHandler
 from deltalake.schema import PrimitiveType
 from deltalake.transaction import AddAction, RemoveAction
 from numpy.typing import ArrayLike, NDArray
@@ -42,7 +40,7 @@ from alerce_spark.crossmatch.rows import ATTEMPTS, attempts, numbers
 from alerce_spark.lake import lookup
 from alerce_spark.lake.handles import healpix_order
 from alerce_spark.lake.kept import footer
-from alerce_spark.lake.storage import LakeError, storage_options
+from alerce_spark.lake.storage import LakeError, filesystem, storage_options
 from alerce_spark.lake.tables import TABLES
 
 Ints = NDArray[np.int64]
@@ -109,7 +107,7 @@ def import_catalog(
         if not total:
             raise LakeError(f"no row of {', '.join(map(str, paths))} can be used ({counts})")
         order = min(_HIGHEST_ORDER, max(0, math.ceil(math.log(total / (12 * _PARTITION_ROWS), 4))))
-        root = _filesystem(_path(lake, name), storage_options(lake))
+        root = filesystem(_path(lake, name), storage_options(lake))
         added: list[AddAction | RemoveAction] = []
         rows, fastest = 0, 0.0
         for part in _merged(runs, cells, order, counts):
@@ -240,7 +238,7 @@ def local(lake: str, name: str) -> Local | None:
 
 def imported(lake: str) -> list[Local]:
     """Every imported catalogue, by name."""
-    root = _filesystem(_path(lake, ""), storage_options(lake))
+    root = filesystem(_path(lake, ""), storage_options(lake))
     found = root.get_file_info(fs.FileSelector("", allow_not_found=True))
     names = sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
     return [catalog for name in names if (catalog := local(lake, name)) is not None]
@@ -437,7 +435,7 @@ def _opened(lake: str, name: str) -> _Open | None:
         handle = DeltaTable(path, storage_options=options)
         found = _settings_of(handle)
         if found is not None:
-            _tables[lake, name] = _Open(handle, _filesystem(path, options), found)
+            _tables[lake, name] = _Open(handle, filesystem(path, options), found)
             return _tables[lake, name]
     _absent[lake, name] = time.monotonic() + _ABSENT_S
     return None
@@ -459,14 +457,6 @@ def _settings_of(handle: DeltaTable) -> Local | None:
 
 def _path(lake: str, name: str) -> str:
     return f"{lake.rstrip('/').replace('s3a://', 's3://', 1)}/catalogs/{name}"
-
-
-def _filesystem(path: str, options: dict[str, str] | None) -> fs.FileSystem:
-    """File system whose root is a table."""
-    if options is None:
-        folder = Path(unquote(path.removeprefix("file://").removeprefix("file:"))).resolve()
-        return fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem())
-    return fs.PyFileSystem(DeltaStorageHandler(path, options))
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:

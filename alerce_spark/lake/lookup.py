@@ -1,4 +1,4 @@
-"""History of a few objects, read in a worker or in the driver, no Spark: delta-rs knows the files, Arrow reads them.
+"""History of a few objects, read in a worker or in the driver, no Spark: Arrow reads the files that the log names.
 
 A look-up reads only what can hold rows of its objects. Partitions and files are chosen by the statistics in the Delta
 log, row groups by those in the Parquet footers: files are sorted by `healpix29`, and the rows of an object lie within
@@ -9,27 +9,26 @@ met before and has no row of the objects is not opened.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
+from threading import Lock
 from typing import TypeVar
-from urllib.parse import unquote
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
-from deltalake.fs import DeltaStorageHandler
 from numpy.typing import ArrayLike, NDArray
 from pyarrow import fs
 
 from alerce_spark import sky
-from alerce_spark.lake.handles import delta_table, healpix_order
+from alerce_spark.lake.handles import healpix_order
 from alerce_spark.lake.kept import Kept, footer
+from alerce_spark.lake.snapshots import Snapshots
+from alerce_spark.lake.storage import delta_path, filesystem, storage_options
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, FORCED_COLUMNS, LIMIT_COLUMNS, Stored
 
@@ -48,7 +47,7 @@ _LOCATION = pa.schema([("path", pa.string()), ("position", pa.int64())])
 
 def versions(lake: str, tables: Sequence[str]) -> dict[str, int]:
     """Newest versions of the tables, to be fixed for a batch."""
-    return {table: _with_fresh_handle(lake, table, None, lambda opened: opened.version) for table in tables}
+    return {table: _with_fresh_handle(lake, table, _Open.newest) for table in tables}
 
 
 def read(
@@ -75,11 +74,12 @@ def read(
         schema = pa.unify_schemas([schema, _LOCATION])
 
     def scan(opened: _Open) -> pl.DataFrame:
-        parts = [_matching(opened, file, schema, wanted, within) for file in opened.files(pixels, within)]
+        files = opened.files(version, pixels, within)
+        parts = [_matching(opened, file, schema, wanted, within) for file in files]
         rows = pa.concat_tables([schema.empty_table(), *parts])
         return pl.DataFrame(rows)
 
-    return _with_fresh_handle(lake, table, version, scan)
+    return _with_fresh_handle(lake, table, scan)
 
 
 def rows_of_files(lake: str, table: str, paths: Sequence[str], version: int) -> pa.Table:
@@ -87,9 +87,9 @@ def rows_of_files(lake: str, table: str, paths: Sequence[str], version: int) -> 
     schema = TABLES[table].arrow
 
     def scan(opened: _Open) -> pa.Table:
-        return pa.concat_tables(_whole(opened, file, schema) for file in opened.named(paths))
+        return pa.concat_tables(_whole(opened, file, schema) for file in opened.named(version, paths))
 
-    return _with_fresh_handle(lake, table, version, scan)
+    return _with_fresh_handle(lake, table, scan)
 
 
 def near(ra: ArrayLike, dec: ArrayLike, order: int) -> tuple[Ints, Ints]:
@@ -136,30 +136,35 @@ class _File:
     kept: NDArray[np.bool_] | None
 
 
+@dataclass(frozen=True)
+class _Listed:
+    """The live files of a version in columns: paths, partitions, smallest and largest `healpix29`."""
+
+    version: int
+    paths: list[str]
+    pixels: Ints
+    first: Ints
+    last: Ints
+
+
 class _Open:
-    """An open table: its handle, and the files of the version at which it stands."""
+    """An open table, and the files of the version at which it stands.
+
+    Threads share it: one at a time moves it and lists files, which are read without it.
+    """
 
     def __init__(self, lake: str, table: str) -> None:
-        self._handle = delta_table(lake, table)
-        self.filesystem = _filesystem(self._handle)
+        self.uri = delta_path(lake, table)
+        self.filesystem = filesystem(self.uri, storage_options(lake))
         self.is_local = isinstance(self.filesystem, fs.SubTreeFileSystem)
-        self._listed: tuple[int, pl.DataFrame] | None = None
+        self._lock = Lock()
+        self._snapshots = Snapshots(lake, table)
+        self._listed: _Listed | None = None
 
-    @property
-    def version(self) -> int:
-        return int(self._handle.version())
-
-    @property
-    def uri(self) -> str:
-        return str(self._handle.table_uri)
-
-    def to(self, version: int | None) -> _Open:
-        """Move to `version`, or to the newest."""
-        if version is None or self.version < version:
-            self._handle.update_incremental()
-        if version is not None and self.version != version:
-            self._handle.load_as_version(version)
-        return self
+    def newest(self) -> int:
+        """The newest version."""
+        with self._lock:
+            return self._snapshots.newest()
 
     def parquet(self, path: str) -> pq.ParquetFile:
         """An open file, to be closed."""
@@ -172,45 +177,32 @@ class _Open:
             pre_buffer=not self.is_local,
         )
 
-    def files(self, pixels: ArrayLike, ranges: Ints) -> list[_File]:
-        """Files of the partitions that can hold rows within the ranges."""
-        listed = self._list()
-        partitions = pl.Series(np.asarray(pixels), dtype=pl.Int32)
-        chosen = listed.filter(pl.col("pixel").is_in(partitions.implode()))
-        chosen = chosen.filter(_touch(chosen["first"].to_numpy(), chosen["last"].to_numpy(), ranges))
-        return self._files(chosen)
+    def files(self, version: int | None, pixels: ArrayLike, ranges: Ints) -> list[_File]:
+        """Files of the partitions that can hold rows within the ranges, at `version` or the newest."""
+        with self._lock:
+            listed = self._list(version)
+            chosen = np.isin(listed.pixels, pixels) & _touch(listed.first, listed.last, ranges)
+            return self._files(listed, np.flatnonzero(chosen))
 
-    def named(self, paths: Sequence[str]) -> list[_File]:
-        """Files by their paths."""
-        return self._files(self._list().filter(pl.col("path").is_in(list(paths))))
+    def named(self, version: int, paths: Sequence[str]) -> list[_File]:
+        """Files by their paths, at `version`."""
+        wanted = set(paths)
+        with self._lock:
+            listed = self._list(version)
+            return self._files(listed, [k for k, path in enumerate(listed.paths) if path in wanted])
 
-    def _files(self, chosen: pl.DataFrame) -> list[_File]:
-        rows = chosen.select("path", "pixel").iter_rows()
-        return [_File(path, pixel, self._handle.snapshots.kept(path)) for path, pixel in rows]
+    def _files(self, listed: _Listed, chosen: Iterable[int]) -> list[_File]:
+        return [_File(listed.paths[k], int(listed.pixels[k]), self._snapshots.kept(listed.paths[k])) for k in chosen]
 
-    def _list(self) -> pl.DataFrame:
-        if self._listed is None or self._listed[0] != self.version:
-            actions = pl.DataFrame(self._handle.get_add_actions(flatten=True))
-            bounds = {"first": "min.healpix29", "last": "max.healpix29"}
-            whole = {"first": _EVERYWHERE[0, 0], "last": _EVERYWHERE[0, 1]}
-            columns = [
-                (pl.col(source) if source in actions.columns else pl.lit(None))
-                .cast(pl.Int64)
-                .fill_null(whole[name])
-                .alias(name)
-                for name, source in bounds.items()
-            ]
-            listed = actions.select("path", pl.col("partition.pixel").cast(pl.Int32).alias("pixel"), *columns)
-            self._handle.snapshots.at(self.version)
-            self._listed = self.version, listed
-        return self._listed[1]
-
-
-def _filesystem(handle: DeltaTable) -> fs.FileSystem:
-    """File system whose root is the table."""
-    if handle.table_uri.startswith("file://"):
-        return fs.SubTreeFileSystem(unquote(handle.table_uri.removeprefix("file://")), fs.LocalFileSystem())
-    return fs.PyFileSystem(DeltaStorageHandler.from_table(handle._table))
+    def _list(self, version: int | None) -> _Listed:
+        version = self._snapshots.newest() if version is None else version
+        files = self._snapshots.at(version)
+        if self._listed is None or self._listed.version != version:
+            everywhere = tuple(_EVERYWHERE[0].tolist())
+            bounds = np.array([file.get("healpix29", everywhere) for file in files.values()], np.int64).reshape(-1, 2)
+            pixels = np.array([file.get("pixel", -1) for file in files.values()], np.int64)
+            self._listed = _Listed(version, list(files), pixels, bounds[:, 0], bounds[:, 1])
+        return self._listed
 
 
 @dataclass(frozen=True)
@@ -311,14 +303,16 @@ _known_ids: Kept[tuple[str, str, int], pa.ChunkedArray] = Kept(_ID_BYTES, lambda
 
 
 def _opened(lake: str, table: str) -> _Open:
-    if (lake, table) not in _tables:
-        _tables[lake, table] = _Open(lake, table)
-    return _tables[lake, table]
+    opened = _tables.get((lake, table))
+    # Two threads may open a table at a time; one of the two is kept.
+    return opened or _tables.setdefault((lake, table), _Open(lake, table))
 
 
-def _with_fresh_handle(lake: str, table: str, version: int | None, scan: Callable[[_Open], T]) -> T:
+def _with_fresh_handle(lake: str, table: str, scan: Callable[[_Open], T]) -> T:
+    opened = _opened(lake, table)
     try:
-        return scan(_opened(lake, table).to(version))
-    except (OSError, DeltaError):
-        _tables.pop((lake, table), None)
-        return scan(_opened(lake, table).to(version))
+        return scan(opened)
+    except OSError:
+        if _tables.get((lake, table)) is opened:
+            _tables.pop((lake, table), None)
+        return scan(_opened(lake, table))

@@ -9,7 +9,9 @@ from typing import Any
 from urllib.parse import unquote
 
 from deltalake import DeltaTable
+from deltalake.fs import DeltaStorageHandler
 from obstore.store import LocalStore, S3Store
+from pyarrow import fs
 
 from alerce_spark.errors import AlerceError
 from alerce_spark.lake.tables import TABLES
@@ -51,9 +53,20 @@ def store(lake: str, table: str) -> Store:
     path = delta_path(lake, table)
     options = storage_options(lake)
     if options is None:
-        return LocalStore(Path(unquote(path.removeprefix("file://").removeprefix("file:"))).resolve(), mkdir=True)
+        return LocalStore(_local(path), mkdir=True)
     # The store reads the AWS_… environment by itself; given as its configuration, a name it does not know is an error.
     return S3Store.from_url(path, client_options={"allow_http": options.get("AWS_ALLOW_HTTP") == "true"})
+
+
+def filesystem(path: str, options: dict[str, str] | None) -> fs.FileSystem:
+    """Arrow's file system whose root is the table at `path` (as delta-rs spells it), with its `storage_options`."""
+    if options is None:
+        return fs.SubTreeFileSystem(str(_local(path)), fs.LocalFileSystem())
+    return fs.PyFileSystem(DeltaStorageHandler(path, options))
+
+
+def _local(path: str) -> Path:
+    return Path(unquote(path.removeprefix("file://").removeprefix("file:"))).resolve()
 
 
 def delta_path(lake: str, table: str) -> str:
