@@ -39,7 +39,7 @@ from alerce_spark.crossmatch.match import Motion, motion_margin, nearest, within
 from alerce_spark.crossmatch.rows import ATTEMPTS, attempts, numbers
 from alerce_spark.lake import lookup
 from alerce_spark.lake.handles import healpix_order
-from alerce_spark.lake.kept import footer
+from alerce_spark.lake.kept import parquet_file
 from alerce_spark.lake.storage import LakeError, filesystem, storage_options
 from alerce_spark.lake.tables import TABLES
 
@@ -397,18 +397,18 @@ class _Open:
         for k in np.flatnonzero(_touch(self._first, self._last, ranges)):
             groups = np.flatnonzero(_touch(*self._groups(self._paths[k]), ranges))
             if groups.size:
-                metadata = self._footer(self._paths[k])
-                with pq.ParquetFile(self._paths[k], metadata=metadata, filesystem=self._root) as file:
+                with self._file(self._paths[k]) as file:
                     table = file.read_row_groups(groups.tolist(), names, use_threads=False)
                 found.append(table.cast(found[0].schema))
         return pa.concat_tables(found)
 
-    def _footer(self, path: str) -> pq.FileMetaData:
-        return footer(self._handle.table_uri, path, self._root)
+    def _file(self, path: str) -> pq.ParquetFile:
+        return parquet_file(self._handle.table_uri, path, self._root)
 
     def _read_groups(self, path: str) -> tuple[Ints, Ints]:
         """First and last `healpix29` of each row group of a file."""
-        metadata = self._footer(path)
+        with self._file(path) as file:
+            metadata = file.metadata
         column = metadata.schema.names.index("healpix29")
         bounds = [metadata.row_group(k).column(column).statistics for k in range(metadata.num_row_groups)]
         return np.array([b.min for b in bounds], np.int64), np.array([b.max for b in bounds], np.int64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pyarrow.parquet as pq
 from pyarrow import fs
@@ -60,7 +60,14 @@ def footer_bytes(metadata: pq.FileMetaData) -> int:
 _footers: Kept[tuple[str, str], pq.FileMetaData] = Kept(_FOOTER_BYTES, footer_bytes)
 
 
-def footer(table: str, path: str, filesystem: fs.FileSystem) -> pq.FileMetaData:
-    """Footer of a file of a table (its address), which never changes; `path` as the file system of the table has it."""
+def parquet_file(table: str, path: str, filesystem: fs.FileSystem, **options: Any) -> pq.ParquetFile:
+    """An open file of a table (its address), to be closed; `path` as the file system of the table has it.
+
+    Its footer is read and parsed the first time, or when it was not used for long: such a file never changes. `options`
+    as of pyarrow.parquet.ParquetFile.
+    """
     known = _footers.get((table, path))
-    return known if known is not None else _footers.put((table, path), pq.read_metadata(path, filesystem=filesystem))
+    opened = pq.ParquetFile(path, metadata=known, filesystem=filesystem, **options)
+    if known is None:
+        _footers.put((table, path), opened.metadata)
+    return opened

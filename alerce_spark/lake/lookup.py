@@ -26,7 +26,7 @@ from pyarrow import fs
 
 from alerce_spark import sky
 from alerce_spark.lake.handles import healpix_order
-from alerce_spark.lake.kept import Kept, footer
+from alerce_spark.lake.kept import Kept, parquet_file
 from alerce_spark.lake.snapshots import Snapshots
 from alerce_spark.lake.storage import delta_path, filesystem, storage_options
 from alerce_spark.lake.tables import TABLES
@@ -169,13 +169,8 @@ class _Open:
     def parquet(self, path: str) -> pq.ParquetFile:
         """An open file, to be closed."""
         # One request for many columns is what a store wants; from a disk, column after column is a third cheaper.
-        return pq.ParquetFile(
-            path,
-            metadata=footer(self.uri, path, self.filesystem),
-            filesystem=self.filesystem,
-            read_dictionary=["oid"],
-            pre_buffer=not self.is_local,
-        )
+        options = {"read_dictionary": ["oid"], "pre_buffer": not self.is_local}
+        return parquet_file(self.uri, path, self.filesystem, **options)
 
     def files(self, version: int | None, pixels: ArrayLike, ranges: Ints) -> list[_File]:
         """Files of the partitions that can hold rows within the ranges, at `version` or the newest."""
