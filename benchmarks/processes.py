@@ -1,9 +1,12 @@
-"""Memory and processor time of a benchmark's processes: driver, JVM and Python workers."""
+"""Memory, open files, threads and processor time of a benchmark's processes: driver, JVM and Python workers."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -38,8 +41,62 @@ class Memory:
             self.peak = {kind: max(value, self.peak.get(kind, 0)) for kind, value in now.items()}
 
 
+@dataclass
+class Held:
+    """What processes of one kind hold: their number, megabytes (shared pages once), threads, descriptors by kind."""
+
+    processes: int = 0
+    mb: float = 0.0
+    threads: int = 0
+    descriptors: Counter[str] = field(default_factory=Counter)
+
+
+def held(root: int) -> dict[str, Held]:
+    """What a Spark application whose driver is the process `root` holds, by driver_python, jvm, daemon and workers."""
+    found = {kind: Held() for kind in ("driver_python", "jvm", "daemon", "workers")}
+    children = _children()
+    for kind, process in _kinds(root, children):
+        kept = found[kind]
+        kept.processes += 1
+        kept.mb += _resident_mb(process) if kind == "jvm" else _proportional_mb(process)
+        with suppress(OSError):  # it has ended
+            kept.threads += len(os.listdir(f"/proc/{process}/task"))
+        kept.descriptors += _descriptors(process)
+    return found
+
+
+def _kinds(root: int, children: dict[int, list[tuple[int, str]]]) -> list[tuple[str, int]]:
+    """Kind and number of each process: workers are forked from a daemon, which the JVM starts."""
+    found = [("driver_python", root)]
+    below = {"driver_python": "driver_python", "jvm": "daemon", "daemon": "workers", "workers": "workers"}
+    for kind, process in found:  # grows while it is walked
+        for child, name in children.get(process, []):
+            found.append(("jvm" if name == "java" else below[kind], child))
+    return found
+
+
+def _descriptors(process: int) -> Counter[str]:
+    """Open file descriptors of a process: file, socket, pipe, or the name of another kind."""
+    kinds: Counter[str] = Counter()
+    with suppress(OSError):  # it has ended
+        for entry in os.scandir(f"/proc/{process}/fd"):
+            with suppress(OSError):  # it was closed
+                target = os.readlink(entry.path)
+                kinds["file" if target.startswith("/") else target.split(":")[0]] += 1
+    return kinds
+
+
 def tree(without: int) -> list[tuple[int, str]]:
     """This process and those below it, with their names; `without` and what is below that are left out."""
+    children = _children()
+    found = [(os.getpid(), "")]
+    for process, _ in found:  # grows while it is walked
+        found += [child for child in children.get(process, []) if child[0] != without]
+    return found
+
+
+def _children() -> dict[int, list[tuple[int, str]]]:
+    """Every process of the machine with its name, below the number of its parent."""
     children: dict[int, list[tuple[int, str]]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -47,10 +104,7 @@ def tree(without: int) -> list[tuple[int, str]]:
         except OSError:
             continue
         children.setdefault(int(rest.split()[1]), []).append((int(folder.name), name))
-    found = [(os.getpid(), "")]
-    for process, _ in found:  # grows while it is walked
-        found += [child for child in children.get(process, []) if child[0] != without]
-    return found
+    return children
 
 
 def _resident_mb(process: int) -> int:

@@ -25,7 +25,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable, Field, Schema
 from deltalake.exceptions import DeltaError
-from deltalake.fs import DeltaStorageHandler
 from deltalake.schema import PrimitiveType
 from deltalake.transaction import AddAction, RemoveAction
 from numpy.typing import ArrayLike, NDArray
@@ -39,7 +38,8 @@ from alerce_spark.crossmatch.files import Counts
 from alerce_spark.crossmatch.match import Motion, motion_margin, nearest, within
 from alerce_spark.crossmatch.rows import ATTEMPTS, attempts, numbers
 from alerce_spark.lake import lookup
-from alerce_spark.lake.storage import LakeError, storage_options
+from alerce_spark.lake.kept import parquet_file
+from alerce_spark.lake.storage import LakeError, filesystem, storage_options
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.places import lake_path
 
@@ -58,7 +58,7 @@ _FILE_ROWS = 1_000_000
 _GROUP_ROWS = 2048
 _RUN_ROWS = 2_000_000  # sorted at a time
 _HIGHEST_ORDER = 4
-_FOOTERS = 256  # of files, kept for the next look
+_FILES = 256  # whose bounds of row groups are kept for the next look
 _COUNT_ORDER = 8  # pixels that files are cut at, 14 arcmin
 #: Objects that are matched at a time, neighbours on the sky.
 _SLICE = 50_000
@@ -107,7 +107,7 @@ def import_catalog(
         if not total:
             raise LakeError(f"no row of {', '.join(map(str, paths))} can be used ({counts})")
         order = min(_HIGHEST_ORDER, max(0, math.ceil(math.log(total / (12 * _PARTITION_ROWS), 4))))
-        root = _filesystem(_path(lake, name), storage_options(lake))
+        root = filesystem(_path(lake, name), storage_options(lake))
         added: list[AddAction | RemoveAction] = []
         rows, fastest = 0, 0.0
         for part in _merged(runs, cells, order, counts):
@@ -238,7 +238,7 @@ def local(lake: str, name: str) -> Local | None:
 
 def imported(lake: str) -> list[Local]:
     """Every imported catalogue, by name."""
-    root = _filesystem(_path(lake, ""), storage_options(lake))
+    root = filesystem(_path(lake, ""), storage_options(lake))
     found = root.get_file_info(fs.FileSelector("", allow_not_found=True))
     names = sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
     return [catalog for name in names if (catalog := local(lake, name)) is not None]
@@ -390,7 +390,7 @@ class _Open:
         listed = pl.DataFrame(handle.get_add_actions(flatten=True)).sort("min.healpix29")
         self._paths = listed["path"].to_list()
         self._first, self._last = (listed[f"{bound}.healpix29"].to_numpy() for bound in ("min", "max"))
-        self._footer = lru_cache(maxsize=_FOOTERS)(self._read_footer)
+        self._groups = lru_cache(maxsize=_FILES)(self._read_groups)
 
     @property
     def is_current(self) -> bool:
@@ -404,29 +404,23 @@ class _Open:
         names = [name for name in schema.names if name != "healpix29"]
         found = [schema.empty_table().select(names)]
         for k in np.flatnonzero(_touch(self._first, self._last, ranges)):
-            footer = self._footer(self._paths[k])
-            groups = np.flatnonzero(_touch(footer.first, footer.last, ranges))
+            groups = np.flatnonzero(_touch(*self._groups(self._paths[k]), ranges))
             if groups.size:
-                with pq.ParquetFile(self._paths[k], metadata=footer.metadata, filesystem=self._root) as file:
+                with self._file(self._paths[k]) as file:
                     table = file.read_row_groups(groups.tolist(), names, use_threads=False)
                 found.append(table.cast(found[0].schema))
         return pa.concat_tables(found)
 
-    def _read_footer(self, path: str) -> _Footer:
-        metadata = pq.read_metadata(path, filesystem=self._root)
+    def _file(self, path: str) -> pq.ParquetFile:
+        return parquet_file(self._handle.table_uri, path, self._root)
+
+    def _read_groups(self, path: str) -> tuple[Ints, Ints]:
+        """First and last `healpix29` of each row group of a file."""
+        with self._file(path) as file:
+            metadata = file.metadata
         column = metadata.schema.names.index("healpix29")
         bounds = [metadata.row_group(k).column(column).statistics for k in range(metadata.num_row_groups)]
-        first, last = (np.array([getattr(b, name) for b in bounds], np.int64) for name in ("min", "max"))
-        return _Footer(metadata, first, last)
-
-
-@dataclass(frozen=True)
-class _Footer:
-    """Footer of a file, and first and last `healpix29` of each row group."""
-
-    metadata: pq.FileMetaData
-    first: Ints
-    last: Ints
+        return np.array([b.min for b in bounds], np.int64), np.array([b.max for b in bounds], np.int64)
 
 
 def _touch(first: Ints, last: Ints, ranges: Ints) -> NDArray[np.bool_]:
@@ -450,7 +444,7 @@ def _opened(lake: str, name: str) -> _Open | None:
         handle = DeltaTable(path, storage_options=options)
         found = _settings_of(handle)
         if found is not None:
-            _tables[lake, name] = _Open(handle, _filesystem(path, options), found)
+            _tables[lake, name] = _Open(handle, filesystem(path, options), found)
             return _tables[lake, name]
     _absent[lake, name] = time.monotonic() + _ABSENT_S
     return None
@@ -472,13 +466,6 @@ def _settings_of(handle: DeltaTable) -> Local | None:
 
 def _path(lake: str, name: str) -> str:
     return f"{lake_path(lake).replace('s3a://', 's3://', 1)}/catalogs/{name}"
-
-
-def _filesystem(path: str, options: dict[str, str] | None) -> fs.FileSystem:
-    """File system whose root is a table."""
-    if options is None:
-        return fs.SubTreeFileSystem(str(Path(path).resolve()), fs.LocalFileSystem())
-    return fs.PyFileSystem(DeltaStorageHandler(path, options))
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:

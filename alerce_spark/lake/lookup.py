@@ -1,33 +1,34 @@
-"""History of a few objects, read in a worker or in the driver, no Spark: delta-rs knows the files, Arrow reads them.
+"""History of a few objects, read in a worker or in the driver, no Spark: Arrow reads the files that the log names.
 
 A look-up reads only what can hold rows of its objects. Partitions and files are chosen by the statistics in the Delta
 log, row groups by those in the Parquet footers: files are sorted by `healpix29`, and the rows of an object lie within
-10 arcsec of where it is seen. Open tables and footers are kept from one look-up to the next: a footer of a wide table
-takes milliseconds to parse, and a Parquet file of a Delta table never changes.
+10 arcsec of where it is seen. A Parquet file of a Delta table never changes: open tables are kept from one look-up to
+the next, and, within bounds of memory, footers, what they say of row groups, and the ids in these. So a file that was
+met before and has no row of the objects is not opened.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
+from threading import Lock
 from typing import TypeVar
-from urllib.parse import unquote
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
-from deltalake.fs import DeltaStorageHandler
 from numpy.typing import ArrayLike, NDArray
 from pyarrow import fs
 
 from alerce_spark import sky
-from alerce_spark.lake.handles import delta_table, healpix_order
+from alerce_spark.lake.handles import healpix_order
+from alerce_spark.lake.kept import Kept, parquet_file
+from alerce_spark.lake.snapshots import Snapshots
+from alerce_spark.lake.storage import delta_path, filesystem, storage_options
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, FORCED_COLUMNS, LIMIT_COLUMNS, Stored
 
@@ -37,15 +38,17 @@ Floats = NDArray[np.float64]
 
 #: Order of the pixels that positions are narrowed to: 51 arcsec, wide enough for `sky.near_pixels` to be exact.
 _NEAR_ORDER = 12
-#: Footers kept by a process, as bytes in their files; in memory they take ten times that.
-_FOOTER_BYTES = 16 << 20
+#: Bytes of what a process keeps of row groups, and of the ids in them.
+_GROUP_BYTES, _ID_BYTES = 8 << 20, 16 << 20
+#: Bytes that anything kept takes beside its data.
+_OVERHEAD = 600
 _EVERYWHERE = np.array([[0, np.iinfo(np.int64).max]])
 _LOCATION = pa.schema([("path", pa.string()), ("position", pa.int64())])
 
 
 def versions(lake: str, tables: Sequence[str]) -> dict[str, int]:
     """Newest versions of the tables, to be fixed for a batch."""
-    return {table: _with_fresh_handle(lake, table, None, lambda opened: opened.version) for table in tables}
+    return {table: _with_fresh_handle(lake, table, _Open.newest) for table in tables}
 
 
 def read(
@@ -72,11 +75,12 @@ def read(
         schema = pa.unify_schemas([schema, _LOCATION])
 
     def scan(opened: _Open) -> pl.DataFrame:
-        parts = [_matching(opened, file, schema, wanted, within) for file in opened.files(pixels, within)]
+        files = opened.files(version, pixels, within)
+        parts = [_matching(opened, file, schema, wanted, within) for file in files]
         rows = pa.concat_tables([schema.empty_table(), *parts])
         return pl.DataFrame(rows)
 
-    return _with_fresh_handle(lake, table, version, scan)
+    return _with_fresh_handle(lake, table, scan)
 
 
 def rows_of_files(lake: str, table: str, paths: Sequence[str], version: int) -> pa.Table:
@@ -84,9 +88,9 @@ def rows_of_files(lake: str, table: str, paths: Sequence[str], version: int) -> 
     schema = TABLES[table].arrow
 
     def scan(opened: _Open) -> pa.Table:
-        return pa.concat_tables(_whole(opened, file, schema) for file in opened.named(paths))
+        return pa.concat_tables(_whole(opened, file, schema) for file in opened.named(version, paths))
 
-    return _with_fresh_handle(lake, table, version, scan)
+    return _with_fresh_handle(lake, table, scan)
 
 
 def near(ra: ArrayLike, dec: ArrayLike, order: int) -> tuple[Ints, Ints]:
@@ -164,14 +168,30 @@ class _File:
     kept: NDArray[np.bool_] | None
 
 
+@dataclass(frozen=True)
+class _Listed:
+    """The live files of a version in columns: paths, partitions, smallest and largest `healpix29`."""
+
+    version: int
+    paths: list[str]
+    pixels: Ints
+    first: Ints
+    last: Ints
+
+
 class _Open:
-    """An open table: its handle, and the files of the version at which it stands."""
+    """An open table, and the files of the version at which it stands.
+
+    Threads share it: one at a time moves it and lists files, which are read without it.
+    """
 
     def __init__(self, lake: str, table: str) -> None:
-        self._handle = delta_table(lake, table)
-        self.filesystem = _filesystem(self._handle)
+        self.uri = delta_path(lake, table)
+        self.filesystem = filesystem(self.uri, storage_options(lake))
         self.is_local = isinstance(self.filesystem, fs.SubTreeFileSystem)
-        self._listed: tuple[int, pl.DataFrame] | None = None
+        self._lock = Lock()
+        self._snapshots = Snapshots(lake, table)
+        self._listed: _Listed | None = None
 
     @contextmanager
     def reading(self, path: str) -> Iterator[None]:
@@ -181,108 +201,66 @@ class _Open:
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            raise self._handle.snapshots.damaged(path, f"is damaged ({error})") from error
+            raise self._snapshots.damaged(path, f"is damaged ({error})") from error
 
-    @property
-    def version(self) -> int:
-        return int(self._handle.version())
+    def newest(self) -> int:
+        """The newest version."""
+        with self._lock:
+            return self._snapshots.newest()
 
-    @property
-    def uri(self) -> str:
-        return str(self._handle.table_uri)
+    def parquet(self, path: str) -> pq.ParquetFile:
+        """An open file, to be closed."""
+        # One request for many columns is what a store wants; from a disk, column after column is a third cheaper.
+        options = {"read_dictionary": ["oid"], "pre_buffer": not self.is_local}
+        return parquet_file(self.uri, path, self.filesystem, **options)
 
-    def to(self, version: int | None) -> _Open:
-        """Move to `version`, or to the newest."""
-        if version is None or self.version < version:
-            self._handle.update_incremental()
-        if version is not None and self.version != version:
-            self._handle.load_as_version(version)
-        return self
+    def files(self, version: int | None, pixels: ArrayLike, ranges: Ints) -> list[_File]:
+        """Files of the partitions that can hold rows within the ranges, at `version` or the newest."""
+        with self._lock:
+            listed = self._list(version)
+            chosen = np.isin(listed.pixels, pixels) & _touch(listed.first, listed.last, ranges)
+            return self._files(listed, np.flatnonzero(chosen))
 
-    def files(self, pixels: ArrayLike, ranges: Ints) -> list[_File]:
-        """Files of the partitions that can hold rows within the ranges."""
-        listed = self._list()
-        partitions = pl.Series(np.asarray(pixels), dtype=pl.Int32)
-        chosen = listed.filter(pl.col("pixel").is_in(partitions.implode()))
-        chosen = chosen.filter(_touch(chosen["first"].to_numpy(), chosen["last"].to_numpy(), ranges))
-        return self._files(chosen)
+    def named(self, version: int, paths: Sequence[str]) -> list[_File]:
+        """Files by their paths, at `version`."""
+        wanted = set(paths)
+        with self._lock:
+            listed = self._list(version)
+            return self._files(listed, [k for k, path in enumerate(listed.paths) if path in wanted])
 
-    def named(self, paths: Sequence[str]) -> list[_File]:
-        """Files by their paths."""
-        return self._files(self._list().filter(pl.col("path").is_in(list(paths))))
+    def _files(self, listed: _Listed, chosen: Iterable[int]) -> list[_File]:
+        return [_File(listed.paths[k], int(listed.pixels[k]), self._snapshots.kept(listed.paths[k])) for k in chosen]
 
-    def _files(self, chosen: pl.DataFrame) -> list[_File]:
-        rows = chosen.select("path", "pixel").iter_rows()
-        return [_File(path, pixel, self._handle.snapshots.kept(path)) for path, pixel in rows]
-
-    def _list(self) -> pl.DataFrame:
-        if self._listed is None or self._listed[0] != self.version:
-            actions = pl.DataFrame(self._handle.get_add_actions(flatten=True))
-            bounds = {"first": "min.healpix29", "last": "max.healpix29"}
-            whole = {"first": _EVERYWHERE[0, 0], "last": _EVERYWHERE[0, 1]}
-            columns = [
-                (pl.col(source) if source in actions.columns else pl.lit(None))
-                .cast(pl.Int64)
-                .fill_null(whole[name])
-                .alias(name)
-                for name, source in bounds.items()
-            ]
-            listed = actions.select("path", pl.col("partition.pixel").cast(pl.Int32).alias("pixel"), *columns)
-            self._handle.snapshots.at(self.version)
-            self._listed = self.version, listed
-        return self._listed[1]
-
-
-def _filesystem(handle: DeltaTable) -> fs.FileSystem:
-    """File system whose root is the table."""
-    if handle.table_uri.startswith("file://"):
-        return fs.SubTreeFileSystem(unquote(handle.table_uri.removeprefix("file://")), fs.LocalFileSystem())
-    return fs.PyFileSystem(DeltaStorageHandler.from_table(handle._table))
+    def _list(self, version: int | None) -> _Listed:
+        version = self._snapshots.newest() if version is None else version
+        files = self._snapshots.at(version)
+        if self._listed is None or self._listed.version != version:
+            everywhere = tuple(_EVERYWHERE[0].tolist())
+            bounds = np.array([file.get("healpix29", everywhere) for file in files.values()], np.int64).reshape(-1, 2)
+            pixels = np.array([file.get("pixel", -1) for file in files.values()], np.int64)
+            self._listed = _Listed(version, list(files), pixels, bounds[:, 0], bounds[:, 1])
+        return self._listed
 
 
 @dataclass(frozen=True)
-class _Footer:
-    """Footer of a Parquet file: its columns; rows of each row group, and their first and last `healpix29`."""
+class _Groups:
+    """Row groups of a Parquet file: their rows, and their first and last `healpix29`."""
 
-    metadata: pq.FileMetaData
-    columns: frozenset[str]
     rows: Ints
     first: Ints
     last: Ints
 
 
-class _Footers:
-    """The footers used last, up to _FOOTER_BYTES."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, _Footer] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, opened: _Open, path: str) -> _Footer:
-        """Footer of a file, from memory if it is there."""
-        name = f"{opened.uri}/{path}"
-        footer = self._kept.get(name)
-        if footer is None:
-            with opened.reading(path):
-                footer = self._kept[name] = _footer(pq.read_metadata(path, filesystem=opened.filesystem))
-            self._bytes += footer.metadata.serialized_size
-            while self._bytes > _FOOTER_BYTES and len(self._kept) > 1:
-                self._bytes -= self._kept.popitem(last=False)[1].metadata.serialized_size
-        self._kept.move_to_end(name)
-        return footer
-
-
-def _footer(metadata: pq.FileMetaData) -> _Footer:
-    groups = range(metadata.num_row_groups)
+def _groups(metadata: pq.FileMetaData) -> _Groups:
     column = metadata.schema.names.index("healpix29")
-    bounds = [_EVERYWHERE[0].tolist() for _ in groups]
-    for group in groups:
+    bounds = [_EVERYWHERE[0].tolist() for _ in range(metadata.num_row_groups)]
+    for group in range(metadata.num_row_groups):
         statistics = metadata.row_group(group).column(column).statistics
         if statistics is not None and statistics.has_min_max:
             bounds[group] = [statistics.min, statistics.max]
     first, last = np.array(bounds, np.int64).reshape(-1, 2).T
-    rows = np.array([metadata.row_group(group).num_rows for group in groups], np.int64)
-    return _Footer(metadata, frozenset(metadata.schema.to_arrow_schema().names), rows, first, last)
+    rows = np.array([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)], np.int64)
+    return _Groups(rows, first, last)
 
 
 def _touch(first: Ints, last: Ints, ranges: Ints) -> NDArray[np.bool_]:
@@ -294,41 +272,55 @@ def _touch(first: Ints, last: Ints, ranges: Ints) -> NDArray[np.bool_]:
 
 def _matching(opened: _Open, file: _File, schema: pa.Schema, oids: pa.Array, ranges: Ints) -> pa.Table:
     """Rows of the objects in a file: ids of the row groups in the ranges first, then columns of groups with a hit."""
-    footer = _footers.get(opened, file.path)
-    groups = np.flatnonzero(_touch(footer.first, footer.last, ranges))
-    if not groups.size:
-        return schema.empty_table()
-    # One request for many columns is what a store wants; from a disk, column after column is a third cheaper.
-    parquet = pq.ParquetFile(
-        file.path,
-        metadata=footer.metadata,
-        filesystem=opened.filesystem,
-        read_dictionary=["oid"],
-        pre_buffer=not opened.is_local,
-    )
-    with parquet, opened.reading(file.path):
-        ids = parquet.read_row_groups(groups.tolist(), ["oid"], use_threads=False)["oid"]
-        found = pc.is_in(ids, value_set=oids).to_numpy()
+    key = opened.uri, file.path
+    with ExitStack() as stack, opened.reading(file.path):
+
+        @cache
+        def parquet() -> pq.ParquetFile:
+            return stack.enter_context(opened.parquet(file.path))
+
+        all_groups = _known_groups.get(key) or _known_groups.put(key, _groups(parquet().metadata))
+        groups = np.flatnonzero(_touch(all_groups.first, all_groups.last, ranges))
+        if not groups.size:
+            return schema.empty_table()
+        ids = _ids(key, groups.tolist(), all_groups.rows, parquet)
+        found = np.concatenate([pc.is_in(part, value_set=oids).to_numpy(zero_copy_only=False) for part in ids])
         if file.kept is not None:
             # A deletion vector may end before the file does: rows after it are kept.
-            kept = np.ones(footer.rows.sum(), bool)
+            kept = np.ones(all_groups.rows.sum(), bool)
             kept[: file.kept.size] = file.kept
-            found &= kept[np.repeat(np.isin(np.arange(footer.rows.size), groups), footer.rows)]
-        rows = footer.rows[groups]
+            found &= kept[np.repeat(np.isin(np.arange(all_groups.rows.size), groups), all_groups.rows)]
+        rows = all_groups.rows[groups]
         starts = np.cumsum(rows) - rows
         hit = np.logical_or.reduceat(found, starts) if found.size else np.zeros(groups.size, bool)
         if not hit.any():
             return schema.empty_table()
-        present = [name for name in schema.names if name in footer.columns]
-        table = parquet.read_row_groups(groups[hit].tolist(), present, use_threads=False)
+        stored = set(parquet().schema_arrow.names)
+        present = [name for name in schema.names if name in stored]
+        table = parquet().read_row_groups(groups[hit].tolist(), present, use_threads=False)
     table = table.filter(pa.array(found[np.repeat(hit, rows)]))
     values = {name: table[name].cast(schema.field(name).type) for name in present}
     values.setdefault("pixel", pa.repeat(pa.scalar(file.pixel, pa.int32()), len(table)))
     if "position" in schema.names:
-        begin = np.cumsum(footer.rows) - footer.rows
+        begin = np.cumsum(all_groups.rows) - all_groups.rows
         values["position"] = pa.array((np.repeat(begin[groups] - starts, rows) + np.arange(found.size))[found])
         values["path"] = pa.repeat(pa.scalar(file.path, pa.string()), len(table))
     return pa.table([values.get(f.name, pa.nulls(len(table), f.type)) for f in schema], schema=schema)
+
+
+def _ids(
+    file: tuple[str, str], groups: list[int], rows: Ints, parquet: Callable[[], pq.ParquetFile]
+) -> list[pa.ChunkedArray]:
+    """Ids in each of the row groups, read together where they are not known."""
+    found = {group: _known_ids.get((*file, group)) for group in groups}
+    unknown = [group for group, ids in found.items() if ids is None]
+    if unknown:
+        read = parquet().read_row_groups(unknown, ["oid"], use_threads=False)["oid"]
+        begin = 0
+        for group in unknown:
+            found[group] = _known_ids.put((*file, group), read.slice(begin, rows[group]))
+            begin += int(rows[group])
+    return [ids for ids in found.values() if ids is not None]
 
 
 def _whole(opened: _Open, file: _File, schema: pa.Schema) -> pa.Table:
@@ -344,18 +336,21 @@ def _whole(opened: _Open, file: _File, schema: pa.Schema) -> pa.Table:
 
 
 _tables: dict[tuple[str, str], _Open] = {}
-_footers = _Footers()
+_known_groups: Kept[tuple[str, str], _Groups] = Kept(_GROUP_BYTES, lambda g: 3 * g.rows.nbytes + _OVERHEAD)
+_known_ids: Kept[tuple[str, str, int], pa.ChunkedArray] = Kept(_ID_BYTES, lambda ids: ids.nbytes + _OVERHEAD)
 
 
 def _opened(lake: str, table: str) -> _Open:
-    if (lake, table) not in _tables:
-        _tables[lake, table] = _Open(lake, table)
-    return _tables[lake, table]
+    opened = _tables.get((lake, table))
+    # Two threads may open a table at a time; one of the two is kept.
+    return opened or _tables.setdefault((lake, table), _Open(lake, table))
 
 
-def _with_fresh_handle(lake: str, table: str, version: int | None, scan: Callable[[_Open], T]) -> T:
+def _with_fresh_handle(lake: str, table: str, scan: Callable[[_Open], T]) -> T:
+    opened = _opened(lake, table)
     try:
-        return scan(_opened(lake, table).to(version))
-    except (OSError, DeltaError):
-        _tables.pop((lake, table), None)
-        return scan(_opened(lake, table).to(version))
+        return scan(opened)
+    except OSError:
+        if _tables.get((lake, table)) is opened:
+            _tables.pop((lake, table), None)
+        return scan(_opened(lake, table))

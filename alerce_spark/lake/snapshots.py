@@ -11,7 +11,6 @@ import json
 import logging
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -98,8 +97,7 @@ class Reader:
     def _checkpoint_before(self, version: int) -> Action | None:
         """The last checkpoint of ours up to a version that is older than the newest checkpoint."""
         for made in range(version - version % CHECKPOINT_EVERY, 0, -CHECKPOINT_EVERY):
-            with suppress(NotFoundError, FileNotFoundError):
-                self._store.head(_checkpoint_path(made))
+            if self._has(_checkpoint_path(made)):
                 return {"version": made}
         return None
 
@@ -149,7 +147,7 @@ class Reader:
                 add = action["add"]
                 if isinstance(add["partitionValues"], list):  # a map of a checkpoint
                     add["partitionValues"] = dict(add["partitionValues"])
-                self._files[add["path"]] = add
+                self._files[add["path"]] = self._known(add)
             elif "remove" in action:
                 # A file whose deletion vector changes is removed and added in one commit: the order does not matter.
                 remove = action["remove"]
@@ -163,26 +161,59 @@ class Reader:
         """Raise LakeError where the commit of this version is damaged."""
         self._read(version)
 
-    def newest(self) -> int:
-        """Read up to the newest version, and say which it is. Raises LakeError where a commit is damaged."""
-        self._update()
-        return self._version
-
     @property
     def files(self) -> Store:
         """The files of the table."""
         return self._store
 
+    def _known(self, add: Action) -> Action:
+        """What is kept of a live file's action: all of it, for whoever commits."""
+        return add
+
+    def newest(self) -> int:
+        """Read up to the newest version, which is returned. Raises LakeError where a commit is damaged.
+
+        Raises FileNotFoundError where the table was made again.
+        """
+        before = self._version
+        self._update()
+        if self._version == before and not self._has(commit_path(before)) and not self._has(_checkpoint_path(before)):
+            raise FileNotFoundError(f"the log of {self._table} no longer has version {before}")
+        return self._version
+
+    def _has(self, path: str) -> bool:
+        try:
+            self._store.head(path)
+        except (NotFoundError, FileNotFoundError):
+            return False
+        return True
+
 
 class Snapshots(Reader):
-    """Files of a table at one version after the other, and which of their rows are deleted."""
+    """Files of a table at one version after the other, and which of their rows are deleted.
+
+    Every process that reads has one of each table, so it keeps little of a file: 0.6 kB where the log has 2.
+    """
 
     def __init__(self, lake: str, table: str) -> None:
         super().__init__(lake, table)
         self._kept: dict[str, tuple[Action, NDArray[np.bool_]]] = {}
 
+    def _known(self, add: Action) -> Action:
+        """path, size, deletionVector, pixel, and the smallest and largest `healpix29`; the last three may be absent."""
+        known = {"path": add["path"], "size": add["size"]}
+        if vector := add.get("deletionVector"):
+            known["deletionVector"] = vector
+        if (pixel := add["partitionValues"].get("pixel")) is not None:
+            known["pixel"] = int(pixel)
+        stats = json.loads(add.get("stats") or "{}")
+        bounds = [(stats.get(name) or {}).get("healpix29") for name in ("minValues", "maxValues")]
+        if None not in bounds:
+            known["healpix29"] = tuple(bounds)
+        return known
+
     def at(self, version: int) -> dict[str, Action]:
-        """Actions of the live files at `version`, by path; not to be changed, and good until the next call."""
+        """The live files at `version`, by path, as `_known`; not to be changed, and good until the next call."""
         if version == self._version:
             return self._files
         if version < self._version:

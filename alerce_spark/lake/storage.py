@@ -17,8 +17,10 @@ from urllib.parse import unquote
 from uuid import uuid4
 
 from deltalake import DeltaTable
+from deltalake.fs import DeltaStorageHandler
 from obstore.exceptions import AlreadyExistsError
 from obstore.store import LocalStore, S3Store
+from pyarrow import fs
 
 from alerce_spark.errors import AlerceError
 from alerce_spark.lake.tables import TABLES
@@ -86,6 +88,13 @@ def store(lake: str, table: str) -> Store:
             raise LakeError(f"no lake can be in {lake}: {error}; see to its rights, or choose another folder") from None
     # The store reads the AWS_… environment by itself; given as its configuration, a name it does not know is an error.
     return S3Store.from_url(path, client_options={"allow_http": options.get("AWS_ALLOW_HTTP") == "true"})
+
+
+def filesystem(path: str, options: dict[str, str] | None) -> fs.FileSystem:
+    """Arrow's file system whose root is the table at `path` (as delta-rs spells it), with its `storage_options`."""
+    if options is None:
+        return fs.SubTreeFileSystem(str(Path(path).resolve()), fs.LocalFileSystem())
+    return fs.PyFileSystem(DeltaStorageHandler(path, options))
 
 
 def delta_path(lake: str, table: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from polars.testing import assert_frame_equal
 from alerce_spark import sky
 from alerce_spark.lake import log, lookup, write
 from alerce_spark.lake.handles import ORDER_PROPERTY
+from alerce_spark.lake.kept import Kept
+from alerce_spark.lake.snapshots import Snapshots
 from alerce_spark.lake.storage import LakeError
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, FORCED_COLUMNS, LIMIT_COLUMNS
@@ -34,10 +35,10 @@ HISTORY = {
 
 
 @pytest.fixture(autouse=True)
-def _no_open_tables() -> Iterator[None]:
-    lookup._tables.clear()
-    yield
-    lookup._tables.clear()
+def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup, "_tables", {})
+    for name, bound in (("_known_groups", lookup._GROUP_BYTES), ("_known_ids", lookup._ID_BYTES)):
+        monkeypatch.setattr(lookup, name, Kept(bound, getattr(lookup, name)._size))
 
 
 def _write(lake: Path, table: str, rows: dict[str, Any], *, group: int = 100, mode: str = "append") -> None:
@@ -190,7 +191,30 @@ def test_row_groups_outside_the_ranges_are_not_read(
     read.clear()
     lookup.read(str(path), "detections", ["oid"], oids[-1:], pixels)
     assert narrowed <= 8
-    assert len(read) >= 48
+    assert len(read) >= 40  # ids of the 48, without those that are known
+
+
+def test_a_file_that_was_met_is_not_opened_for_objects_that_it_lacks(
+    lake: tuple[Path, pl.Series, np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, oids, ra, dec = lake
+    opened: list[str] = []
+    plain = lookup.pq.ParquetFile.__init__
+
+    def counting(self: Any, source: str, *args: Any, **options: Any) -> None:
+        opened.append(source)
+        plain(self, source, *args, **options)
+
+    monkeypatch.setattr(lookup.pq.ParquetFile, "__init__", counting)
+    one = slice(-1, None)
+    pixels, ranges = lookup.near(ra[one], dec[one], ORDER)
+    assert lookup.read(str(path), "detections", ["oid"], ["ZTF99new"], pixels, None, ranges).is_empty()
+    assert opened
+    opened.clear()
+    assert lookup.read(str(path), "detections", ["oid"], ["ZTF99newer"], pixels, None, ranges).is_empty()
+    assert not opened
+    assert len(lookup.read(str(path), "detections", ["oid"], oids[-1:], pixels, None, ranges)) == 12
+    assert opened
 
 
 def test_objects_without_history_and_empty_tables_give_no_rows(
@@ -227,7 +251,7 @@ def test_a_version_does_not_show_what_came_later(tmp_path: Path) -> None:
     assert seen(None) == [1, 2, 3, 4]
 
 
-def test_a_handle_on_files_that_were_rewritten_and_deleted_is_renewed(
+def test_a_table_whose_files_were_rewritten_and_deleted_is_opened_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake = str(tmp_path)
@@ -243,9 +267,10 @@ def test_a_handle_on_files_that_were_rewritten_and_deleted_is_renewed(
     _write(tmp_path, "detections", rows, mode="overwrite")
     table = DeltaTable(tmp_path / "detections")
     assert table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
-    # The files go between the look at the log and the reading: the open handle still stands before the rewrite.
+    # The files go between the look at the log and the reading: the open table still stands before the rewrite.
     with monkeypatch.context() as patched:
-        patched.setattr(DeltaTable, "update_incremental", lambda self: None)
+        plain = Snapshots.newest
+        patched.setattr(Snapshots, "newest", lambda self: self._version if self._version >= 0 else plain(self))
         assert seen() == [1, 2, 3]
 
     # A lake made anew in the same place: first at a lower version, then at the same one with other files.
