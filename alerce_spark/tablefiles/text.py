@@ -27,7 +27,7 @@ _MOST_COMMENTS = 100_000  # lines above a header: Gaia's have a thousand
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _RULE = re.compile(r"[-\s;,|]*-[-\s;,|]*")  # the line of dashes between the header and the rows of VizieR text
 #: Lines above a header: the date in the file of the Transient Name Server, the delimiter in those of spreadsheets.
-_PREAMBLE = re.compile(r'"?(\d{4}-\d\d-\d\d[ T:\d.]*|sep=.)"?')
+_PREAMBLE = re.compile(r'"?(\d{4}-\d\d-\d\d[^\t;,|"]*|sep=.)"?')
 #: A row that is put behind the last one: it is missing where an opened quote swallows the end of the file.
 _END = "\x03end\x03"
 

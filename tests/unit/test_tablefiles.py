@@ -99,6 +99,7 @@ def test_blank_separated_text_is_read_as_pandas_reads_it(
         b"# oid,ra,dec\n" + CSV.partition("\n")[2].encode(),
         b"#\n\n# x\n\n" + CSV.encode() + b"\n\n",
         CSV.encode() + b"# the end\n",
+        b'"2026-11-22 00:00:00 - 23:59:59"\n' + CSV.encode(),
         b"sep=;\n" + CSV.replace(",", ";").encode(),
         CSV.replace("\n", ",\n").encode().replace(b"dec,", b"dec"),
         b"oid,ra,dec\n,deg,deg\n" + CSV.partition("\n")[2].encode(),
