@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from alerce_spark.alerts.files import insist
 from alerce_spark.config import Settings
 from alerce_spark.kafka import topics
 from alerce_spark.lake import write
@@ -219,7 +220,7 @@ def test_topics_made_while_the_stream_runs_and_packets_sent_through_it(
     folder.mkdir()
     for i, packet in enumerate(packets[2 * third :]):
         (folder / f"{i}.avro").write_bytes(packet)
-    assert send_through_stream(running, [folder], "new_1_night") == len(packets) - 2 * third
+    assert send_through_stream(running, [folder], "new_1_night", insist) == len(packets) - 2 * third
 
     def settled() -> bool:
         stored = snapshot(running.lake.path)
