@@ -1,4 +1,4 @@
-"""Errors that a user can mend. The command prints them in one message with exit status 2; all others are faults of ours."""
+"""Errors that a user can mend: one message, exit status 2. All others are faults of ours and keep their trace."""
 
 from __future__ import annotations
 

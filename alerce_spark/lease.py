@@ -1,6 +1,6 @@
 """The lease: each writer's tables are written by one application at a time. A file with a heartbeat names it.
 
-Blind appends never conflict in Delta, so two writers would duplicate rows without an error (design.md section 7).
+Blind appends never conflict in Delta, so two writers would duplicate rows without an error (docs/design.md, "Writes").
 There is one lease for each name of WRITERS, so that queries may run as applications of their own. A holder that showed
 no life for `timeout` seconds is dead and may be replaced. How takers of a lease exclude each other depends on where the
 lake is:

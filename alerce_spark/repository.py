@@ -24,8 +24,8 @@ from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
-from alerce_spark.errors import AlerceError
 from alerce_spark.config import ArchiveSettings
+from alerce_spark.errors import AlerceError
 
 #: Waits between the attempts of one request are drawn from 0 to a bound that doubles from the first to the longest [s].
 _FIRST_WAIT_S = 0.2

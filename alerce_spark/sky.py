@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 #: Order of the spatial index `healpix29` (nested), as in HATS.
 INDEX_ORDER = 29
 
-#: Radius within which the rows of one object may scatter; look-ups cover it [arcsec] (design.md section 6).
+#: Radius within which the rows of one object may scatter; look-ups cover it [arcsec] (docs/design.md, "HEALPix").
 OBJECT_RADIUS = 10.0
 
 _RING = 16  # points on a ring of twice the radius: no corner of a pixel reaches the disc between two of them

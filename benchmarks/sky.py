@@ -72,7 +72,7 @@ class Sky:
 
 
 def mix(lake: str, packets_mb: float) -> dict[str, Any]:
-    """What the stored sky is like, in the terms of design.md section 9."""
+    """What the stored sky is like, in the terms of docs/design.md, "Speed"."""
     opened = lakes.open(lake)
     objects = opened.table("objects").select("oid", "ndet", "deltamjd").collect()
     featured = opened.table("features").select("oid").unique().collect()["oid"]

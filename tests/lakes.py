@@ -58,7 +58,7 @@ def records(packets: Iterable[bytes]) -> list[dict[str, Any]]:
 
 
 def assert_complete(tables: dict[str, pl.DataFrame], alerts: Sequence[dict[str, Any]]) -> None:
-    """Every candid of every packet and history is there once, by the rank of design.md section 5, and counts agree."""
+    """Every candid of every packet and history is there once, by rank (docs/design.md, "Rank"), and counts agree."""
     expected: dict[tuple[str, int], tuple[int, int, float]] = {}
     limits: set[tuple[str, int, int]] = set()
     forced: set[tuple[str, int]] = set()

@@ -25,6 +25,7 @@ from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
+
 from alerce_spark.errors import AlerceError
 
 FORMAT_VERSION = 1

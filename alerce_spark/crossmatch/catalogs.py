@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from alerce_spark.errors import InputError
 from alerce_spark.crossmatch import packet
+from alerce_spark.errors import InputError
 
 #: Largest radius of a local match [arcsec]: what a look-up reads around each object stays small.
 _LARGEST_RADIUS = 60.0

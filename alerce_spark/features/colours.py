@@ -1,4 +1,4 @@
-"""Colours g − r from the brightest points and from the means (algorithms.md 2.4, "Colour")."""
+"""Colours g − r from the brightest points and from the means (docs/features.md, "Object")."""
 
 from __future__ import annotations
 

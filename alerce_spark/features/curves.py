@@ -47,7 +47,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Objects:
-    """n objects after the selection of algorithms.md 2.1: `bands[b]` and `limits[b]` hold the n curves of BANDS[b].
+    """n objects after the selection of docs/features.md: `bands[b]` and `limits[b]` hold the n curves of BANDS[b].
 
     `both` holds the g and r rows of each object merged in time order. `rb`, `sgscore1`, `meanra`, `meandec` [deg] and
     the AllWISE magnitudes `w1` … `w4` are one value an object, NaN where unknown. `corrected` is the object's flag.

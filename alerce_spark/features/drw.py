@@ -11,7 +11,7 @@ from alerce_spark.features.curves import Curves, Family, Float, Int, Objects, Sc
 
 NAMES = ("GP_DRW_sigma", "GP_DRW_tau")
 
-#: Curves with fewer points have no damped random walk (algorithms.md 2.4).
+#: Curves with fewer points have no damped random walk (docs/features.md, "Damped random walk").
 MIN_POINTS = 6
 
 #: Variance [mag²] and time scale [d] are searched within these bounds.
@@ -231,7 +231,7 @@ def _all(offsets: Int, mjd: Float, mag: Float, err: Float, out: Float) -> None:
 def damped_random_walk(curves: Curves) -> Float:
     """Damped random walks of n curves as (n, 2): GP_DRW_sigma [mag²], GP_DRW_tau [d]; rows sorted by mjd.
 
-    Kernel a·exp(-Δt/tau) plus err² on the diagonal, magnitudes minus their mean (algorithms.md 2.4); the likelihood is
+    Kernel a·exp(-Δt/tau) plus err² on the diagonal, magnitudes minus their mean (docs/features.md); the likelihood is
     that of Foreman-Mackey et al. (2017, AJ 154, 220) for a real term. GP_DRW_sigma is a, **a variance** despite its
     name. Both are searched within VARIANCE_BOUNDS and TAU_BOUNDS. Fewer than 6 points or equal magnitudes: NaN. Where
     the errors explain all scatter a is its lower bound, and tau, on which the likelihood then does not depend, is NaN.

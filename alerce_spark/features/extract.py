@@ -84,6 +84,6 @@ def extract_with_scratch(objects: Objects) -> tuple[Float, Scratch]:
 def extract(objects: Objects) -> Float:
     """Features of n objects, float64 (n, 152) in the order of `names.FEATURES`; NaN where a definition gives no value.
 
-    Objects without enough detections (algorithms.md 2.1) are rows of NaN. No row depends on the other objects.
+    Objects without enough detections (docs/features.md) are rows of NaN. No row depends on the other objects.
     """
     return extract_with_scratch(objects)[0]

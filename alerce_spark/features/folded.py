@@ -1,4 +1,4 @@
-"""Shape of the light curve folded at twice the period: Psi_CS and Psi_eta (Kim et al. 2014; algorithms.md 2.4)."""
+"""Shape of the light curve folded at twice the period: Psi_CS and Psi_eta (Kim et al. 2014; docs/features.md)."""
 
 from __future__ import annotations
 

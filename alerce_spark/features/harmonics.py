@@ -1,4 +1,4 @@
-"""Fourier series of seven harmonics at the best period: amplitudes, relative phases, residual (algorithms.md 2.4).
+"""Fourier series of seven harmonics at the best period: amplitudes, relative phases, residual (docs/features.md).
 
 Weighted least squares, rows scaled by 1/(e + 0.01), solved as the pseudo-inverse does: where the points do not
 determine all 15 coefficients the shortest solution is taken. Two choices are ours: the mean magnitude is subtracted

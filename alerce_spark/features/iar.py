@@ -11,7 +11,7 @@ from alerce_spark.features.curves import Curves, Family, Float, Int, Objects, Sc
 
 NAMES = ("IAR_phi",)
 
-#: Curves with fewer points have no IAR_phi (algorithms.md 2.4).
+#: Curves with fewer points have no IAR_phi (docs/features.md, "Irregular autoregression").
 MIN_POINTS = 6
 
 _MAX_EVALUATIONS = 100
@@ -26,7 +26,7 @@ _BIG = 1e60  # a running product of variances beyond this is put into the logari
 
 @njit(cache=True, error_model="numpy")
 def _objective(phi: float, dt: Float, y: Float, v: Float, step: Float) -> float:
-    """(sum of ln Λ + sum of squared residuals / Λ)/n of algorithms.md 2.4; v holds σ², step is work space."""
+    """(sum of ln Λ + sum of squared residuals / Λ)/n of docs/features.md; v holds σ², step is work space."""
     n = y.size
     rate = math.log(phi)
     for i in range(n - 1):
@@ -214,7 +214,7 @@ def _all(offsets: Int, mjd: Float, mag: Float, err: Float, out: Float) -> None:
 def iar(curves: Curves) -> Float:
     """IAR_phi of n curves as (n, 1), between 0 and 1 (correlation after one day); rows sorted by mjd.
 
-    The objective is that of algorithms.md 2.4 (turbo-fats), minimised over (0, 1). It differs from the likelihood of
+    The objective is that of docs/features.md (turbo-fats), minimised over (0, 1). It differs from the likelihood of
     Eyheramendy et al. (2018, MNRAS 481, 4311) by dividing the residual of a point by the variance predicted with
     the next point's error; published values have it so. Fewer than 6 points or equal magnitudes: NaN. Errors
     below 1e-10 standard deviations of the curve count as that.

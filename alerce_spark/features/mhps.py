@@ -1,6 +1,6 @@
 """Mexican-hat power spectrum: variance of the flux on scales of 100 and 10 days (Arévalo et al. 2012, MNRAS 426, 1793).
 
-Definition in algorithms.md 2.4. The flux minus its mean is smoothed with two Gaussians of widths σ and 2σ, both
+Definition in docs/features.md. The flux minus its mean is smoothed with two Gaussians of widths σ and 2σ, both
 normalised by what the same Gaussians make of the sampling; the mean square of the difference, over the square integral
 of the filter and the squared mean flux, is the power on that scale.
 """
@@ -18,7 +18,7 @@ NAMES = ("MHPS_high", "MHPS_low", "MHPS_ratio")
 
 #: Time scales [d] of MHPS_low and MHPS_high.
 LOW, HIGH = 100.0, 10.0
-#: The filter reaches at least six times this [d]. Published values were made with 5.0 (algorithms.md D15).
+#: The filter reaches at least six times this [d]. Published values were made with 5.0 (docs/differences.md D15).
 DT = 5.0
 #: A point is used when more than this many points, itself among them, lie within two thirds of the filter's reach.
 MIN_NEIGHBOURS = 3

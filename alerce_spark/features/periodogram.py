@@ -32,7 +32,7 @@ from alerce_spark.features.trigonometry import fill_sincos
 
 Float32 = NDArray[np.float32]
 
-#: Shortest and longest period searched [d] (algorithms.md D12).
+#: Shortest and longest period searched [d] (docs/differences.md D12).
 MIN_PERIOD, MAX_PERIOD = 0.045, 500.0
 #: Largest phase shift [turns] over half the time span between neighbouring grid frequencies (D12).
 MAX_SHIFT = 0.2
@@ -44,7 +44,7 @@ MAX_SPAN = 36525.0
 MIN_POINTS = 6
 #: Highest local maxima that are refined, and how many grid values enter PPE.
 PEAKS, PPE_VALUES = 10, 100
-#: Power_rate_k compares the power at k times the best period (algorithms.md 2.4, Power_rate).
+#: Power_rate_k compares the power at k times the best period (docs/features.md, "Period").
 RATE_FACTORS = (0.25, 1 / 3, 0.5, 2.0, 3.0, 4.0)
 
 #: Harmonics that may take part in the last step; each band needs this many points for every coefficient.

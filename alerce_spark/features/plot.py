@@ -144,7 +144,7 @@ def _draw_flux(axes: Axes, bands: tuple[Curves, ...]) -> None:
 
 
 def supernova_flux(t: Float, values: dict[str, float]) -> Float:
-    """Flux [mJy] of the supernova parametric model (algorithms.md 2.4) t days after the first point.
+    """Flux [mJy] of the supernova parametric model (docs/features.md) t days after the first point.
 
     `values` are the SPM features of one band, by name without suffix.
     """

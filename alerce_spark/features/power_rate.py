@@ -1,4 +1,4 @@
-"""Power at multiples and fractions of the best period, as a share of the highest power (algorithms.md 2.4)."""
+"""Power at multiples and fractions of the best period, as a share of the highest power (docs/features.md, "Period")."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Which detections of which objects enter the features (algorithms.md 2.1), from flat columns to `Objects`.
+"""Which detections of which objects enter the features (docs/features.md, "Selection"), from flat columns to `Objects`.
 
 Columns have ALeRCE's names. Required: `oid` (or `objectId`), `mjd`, `fid`, `magpsf`, `sigmapsf`. Used where present:
 `candid`, `has_stamp`, `parent_candid` (which copy of a detection counts); `isdiffpos` (absent: all positive);
 `magpsf_corr`, `sigmapsf_corr_ext`, `corrected` (absent: the difference photometry is used as it is); `ra`, `dec`, `rb`,
 `sgscore1` (absent: NaN, and no cut on rb). Upper limits: `oid`, `mjd`, `fid`, `diffmaglim`. AllWISE: `oid`, `w1mpro` …
-`w4mpro`. Forced photometry does not belong here (algorithms.md D24).
+`w4mpro`. Forced photometry does not belong here (docs/differences.md D24).
 
 The rules, in this order; each is deterministic, so the order of the rows changes nothing:
 
@@ -35,7 +35,7 @@ Bool = NDArray[np.bool_]
 
 REQUIRED = ("mjd", "fid", "magpsf", "sigmapsf")
 REQUIRED_LIMITS = ("mjd", "fid", "diffmaglim")
-#: Least number of detections in g or in r (paper §3.3, algorithms.md D9).
+#: Least number of detections in g or in r (paper §3.3, docs/differences.md D9).
 MIN_DETECTIONS = 6
 MIN_RB = 0.55
 MAX_ERROR = 1.0

@@ -38,7 +38,7 @@ def _all(offsets: Int, mag: Float, sign: Float, out: Float) -> None:
 def sn_detections(curves: Curves) -> Float:
     """Detection features of n curves as (n, 2): delta_mag_fid = max - min of `mag`, positive_fraction.
 
-    Definitions: algorithms.md 2.4. One detection is enough; a band without any gives NaN. Detections of unknown sign do
+    Definitions: docs/features.md. One detection is enough; a band without any gives NaN. Detections of unknown sign do
     not count in the fraction.
     """
     out = np.empty((len(curves), len(NAMES)))

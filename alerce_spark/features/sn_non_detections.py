@@ -67,7 +67,7 @@ def sn_non_detections(curves: Curves, limits: Limits) -> Float:
     """Non-detection features of n curves and their upper limits, both sorted by mjd, as (n, 9), columns NAMES.
 
     Limits count as *before* where mjd is less than that of the band's first detection, else as *after*
-    (algorithms.md 2.4). dmag_first_det = last limit before - first magnitude; dmag_non_det = median limit before -
+    (docs/features.md). dmag_first_det = last limit before - first magnitude; dmag_non_det = median limit before -
     brightest magnitude, both of `mag`. A band without detections gives NaN in all columns, counts included; without
     limits on a side the count is 0 and the rest NaN. Limits that are not finite are left out.
     """

@@ -351,11 +351,11 @@ def _all(offsets: Int, mjd: Float, mag: Float, err: Float, sign: Float, out: Flo
 def supernova_model(curves: Curves) -> Float:
     """Supernova parametric model of n curves as (n, 7), columns NAMES; A in mJy, times in d, t0 after the first point.
 
-    Model and bounds: algorithms.md 2.4 (Villar et al. 2019; Sánchez-Sáez et al. 2021). Input is the difference
+    Model and bounds: docs/features.md (Villar et al. 2019; Sánchez-Sáez et al. 2021). Input is the difference
     photometry with its sign, flux = sign·10^(26 - (magpsf + 48.6)/2.5) mJy; a point of unknown sign is left out. The
     fit is unweighted, as upstream, and finds the true minimum where upstream stops early or on a bound
-    (algorithms.md D14): a scan over the four parameters that are not linear gives starting points, the best six of
-    different gamma are followed for 20 Levenberg–Marquardt steps and the best of these to convergence.
+    (docs/differences.md D14): a scan over the four parameters that are not linear gives starting points, the best six
+    of different gamma are followed for 20 Levenberg–Marquardt steps and the best of these to convergence.
 
     SPM_chi = Σ(residual/(σ + 0.01 mJy))²/(n - 6), σ = |flux|·(10^(0.4·sigmapsf) - 1). Fewer than 6 points, or no point
     of positive flux (the bounds on A are multiples of the highest flux): all NaN. Exactly 6 points: SPM_chi is NaN.

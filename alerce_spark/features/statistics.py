@@ -1,4 +1,4 @@
-"""Simple statistics of one band's light curve: the turbo-fats family (algorithms.md 2.4, "Simple statistics")."""
+"""Simple statistics of one band's light curve: the turbo-fats family (docs/features.md, "Simple statistics")."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NAMES = (
     "StetsonK",
 )
 
-#: Curves with fewer points have no statistics (algorithms.md 2.4).
+#: Curves with fewer points have no statistics (docs/features.md, "Simple statistics").
 MIN_POINTS = 6
 
 _PVAR = NAMES.index("Pvar")
@@ -297,13 +297,13 @@ def _all(offsets: Int, mjd: Float, mag: Float, err: Float, out: Float) -> None:
 def statistics(curves: Curves) -> Float:
     """The 22 simple statistics of n curves as (n, 22), columns NAMES, of `mag` and `err` [mag] over `mjd` [d].
 
-    Definitions: algorithms.md 2.4 (turbo-fats; Nun et al. 2015, Kim et al. 2014, Richards et al. 2011). Standard
+    Definitions: docs/features.md (turbo-fats; Nun et al. 2015, Kim et al. 2014, Richards et al. 2011). Standard
     deviations have ddof 0 except in Beyond1Std and inside the Anderson–Darling statistic (ddof 1). A curve of fewer
     than 6 points gives NaN. Where no value is defined the answer is NaN: equal magnitudes (AndersonDarling,
     Autocor_length, Eta_e, Rcs, Skew, SmallKurtosis, StetsonK), a repeated mjd (Eta_e, MaxSlope), no time base
     (LinearTrend), mean or median of zero (the quantities relative to it).
 
-    The number of lags searched for Autocor_length starts afresh for each curve (algorithms.md D11); as the
+    The number of lags searched for Autocor_length starts afresh for each curve (docs/differences.md D11); as the
     autocorrelations of all lags sum to -1/2, a lag below 1/e is always found unless all magnitudes are equal.
     """
     out = np.empty((len(curves), len(NAMES)))

@@ -11,7 +11,7 @@ from alerce_spark.features.curves import Curves, Family, Float, Int, Objects, Sc
 
 NAMES = ("SF_ML_amplitude", "SF_ML_gamma")
 
-#: Curves with fewer points have no structure function (algorithms.md 2.4).
+#: Curves with fewer points have no structure function (docs/features.md, "Structure function").
 MIN_POINTS = 6
 
 _LONGEST = 365.0  # d, the longest separation of a pair
@@ -120,7 +120,7 @@ def _all(offsets: Int, mjd: Float, mag: Float, err: Float, out: Float) -> None:
 def structure_function(curves: Curves) -> Float:
     """Structure function of n curves as (n, 2): SF_ML_amplitude [mag at 1 yr], SF_ML_gamma; rows sorted by mjd.
 
-    Definition: algorithms.md 2.4, after Schmidt et al. (2010). Pairs of 5 to 365 d in bins of 0.1 dex, noise
+    Definition: docs/features.md, after Schmidt et al. (2010). Pairs of 5 to 365 d in bins of 0.1 dex, noise
     subtracted, line through the logarithms of the bins with 0.01 < tau <= 0.5 yr. Fewer than 6 points: NaN. Fewer than
     two bins, fewer than two of them in the fitted range (upstream's least squares then returns an arbitrary line), or a
     bin of exactly zero: both values are -0.5. Amplitude below 0.005: both 0; capped at 15; slope within [-0.5, 3].

@@ -1,7 +1,7 @@
 """Packets ∪ stored history → the rows to write: which detection of which packet counts, corrected, with statistics.
 
 A candid may arrive as its own alert and inside many other packets; which row stands in the end must not depend on the
-order of arrival (design.md section 5, Rank):
+order of arrival (docs/design.md, "Rank"):
 
 * detections: the alert itself beats an earlier detection carried by another alert; of carriers the smallest candid;
 * upper limits: the carrier with the smallest candid;
@@ -249,7 +249,7 @@ def _limits(carried: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
 
 
 def _forced(decoded: Decoded, own: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
-    """New and better forced photometry with magnitudes and correction (algorithms.md 1.6)."""
+    """New and better forced photometry with magnitudes and correction from the entries of `fp_hists`."""
     table = decoded.forced.filter(pa.array(_usable(decoded.forced)))
     carrier = own[table["alert"].to_numpy()]
     frame = (

@@ -1,9 +1,9 @@
 """Query `lightcurves`: alert → stored history ∪ what the packet carries → features → class, on Kafka at once.
 
-One native stage, Kafka → Python worker → Kafka, without a Delta commit in its path (design.md section 4). A result is
-the object's at its latest alert that is known, with everything known of it: an alert that comes late improves the
-result of the latest one (its `ndet_used` grows), and the order of arrival does not show in the end. Objects with fewer
-than six detections in g and in r have no features and give no message.
+One native stage, Kafka → Python worker → Kafka, without a Delta commit in its path (docs/design.md, "Data flow"). A
+result is the object's at its latest alert that is known, with everything known of it: an alert that comes late improves
+the result of the latest one (its `ndet_used` grows), and the order of arrival does not show in the end. Objects with
+fewer than six detections in g and in r have no features and give no message.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ STAGE = "lightcurves"
 _COLUMNS = (*DETECTION_COLUMNS, "sigmapsf_corr_ext", "rb")
 _NO_FORCED = pl.DataFrame(
     schema={"oid": pl.String, "pid": pl.Int64, "rfid": pl.Int64, "parent_candid": pl.Int64}
-)  # forced photometry is stored, not used (algorithms.md D24)
+)  # forced photometry is stored, not used (docs/differences.md D24)
 #: What the numerics may raise; anything else is a defect of ours and stops the query with its trace.
 _FAILURES = (ValueError, ArithmeticError, IndexError, np.linalg.LinAlgError)
 _FIELDS = tuple(records.field_name(name) for name in FEATURES)

@@ -1,6 +1,6 @@
 """Query `photometry`: packets → detections, upper limits, forced photometry, objects, magstats, quarantine.
 
-One batch (design.md section 4):
+One batch (docs/design.md, "Data flow"):
 
 1. *open*: decode; keep for each good packet its key and the packet without stamps, for each bad one a quarantine row;
 2. *place* (driver): home pixel of every object, and slices of the batch that are contiguous on the sky;

@@ -1,10 +1,10 @@
 """Query `stamps`: the first alert of an object → class from its stamps, on Kafka at once.
 
-One native stage, Kafka → Python worker → Kafka, without a Delta commit in its path (design.md section 4). An alert is
-its object's first where neither the lake nor this worker's memory has an own alert of the object with a smaller candid.
-So the earliest alert is always classified, whatever the order of arrival; when a later one came before it, both are,
-and the earliest candid of an object, classifier and version is *the* stamp class. The lake lags by a minute, and the
-memory is one worker's: a repeat is possible and harmless.
+One native stage, Kafka → Python worker → Kafka, without a Delta commit in its path (docs/design.md, "Data flow"). An
+alert is its object's first where neither the lake nor this worker's memory has an own alert of the object with a
+smaller candid. So the earliest alert is always classified, whatever the order of arrival; when a later one came before
+it, both are, and the earliest candid of an object, classifier and version is *the* stamp class. The lake lags by a
+minute, and the memory is one worker's: a repeat is possible and harmless.
 """
 
 from __future__ import annotations

@@ -67,7 +67,8 @@ def evaluate_real(model: LightcurveModel, data_dir: Path, *, seed: int = 0) -> R
     """Scores on `data_dir`/lightcurves: rows of reference features, and supernovae from their photometry on.
 
     Sets: all 98 rows; the odd ones, which development must not see; both again without SPM features, whose reference
-    values come from a fit that stops early (algorithms.md D14); 30 supernovae through selection and features of ours.
+    values come from a fit that stops early (docs/differences.md D14); 30 supernovae through selection
+    and features of ours.
     Raises FileNotFoundError where the data are absent.
     """
     folder = data_dir / "lightcurves"

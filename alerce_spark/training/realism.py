@@ -1,8 +1,8 @@
 """How far the simulation is from reality: survey, packets, features, and a classifier that tells the two apart.
 
 Real data are those of the project's data folder; of the published feature rows only the development half, those at even
-positions, is looked at. Features of the supernova model differ by design: upstream's fit stops early (algorithms.md
-D14), so they are marked and left out where a figure says how real the rest is.
+positions, is looked at. Features of the supernova model differ by design: upstream's fit stops early
+(docs/differences.md D14), so they are marked and left out where a figure says how real the rest is.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ def test_the_four_spellings_of_isdiffpos_in_real_detections(data_dir: Path) -> N
     path = data_dir / "ztf" / "golden" / "raw_detections.csv"
     options = csv.ConvertOptions(include_columns=["isdiffpos"], column_types={"isdiffpos": pa.string()})
     signs = sign(csv.read_csv(path, convert_options=options)["isdiffpos"])
-    # algorithms.md counts them: t 120, 1 3; f 707, 0 7.
+    # counted in the file: t 120, 1 3; f 707, 0 7.
     assert signs.to_pylist().count(1) == 123
     assert signs.to_pylist().count(-1) == 714
 

@@ -26,7 +26,7 @@ from alerce_spark.features.select import select
 
 Columns = dict[str, np.ndarray]
 
-#: algorithms.md 2.3, after the training notebook of the paper.
+#: docs/features.md, after the training notebook of the paper.
 BAND = """
 Amplitude AndersonDarling Autocor_length Beyond1Std Con Eta_e ExcessVar GP_DRW_sigma GP_DRW_tau Gskew
 Harmonics_mag_1 Harmonics_mag_2 Harmonics_mag_3 Harmonics_mag_4 Harmonics_mag_5 Harmonics_mag_6 Harmonics_mag_7
@@ -345,7 +345,7 @@ def test_values_of_real_objects_lie_where_published_ones_do(data_dir: Path) -> N
     found = extract(select(sample, limits))
     outside = []
     for name in FEATURES:
-        if name.startswith("SPM_"):  # published ones come from a fit that stops early (algorithms.md D14)
+        if name.startswith("SPM_"):  # published ones come from a fit that stops early (docs/differences.md D14)
             continue
         values = published[name].to_numpy(zero_copy_only=False).astype(float)[::2]
         ours = found[:, column(name)]

@@ -25,7 +25,7 @@ from alerce_spark.features.iar import NAMES, iar
 
 
 def objective(phi: float, t: Float, m: Float, e: Float) -> float:
-    """algorithms.md 2.4, step by step."""
+    """docs/features.md, "Irregular autoregression", step by step."""
     sd = np.std(m, ddof=1)
     y, sigma = (m - m.mean()) / sd, e / sd
     spread, x, logs, squares = 1.0, 0.0, 0.0, 0.0

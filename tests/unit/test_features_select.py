@@ -1,4 +1,4 @@
-"""Selection of detections: each rule of algorithms.md 2.1, in flat and grouped form, with every awkward input."""
+"""Selection of detections: each rule of docs/features.md, in flat and grouped form, with every awkward input."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ HI = np.array([3.0, 50.0, 100.0, 1.0, 100.0, 100.0])
 
 
 def model(t: Float, p: Float) -> Float:
-    """F(t) of algorithms.md 2.4 at A, t0, gamma, beta, tau_rise, tau_fall."""
+    """F(t) of docs/features.md, "Supernova parametric model" at A, t0, gamma, beta, tau_rise, tau_fall."""
     a, t0, gamma, beta, rise, fall = p
     s = 1.0 / (1.0 + np.exp(-(t - t0 - gamma) / 3.0))
     d = 1.0 + np.exp(-(t - t0) / rise)

@@ -16,7 +16,7 @@ from alerce_spark.features.statistics import FAMILY, NAMES, statistics
 
 
 def oracle(t: Float, m: Float, e: Float) -> dict[str, float]:
-    """algorithms.md 2.4 line by line, with library routines where there are some."""
+    """docs/features.md, "Simple statistics" line by line, with library routines where there are some."""
     n = len(m)
     mean, sd, med = np.mean(m), np.std(m), np.median(m)
     s = np.sort(m)
@@ -99,7 +99,7 @@ def test_order_statistics_with_ties(p: Part) -> None:
 
 
 def test_autocorrelation_length_starts_afresh_for_each_curve() -> None:
-    """algorithms.md D11: upstream's number of lags grew from object to object."""
+    """docs/differences.md D11: upstream's number of lags grew from object to object."""
     t = START + np.arange(1000.0)
     slow = part(t, 17.0 + np.sin(2.0 * np.pi * t / 1500.0), 0.05)
     fast = part(t, 17.0 + np.sin(2.0 * np.pi * t / 8.0), 0.05)

@@ -16,7 +16,7 @@ from alerce_spark.features.structure_function import NAMES, structure_function
 
 
 def oracle(t: Float, m: Float, e: Float) -> tuple[float, float]:
-    """algorithms.md 2.4 over all pairs."""
+    """docs/features.md, "Structure function" over all pairs."""
     edges = 10.0 ** np.arange(np.log10(5.0), np.log10(2000.0), 0.1)
     i, j = np.triu_indices(len(t), 1)
     dt = t[j] - t[i]

@@ -55,7 +55,7 @@ def right(alerts: tuple[list[bytes], pl.DataFrame]) -> Tables:
 
 
 def _usable(detections: pl.DataFrame) -> pl.DataFrame:
-    """Objects with six detections in g or in r, and how many enter: algorithms.md 2.1, written again."""
+    """Objects with six detections in g or in r, and how many enter: docs/features.md, "Selection", written again."""
     first = detections.sort("mjd", "candid").unique(["oid", "fid"], keep="first")
     corrected = first.group_by("oid").agg(is_corrected=pl.col("corrected").all())
     best = pl.col("has_stamp"), pl.col("rb").fill_nan(None), -pl.col("candid")

@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 from astropy import units as u
 from astropy.io import fits, votable
 from astropy.table import Table
-from alerce_spark.errors import InputError
 from numpy.typing import NDArray
+
+from alerce_spark.errors import InputError
 
 #: Chooses from the column names of a file those to read. It may raise CatalogError.
 Choose = Callable[[Sequence[str]], list[str]]

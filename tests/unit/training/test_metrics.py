@@ -47,7 +47,7 @@ def test_scores_equal_those_of_scikit_learn(seed: int, k: int, n: int) -> None:
 
 
 def test_published_matrix_has_the_published_scores() -> None:
-    """Top level of the paper's single split: accuracy .9874, balanced .9846 (algorithms.md section 3)."""
+    """Top level of the paper's single split: accuracy .9874, balanced .9846 (Sánchez-Sáez et al. 2021)."""
     counts = [[343, 1, 1], [23, 5549, 179], [13, 80, 17461]]
     scores = metrics.aggregate_scores(counts)
     assert scores["accuracy"] == pytest.approx(0.9874, abs=5e-5)
