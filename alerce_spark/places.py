@@ -21,7 +21,7 @@ def lake_path(given: str | os.PathLike[str]) -> str:
     Takes paths (~ is the user's home) and file: URLs, whose %-escapes count. Raises InputError for what is empty, for
     places that the lake cannot be in, and for characters that would lead elsewhere.
     """
-    text = os.fspath(given)
+    text = os.fspath(given) if isinstance(given, str | os.PathLike) else ""
     if not isinstance(text, str) or not text.strip():
         raise InputError("the path of the lake is empty; give a folder or s3a://<bucket>/<prefix>")
     refuse_credentials(text)

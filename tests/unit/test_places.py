@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,7 @@ def test_a_lake_has_one_spelling(given: str | os.PathLike[str], wanted: str, mon
     ("given", "said"),
     [
         ("", "is empty"),
+        (None, "is empty"),
         (" \t", "is empty"),
         ("/", "root of the file system"),
         ("file:///", "root of the file system"),
@@ -62,7 +64,7 @@ def test_a_lake_has_one_spelling(given: str | os.PathLike[str], wanted: str, mon
         ("file://me:hunter2@host/lake", "leave them out"),
     ],
 )
-def test_what_cannot_be_a_lake_is_refused_with_the_reason(given: str, said: str) -> None:
+def test_what_cannot_be_a_lake_is_refused_with_the_reason(given: Any, said: str) -> None:
     with pytest.raises(InputError) as error:
         lake_path(given)
     assert said in str(error.value)
