@@ -80,9 +80,10 @@ def run(base: Settings, folder: Path, alerts: Path | None, number: int, console:
     console.print(f"{said}; what Ivy prints as it fetches, to {log()}", highlight=False, soft_wrap=True)
     # The compiler needs a core for a minute, the first time; the stages before the stream hardly need one.
     with Stages(console) as stages, kernels.compiling() as compiled:
-        with stages.stage("fetching Java archives"):
-            for jars in _jars(settings):
-                jars.fetch()
+        for jars in _jars(settings):
+            if jars.missing_bytes:
+                with stages.stage(f"fetching {jars.missing_bytes / 1e6:.0f} MB of Java archives"):
+                    jars.fetch()
         unread: list[tuple[str, str]] = []
         with stages.stage("making the night"):
             packets, truth = _packets(alerts, number, lambda *pair: unread.append(pair))
@@ -151,7 +152,7 @@ def _jars(settings: Settings) -> list[Jars]:
 def _to_fetch(settings: Settings) -> str:
     missing = sum(jars.missing_bytes for jars in _jars(settings))
     if not missing:
-        return "Nothing is to be fetched."
+        return "Nothing is to be fetched: all Java archives are there."
     return f"To be fetched once: Java archives of Kafka and Delta, {missing / 1e6:.0f} MB, into {cache()}"
 
 
