@@ -17,7 +17,7 @@ from pyarrow import csv as arrow_csv
 
 from alerce_spark.tablefiles.angles import is_angle, is_unit
 from alerce_spark.tablefiles.opening import TableFileError, Text, as_text
-from alerce_spark.tablefiles.values import decoded
+from alerce_spark.tablefiles.values import decoded, unmarked
 
 _DELIMITERS = "\t;,|"
 _BLANK = " "
@@ -213,7 +213,7 @@ def _separated(
         size = len(first) - is_closed
         rows += size
         hashes += pc.sum(pc.starts_with(first, "#")).as_py() or 0
-        yield [decoded(batch.column(str(k)).slice(0, size)) for k in wanted]
+        yield [unmarked(decoded(batch.column(str(k)).slice(0, size))) for k in wanted]
     if not is_closed:
         raise TableFileError(f"{path} ends within quotes: a field that begins with a quote has none at its end")
     if hashes:

@@ -16,6 +16,8 @@ Column: TypeAlias = pa.Array | pa.ChunkedArray
 NULLS = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "nat", "-", "--", "---", "masked")
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(?i:inf|infinity)$"
 _ROUNDED = r"^[+-]?\d(\.\d+)?[eE]\+\d\d$"  # as spreadsheets write long ids
+#: The beginning of text that a spreadsheet runs as a formula, marked as text or not; numbers and angles are none.
+FORMULA = r"^('*(?:[=@\t\r]|[+-][^\d.]))"
 _DECIMAL_COMMA = r"^[+-]?\d+,\d+$"
 #: Whole numbers from here on need not be exact, by the bits of a floating-point column.
 _EXACT = {16: 2**11, 32: 2**24, 64: 2**53}
@@ -51,6 +53,13 @@ def decoded(values: pa.Array) -> pa.Array:
         return values.cast(pa.string())
     except pa.ArrowInvalid:
         return pa.array([None if v is None else as_text(v) for v in values.to_pylist()], pa.string())
+
+
+def unmarked(values: pa.Array) -> pa.Array:
+    """Text of a CSV file without the apostrophe by which spreadsheets and our writer mark what would be a formula."""
+    if not pc.any(pc.starts_with(values, "'")).as_py():
+        return values
+    return pc.replace_substring_regex(values, "^'" + FORMULA.removeprefix("^"), r"\1")
 
 
 def is_number(column: pa.Array) -> bool:

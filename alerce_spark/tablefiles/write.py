@@ -7,15 +7,21 @@ from pathlib import Path
 from uuid import uuid4
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from alerce_spark.outputs import TABLE_SUFFIXES, check_out
 from alerce_spark.tablefiles.opening import TableFileError
+from alerce_spark.tablefiles.values import FORMULA
 
 
 def write(table: pa.Table, out: Path) -> None:
-    """Write a table as .csv or .parquet, by the suffix. Lists and structs are JSON in CSV. Raises TableFileError."""
+    """Write a table as .csv or .parquet, by the suffix. Raises TableFileError.
+
+    In CSV, lists and structs are JSON, and text that a spreadsheet would run as a formula has an apostrophe before it,
+    the spreadsheets' own mark for text, which `read` takes off again.
+    """
     check_out(out, TABLE_SUFFIXES)
     part = out.with_name(f".{uuid4().hex}.part")
     try:
@@ -31,6 +37,8 @@ def write(table: pa.Table, out: Path) -> None:
 
 
 def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    if pa.types.is_string(column.type):
+        return pc.replace_substring_regex(column, FORMULA, r"'\1")
     if not pa.types.is_nested(column.type):
         return column
     return pa.array([None if v is None else json.dumps(v, ensure_ascii=False) for v in column.to_pylist()], pa.string())

@@ -475,3 +475,17 @@ def test_a_value_that_reads_like_a_vast_unit_is_a_value(tmp_path: Path) -> None:
     """astropy takes 1a91 for an atto-year to the power of 91, which overflows."""
     (tmp_path / "t.csv").write_text("a b c\n1 1 1a91\n")
     assert read(tmp_path / "t.csv").to_pylist() == [{"a": "1", "b": "1", "c": "1a91"}]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "@SUM(A1)", "+cmd|' /C calc'!A0", "-x", "\tx", "'=1", "''=1", "=", "-"])
+def test_a_formula_is_text_to_a_spreadsheet_and_itself_to_us(tmp_path: Path, text: str) -> None:
+    write(pa.table({"oid": [text]}), tmp_path / "o.csv")
+    assert pd.read_csv(tmp_path / "o.csv")["oid"][0][0] not in "=@\t\r+" or text == "-"
+    assert read(tmp_path / "o.csv")["oid"].to_pylist() == [text]
+
+
+@pytest.mark.parametrize("text", ["-12:30:00", "+5", "-.5", "it's", "'quoted'", "a=b", "'-5"])
+def test_what_is_no_formula_is_written_as_it_is(tmp_path: Path, text: str) -> None:
+    write(pa.table({"oid": [text]}), tmp_path / "o.csv")
+    assert pd.read_csv(tmp_path / "o.csv", dtype=str)["oid"].tolist() == [text]
+    assert read(tmp_path / "o.csv")["oid"].to_pylist() == [text]
