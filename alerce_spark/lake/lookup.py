@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import TypeVar
 from urllib.parse import unquote
 
@@ -43,7 +44,7 @@ _LOCATION = pa.schema([("path", pa.string()), ("position", pa.int64())])
 
 def versions(lake: str, tables: Sequence[str]) -> dict[str, int]:
     """Newest versions of the tables, to be fixed for a batch."""
-    return {table: _with_fresh_handle(lake, table, None, lambda opened: opened.version) for table in tables}
+    return {table: _with_fresh_handle(lake, table, _Open.newest) for table in tables}
 
 
 def read(
@@ -70,11 +71,12 @@ def read(
         schema = pa.unify_schemas([schema, _LOCATION])
 
     def scan(opened: _Open) -> pl.DataFrame:
-        parts = [_matching(opened, file, schema, wanted, within) for file in opened.files(pixels, within)]
+        files = opened.files(version, pixels, within)
+        parts = [_matching(opened, file, schema, wanted, within) for file in files]
         rows = pa.concat_tables([schema.empty_table(), *parts])
         return pl.DataFrame(rows)
 
-    return _with_fresh_handle(lake, table, version, scan)
+    return _with_fresh_handle(lake, table, scan)
 
 
 def rows_of_files(lake: str, table: str, paths: Sequence[str], version: int) -> pa.Table:
@@ -82,9 +84,9 @@ def rows_of_files(lake: str, table: str, paths: Sequence[str], version: int) -> 
     schema = TABLES[table].arrow
 
     def scan(opened: _Open) -> pa.Table:
-        return pa.concat_tables(_whole(opened, file, schema) for file in opened.named(paths))
+        return pa.concat_tables(_whole(opened, file, schema) for file in opened.named(version, paths))
 
-    return _with_fresh_handle(lake, table, version, scan)
+    return _with_fresh_handle(lake, table, scan)
 
 
 def near(ra: ArrayLike, dec: ArrayLike, order: int) -> tuple[Ints, Ints]:
@@ -132,9 +134,13 @@ class _File:
 
 
 class _Open:
-    """An open table: its handle, and the files of the version at which it stands."""
+    """An open table: its handle, and the files of the version at which it stands.
+
+    Threads share it: one at a time moves it and lists files, which are read without it.
+    """
 
     def __init__(self, lake: str, table: str) -> None:
+        self._lock = Lock()
         self._handle = delta_table(lake, table)
         self.filesystem = _filesystem(self._handle)
         self.is_local = isinstance(self.filesystem, fs.SubTreeFileSystem)
@@ -143,6 +149,11 @@ class _Open:
     @property
     def version(self) -> int:
         return int(self._handle.version())
+
+    def newest(self) -> int:
+        """The newest version."""
+        with self._lock:
+            return self.to(None).version
 
     @property
     def uri(self) -> str:
@@ -156,17 +167,18 @@ class _Open:
             self._handle.load_as_version(version)
         return self
 
-    def files(self, pixels: ArrayLike, ranges: Ints) -> list[_File]:
-        """Files of the partitions that can hold rows within the ranges."""
-        listed = self._list()
+    def files(self, version: int | None, pixels: ArrayLike, ranges: Ints) -> list[_File]:
+        """Files of the partitions that can hold rows within the ranges, at `version` or the newest."""
         partitions = pl.Series(np.asarray(pixels), dtype=pl.Int32)
-        chosen = listed.filter(pl.col("pixel").is_in(partitions.implode()))
-        chosen = chosen.filter(_touch(chosen["first"].to_numpy(), chosen["last"].to_numpy(), ranges))
-        return self._files(chosen)
+        with self._lock:
+            chosen = self.to(version)._list().filter(pl.col("pixel").is_in(partitions.implode()))
+            chosen = chosen.filter(_touch(chosen["first"].to_numpy(), chosen["last"].to_numpy(), ranges))
+            return self._files(chosen)
 
-    def named(self, paths: Sequence[str]) -> list[_File]:
-        """Files by their paths."""
-        return self._files(self._list().filter(pl.col("path").is_in(list(paths))))
+    def named(self, version: int, paths: Sequence[str]) -> list[_File]:
+        """Files by their paths, at `version`."""
+        with self._lock:
+            return self._files(self.to(version)._list().filter(pl.col("path").is_in(list(paths))))
 
     def _files(self, chosen: pl.DataFrame) -> list[_File]:
         rows = chosen.select("path", "pixel").iter_rows()
@@ -214,17 +226,23 @@ class _Footers:
     def __init__(self) -> None:
         self._kept: OrderedDict[str, _Footer] = OrderedDict()
         self._bytes = 0
+        self._lock = Lock()
 
     def get(self, opened: _Open, path: str) -> _Footer:
         """Footer of a file, from memory if it is there."""
         name = f"{opened.uri}/{path}"
-        footer = self._kept.get(name)
-        if footer is None:
-            footer = self._kept[name] = _footer(pq.read_metadata(path, filesystem=opened.filesystem))
-            self._bytes += footer.metadata.serialized_size
+        with self._lock:
+            footer = self._kept.get(name)
+            if footer is not None:
+                self._kept.move_to_end(name)
+                return footer
+        footer = _footer(pq.read_metadata(path, filesystem=opened.filesystem))
+        with self._lock:
+            if name not in self._kept:
+                self._bytes += footer.metadata.serialized_size
+            self._kept[name] = footer
             while self._bytes > _FOOTER_BYTES and len(self._kept) > 1:
                 self._bytes -= self._kept.popitem(last=False)[1].metadata.serialized_size
-        self._kept.move_to_end(name)
         return footer
 
 
@@ -303,14 +321,16 @@ _footers = _Footers()
 
 
 def _opened(lake: str, table: str) -> _Open:
-    if (lake, table) not in _tables:
-        _tables[lake, table] = _Open(lake, table)
-    return _tables[lake, table]
+    opened = _tables.get((lake, table))
+    # Two threads may open a table at a time; one of the handles is kept.
+    return opened or _tables.setdefault((lake, table), _Open(lake, table))
 
 
-def _with_fresh_handle(lake: str, table: str, version: int | None, scan: Callable[[_Open], T]) -> T:
+def _with_fresh_handle(lake: str, table: str, scan: Callable[[_Open], T]) -> T:
+    opened = _opened(lake, table)
     try:
-        return scan(_opened(lake, table).to(version))
+        return scan(opened)
     except (OSError, DeltaError):
-        _tables.pop((lake, table), None)
-        return scan(_opened(lake, table).to(version))
+        if _tables.get((lake, table)) is opened:
+            _tables.pop((lake, table), None)
+        return scan(_opened(lake, table))
