@@ -25,7 +25,14 @@ SURVEY = "ztf"
 def alerts(seed: int = 1, objects: int = 60, nights: int = 29, **more: Any) -> list[bytes]:
     """Packets of some weeks, in order of time; with forced photometry, and every packet with its whole history."""
     night = simulate(
-        seed, objects=objects, nights=nights, cadence=4, history_days=0, version="4.02", traits=Traits.like_ztf(), **more
+        seed,
+        objects=objects,
+        nights=nights,
+        cadence=4,
+        history_days=0,
+        version="4.02",
+        traits=Traits.like_ztf(),
+        **more,
     )
     return night.packets
 
@@ -36,7 +43,9 @@ def store(lake: str, packets: Sequence[bytes]) -> None:
     found = decode(batch).alerts
     homes = pl.DataFrame(found.select(["objectId", "candid", "ra", "dec"])).rename({"objectId": "oid"})
     first = homes.sort("candid").unique("oid", keep="first")
-    known = lookup.stored_homes(lake, first["oid"], first["ra"], first["dec"], lookup.versions(lake, ["objects"])["objects"])
+    known = lookup.stored_homes(
+        lake, first["oid"], first["ra"], first["dec"], lookup.versions(lake, ["objects"])["objects"]
+    )
     here = pl.Series("here", sky.healpix(first["ra"], first["dec"], ORDER), dtype=pl.Int32)
     placed = first.with_columns(here).join(known, "oid", "left").select("oid", home=pl.coalesce("pixel", "here"))
     met = homes.join(placed, "oid", "left", maintain_order="left").select("oid", "home", "ra", "dec").to_arrow()
@@ -106,7 +115,9 @@ def remove(lake: str, table: str, condition: pl.Expr) -> int:
     live = log.files(lake, table).files
     keys = list(TABLES[table].key)
     rows = [
-        lookup.read(lake, table, keys, pl.Series(_oids(lake, table)), [int(add["partitionValues"]["pixel"])], located=True)
+        lookup.read(
+            lake, table, keys, pl.Series(_oids(lake, table)), [int(add["partitionValues"]["pixel"])], located=True
+        )
         for add in {add["partitionValues"]["pixel"]: add for add in live.values()}.values()
     ]
     gone = pl.concat(rows).filter(condition).select("path", "position")
@@ -131,4 +142,6 @@ def compact(lake: str, table: str) -> None:
     for paths in pixels.values():
         rows = lookup.rows_of_files(lake, table, paths, live.version)
         removed = {path: live.files[path].get("deletionVector") for path in paths}
-        log.commit(lake, table, live.version, Change(files.write(lake, table, rows), removed=removed, operation="OPTIMIZE"))
+        log.commit(
+            lake, table, live.version, Change(files.write(lake, table, rows), removed=removed, operation="OPTIMIZE")
+        )

@@ -9,11 +9,11 @@ from confluent_kafka import KafkaException
 from rich.console import Console
 from rich.text import Text
 
-from alerce_spark.cli import crossmatch, models, nightly, outliers, pipeline, science
+from alerce_spark.cli import crossmatch, models, nightly, outliers, pipeline, science, services
 from alerce_spark.cli.common import app
 from alerce_spark.errors import AlerceError
 
-__all__ = ["crossmatch", "main", "models", "nightly", "outliers", "pipeline", "science"]
+__all__ = ["crossmatch", "main", "models", "nightly", "outliers", "pipeline", "science", "services"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

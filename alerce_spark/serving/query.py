@@ -104,6 +104,7 @@ class Index:
         self._url, self._connections, self._limit_s = url, connections, limit_s
         self._lock = Lock()
         self._engine = reader(url, connections)
+        self._inode = file_of(url).stat().st_ino
 
     def close(self) -> None:
         """Close the connections."""
@@ -111,9 +112,8 @@ class Index:
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
-        """A connection that sees one state of the index. Raises QueryTooLong, IndexFault where the index is unusable."""
-        if not file_of(self._url).is_file():
-            raise IndexFault(f"no index {file_of(self._url)}; build it with: alerce-spark index build")
+        """A connection that sees one state of the index. Raises QueryTooLong and IndexFault."""
+        self._follow_file()
         with self._engine.connect() as connection:
             end = monotonic() + self._limit_s
             raw: Any = connection.connection.dbapi_connection
@@ -123,12 +123,23 @@ class Index:
             except OperationalError as error:
                 if "interrupted" in str(error.orig):
                     raise QueryTooLong(
-                        f"the query took more than {self._limit_s:g} s and was ended; ask for less, or with a filter on "
-                        "class, ndet, firstmjd, lastmjd or place"
+                        f"the query took more than {self._limit_s:g} s and was ended; ask for less, or with a filter "
+                        "on class, ndet, firstmjd, lastmjd or place"
                     ) from None
                 raise IndexFault(f"the index {file_of(self._url)} cannot be read: {error.orig}") from error
             finally:
                 raw.set_progress_handler(None, 0)
+
+    def _follow_file(self) -> None:
+        """Leave a file that was deleted for the one that was made in its place."""
+        try:
+            inode = file_of(self._url).stat().st_ino
+        except FileNotFoundError:
+            raise IndexFault(f"no index {file_of(self._url)}; build it with: alerce-spark index build") from None
+        with self._lock:
+            if inode != self._inode:
+                self._engine.dispose()
+                self._inode = inode
 
     # One object.
 
@@ -206,7 +217,7 @@ class Index:
             values = dict(objects[key.id])
             del values["id"]
             class_, probability = classes.get(key, (None, None))
-            classifier = None if class_ is None else word.get(key.classifier)  # type: ignore[arg-type]
+            classifier = None if class_ is None else word.get(key.classifier)
             found.append(values | {"class": word.get(class_), "classifier": classifier, "probability": probability})
         return found
 
@@ -230,9 +241,9 @@ class Index:
             word = _words(connection)
             number = {name: id_ for id_, name in word.items()}
             found = []
-            for name in classes:
+            for name, listed in classes.items():
                 versions = _distinct(connection, c.version, c.classifier == number.get(name, -1))
-                found += [Classifier(name, word[version], json.loads(classes[name])) for version in versions]
+                found += [Classifier(name, word[version], json.loads(listed)) for version in versions]
         # Versions are dates, but for those of the models that ship with the package, which come first.
         return sorted(found, key=lambda c: (c.name, c.version[:1].isdigit(), c.version))
 
@@ -243,7 +254,7 @@ class Index:
             return dict(connection.execute(select(a.table, a.version)).tuples().all())
 
     def about(self) -> dict[str, str]:
-        """Facts of the index: schema, lake, healpix_order, built [s since 1970]. Raises IndexFault for a half-made one."""
+        """Facts of the index: schema, lake, healpix_order, built [s since 1970]. Raises IndexFault for an old one."""
         with self._connect() as connection:
             a = schema.about.c
             try:
@@ -270,7 +281,7 @@ def _ranked(row: Any) -> Item:
 
 
 def _words(connection: Connection) -> dict[int | None, str]:
-    return {number: word for number, word in connection.execute(select(_w.id, _w.word))}
+    return dict(connection.execute(select(_w.id, _w.word)).tuples().all())
 
 
 def _distinct(connection: Connection, column: Any, condition: Any) -> list[Any]:
@@ -385,7 +396,10 @@ def _one_an_object(
     place = func.row_number().over(partition_by=_p.id, order_by=(first, _p.ranking, _p.classifier)).label("place")
     ranked = select(_p.id, _p.classifier, _p["class"], place).select_from(source).where(*conditions).subquery()
     chosen = and_(
-        ranked.c.id == _p.id, ranked.c.classifier == _p.classifier, ranked.c["class"] == _p["class"], ranked.c.place == 1
+        ranked.c.id == _p.id,
+        ranked.c.classifier == _p.classifier,
+        ranked.c["class"] == _p["class"],
+        ranked.c.place == 1,
     )
     return select(_p.id, _p.classifier, _p["class"]).select_from(source.join(ranked, chosen))
 
@@ -408,7 +422,7 @@ def _object_conditions(asked: Filter, table: Any) -> list[Any]:
 def _like(pattern: str) -> list[Any]:
     """Ids of a pattern; what stands before its first `*` chooses a range of the ids."""
     text = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_").replace("*", "%")
-    conditions = [_o.oid.like(text, escape="\\")]
+    conditions: list[Any] = [_o.oid.like(text, escape="\\")]
     if prefix := pattern.partition("*")[0]:
         conditions += [_o.oid >= prefix, _o.oid < prefix[:-1] + chr(ord(prefix[-1]) + 1)]
     return conditions

@@ -1,0 +1,147 @@
+"""Commands of the services: the server, its index, the configuration of ALeRCE's client."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alerce_spark.cli.common import Lake, app, console, settings_of
+
+if TYPE_CHECKING:
+    from alerce_spark.config import Settings
+    from alerce_spark.serving.follow import Progress
+
+index_app = typer.Typer(no_args_is_help=True, help="The index that the services ask; made of the tables alone.")
+app.add_typer(index_app, name="index")
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE_S = 20
+Index = Annotated[str | None, typer.Option("--index", help="File of the index; default: services.index.")]
+
+
+def _settings(lake: str | None, index: str | None, **services: Any) -> Settings:
+    return settings_of(lake={"path": lake}, services={"index": index, **services})
+
+
+@app.command()
+def serve(
+    lake: Lake = None,
+    index: Index = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen at; default: services.host.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one. Default: services.port.")] = None,
+    follow: Annotated[bool, typer.Option(help="Keep the index up to date, unless another process does.")] = True,
+) -> None:
+    """Answer ALeRCE's HTTP routes from the lake, until SIGTERM. The routes are described at /docs."""
+    import uvicorn
+
+    from alerce_spark.api.app import make
+
+    settings = _settings(lake, index, host=host, port=port)
+    config = uvicorn.Config(
+        make(settings),
+        host=settings.services.host,
+        port=settings.services.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=_PATIENCE_S,
+    )
+    stop = threading.Event()
+    following = threading.Thread(target=_follow_beside, args=(settings, stop), name="index")
+    if follow:
+        following.start()
+    try:
+        uvicorn.Server(config).run()
+    finally:
+        stop.set()
+        if follow:
+            following.join()
+
+
+def _follow_beside(settings: Settings, stop: threading.Event) -> None:
+    """Follow the lake while the server runs; where another process does, look now and then whether it still does."""
+    from alerce_spark.serving.engine import IndexFault
+    from alerce_spark.serving.follow import follow
+
+    said = ""
+    while not stop.is_set():
+        try:
+            follow(settings.lake.path, settings.index, settings.services.poll_s, stop)
+        except IndexFault as error:
+            if str(error) != said:
+                logger.info("%s", error)
+            said = str(error)
+            stop.wait(_PATIENCE_S)
+        except Exception:
+            logger.exception("the index is not followed; next attempt in %d s", _PATIENCE_S)
+            stop.wait(_PATIENCE_S)
+
+
+@index_app.command()
+def build(lake: Lake = None, index: Index = None) -> None:
+    """Build the index from nothing. Whoever reads it sees the old one until then."""
+    from alerce_spark.serving import follow
+    from alerce_spark.serving.engine import file_of
+
+    settings = _settings(lake, index)
+    began = time.monotonic()
+    follow.build(settings.lake.path, settings.index)
+    size = file_of(settings.index).stat().st_size
+    console.print(f"{settings.index}: {size / 1e6:.1f} MB in {time.monotonic() - began:.1f} s")
+
+
+@index_app.command(name="follow")
+def follow_(
+    lake: Lake = None,
+    index: Index = None,
+    once: Annotated[bool, typer.Option(help="Apply what is there and end.")] = False,
+) -> None:
+    """Keep the index up to date with the tables, until SIGTERM; it is built where there is none."""
+    from alerce_spark.serving.follow import follow
+
+    settings = _settings(lake, index)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    def progress(done: Progress) -> None:
+        if done.rebuilt or done.commits:
+            console.print("built from nothing" if done.rebuilt else f"{done.commits} commits applied")
+        if once:
+            stop.set()
+
+    follow(settings.lake.path, settings.index, settings.services.poll_s, stop, progress)
+
+
+@index_app.command()
+def status(lake: Lake = None, index: Index = None) -> None:
+    """Say which versions of the tables the index shows. Exit status 1 where it is behind them."""
+    from alerce_spark.lake import lookup
+    from alerce_spark.serving.query import Index as Opened
+
+    settings = _settings(lake, index)
+    opened = Opened(settings.index)
+    shown = opened.versions()
+    opened.about()
+    opened.close()
+    newest = lookup.versions(settings.lake.path, list(shown))
+    for table, version in shown.items():
+        console.print(f"{table}: version {version}, {newest[table] - version} behind the lake")
+    raise typer.Exit(0 if shown == newest else 1)
+
+
+@app.command(name="client-config")
+def client_config(url: Annotated[str, typer.Argument(help="Address of the server, as http://127.0.0.1:8800.")]) -> None:
+    """Write the configuration that points ALeRCE's own Python client at a server.
+
+    Keep it in a file, and name that in ALERCE_CONFIG_PATH before `import alerce`.
+    """
+    from alerce_spark.api.client import configuration
+
+    print(json.dumps(configuration(url), indent=2))
