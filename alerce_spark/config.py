@@ -13,8 +13,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from alerce_spark.errors import AlerceError
 
-#: Variables that begin with the prefix of the settings and are not settings.
-_NOT_SETTINGS = {"ALERCE_CONF", "ALERCE_TEST_DATA"}
+#: Variables that begin with the prefix of the settings and are not settings; the last is of ALeRCE's client.
+_NOT_SETTINGS = {"ALERCE_CONF", "ALERCE_TEST_DATA", "ALERCE_CONFIG_PATH"}
 
 QueryName = Literal["archive", "stamps", "lightcurves", "photometry", "crossmatch", "results"]
 

@@ -127,8 +127,8 @@ class Follower:
         with self._engine.connect() as connection:
             if not self._engine.dialect.has_table(connection, "about"):
                 return None
-            facts = dict(connection.execute(select(schema.about.c.name, schema.about.c.value)).tuples().all())
-            done = dict(connection.execute(select(schema.applied.c.table, schema.applied.c.version)).tuples().all())
+            facts = dict(connection.execute(select(schema.about.c.name, schema.about.c.value)).all())
+            done = dict(connection.execute(select(schema.applied.c.table, schema.applied.c.version)).all())
         if facts.get("schema") != schema.fingerprint() or facts.get("lake") != identity(self._lake, TABLES):
             return None
         return {name: Changes(self._lake, name, done[name]) for name in TABLES}
@@ -305,12 +305,12 @@ class Follower:
 
     def _orders(self, connection: Connection) -> Iterator[tuple[str, dict[str, int]]]:
         t = schema.taxonomy.c
-        for classifier, classes in connection.execute(select(t.classifier, t.classes).order_by(t.version)).tuples():
+        for classifier, classes in connection.execute(select(t.classifier, t.classes).order_by(t.version)):
             yield classifier, {name: place for place, name in enumerate(json.loads(classes))}
 
     def _number(self, connection: Connection, word: str) -> int:
         if not self._numbers:
-            known = connection.execute(select(schema.words.c.word, schema.words.c.id)).tuples()
+            known = connection.execute(select(schema.words.c.word, schema.words.c.id))
             self._numbers = dict(known.all())
         if word not in self._numbers:
             made = connection.execute(insert(schema.words).values(word=word).returning(schema.words.c.id))

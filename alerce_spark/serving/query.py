@@ -237,7 +237,7 @@ class Index:
         """The classifiers by name and version of their model; the last of a name is the newest."""
         c, t = schema.classified.c, schema.taxonomy.c
         with self._connect() as connection:
-            classes = dict(connection.execute(select(t.classifier, t.classes).order_by(t.version)).tuples().all())
+            classes = dict(connection.execute(select(t.classifier, t.classes).order_by(t.version)).all())
             word = _words(connection)
             number = {name: id_ for id_, name in word.items()}
             found = []
@@ -251,14 +251,14 @@ class Index:
         """Versions of the lake's tables that the index shows."""
         with self._connect() as connection:
             a = schema.applied.c
-            return dict(connection.execute(select(a.table, a.version)).tuples().all())
+            return dict(connection.execute(select(a.table, a.version)).all())
 
     def about(self) -> dict[str, str]:
         """Facts of the index: schema, lake, healpix_order, built [s since 1970]. Raises IndexFault for an old one."""
         with self._connect() as connection:
             a = schema.about.c
             try:
-                facts = dict(connection.execute(select(a.name, a.value)).tuples().all())
+                facts = dict(connection.execute(select(a.name, a.value)).all())
             except OperationalError:
                 facts = {}
         if facts.get("schema") != schema.fingerprint():
@@ -281,7 +281,7 @@ def _ranked(row: Any) -> Item:
 
 
 def _words(connection: Connection) -> dict[int | None, str]:
-    return dict(connection.execute(select(_w.id, _w.word)).tuples().all())
+    return dict(connection.execute(select(_w.id, _w.word)).all())
 
 
 def _distinct(connection: Connection, column: Any, condition: Any) -> list[Any]:
