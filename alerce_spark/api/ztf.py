@@ -24,6 +24,7 @@ forced_router = APIRouter(prefix="/v2/lightcurve", tags=["ZTF"])
 #: What stands where ALeRCE names the step of its pipeline that corrected the photometry.
 _STEP = "alerce_spark"
 _MAX_PAGE_SIZE = 100_000
+_LAST_PAGE = 10**9
 _RADIUS = 30.0
 
 #: Columns of `/objects/{oid}`, in ALeRCE's names; `deltajd` is our deltamjd.
@@ -69,7 +70,7 @@ def objects(request: Request) -> Response:
     wanted, order, descending = _filter(asked), _order(asked), asked.choice("order_mode", ("ASC", "DESC"), "ASC")
     page, size, count = asked.whole("page"), asked.whole("page_size"), asked.flag("count", False)
     asked.check()
-    page = max(page or 1, 1)
+    page = min(max(page or 1, 1), _LAST_PAGE)
     size = 10 if size is None or size < 0 else min(size, _MAX_PAGE_SIZE)
     state = _state(request)
     index = state.index

@@ -56,6 +56,9 @@ def serve(
     following = threading.Thread(target=_follow_beside, args=(settings, stop), name="index")
     if follow:
         following.start()
+    # The server ends by itself at a signal, and then sends it again to whoever handled it before.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     try:
         uvicorn.Server(config).run()
     finally:
