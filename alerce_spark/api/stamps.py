@@ -34,7 +34,7 @@ _CORE = 2
 Record = dict[str, Any]
 
 
-@router.get("/get_stamp", openapi_extra=examples.STAMP)
+@router.get("/get_stamp", openapi_extra=examples.STAMP, response_class=Response)
 def get_stamp(request: Request) -> Response:
     """A stamp of an alert, as it came (gzipped FITS) or as a picture (PNG)."""
     asked = Parameters(request.query_params)
@@ -51,7 +51,7 @@ def get_stamp(request: Request) -> Response:
     return Response(stamp, headers=headers, media_type="application/fits+gzip")
 
 
-@router.get("/get_avro", openapi_extra=examples.AVRO)
+@router.get("/get_avro", openapi_extra=examples.AVRO, response_class=Response)
 def get_avro(request: Request) -> Response:
     """The packet of an alert, byte by byte as it came."""
     asked = Parameters(request.query_params)

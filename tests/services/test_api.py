@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -16,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import astropy.units as u
+import fastavro
 import numpy as np
 import polars as pl
 import pytest
 import requests
 from astropy.coordinates import SkyCoord
+from astropy.io import fits
 from PIL import Image
 
 from tests import small_lake
@@ -54,7 +57,7 @@ def test_cones(served: Served, objects: pl.DataFrame, place: tuple[float, float]
 
 
 def test_a_cone_has_thirty_arcsec_and_other_conditions(served: Served, objects: pl.DataFrame) -> None:
-    one = objects.row(0, named=True)
+    one = objects.filter(pl.col("meandec").is_between(29, 31)).row(0, named=True)
     where = {"ra": one["meanra"], "dec": one["meandec"]}
     assert oids(served.get(OBJECTS, **where)) == [one["oid"]]
     assert oids(served.get(OBJECTS, **where, ndet=one["ndet"] + 1)) == []
@@ -158,28 +161,9 @@ def test_limit_values(served: Served, objects: pl.DataFrame) -> None:
 
 
 def test_keys_and_types(served: Served, objects: pl.DataFrame) -> None:
-    keys = [
-        "oid",
-        "ndethist",
-        "ncovhist",
-        "mjdstarthist",
-        "mjdendhist",
-        "corrected",
-        "stellar",
-        "ndet",
-        "g_r_max",
-        "g_r_max_corr",
-        "g_r_mean",
-        "g_r_mean_corr",
-        "firstmjd",
-        "lastmjd",
-        "deltajd",
-        "meanra",
-        "meandec",
-        "sigmara",
-        "sigmadec",
-        "step_id_corr",
-    ]
+    keys = ("oid", "ndethist", "ncovhist", "mjdstarthist", "mjdendhist", "corrected", "stellar", "ndet", "g_r_max")
+    keys += ("g_r_max_corr", "g_r_mean", "g_r_mean_corr", "firstmjd", "lastmjd", "deltajd", "meanra", "meandec")
+    keys += ("sigmara", "sigmadec", "step_id_corr")
     items = served.get(OBJECTS, page_size=1000).json()["items"]
     assert all(set(item) == {*keys, "class", "classifier", "probability"} for item in items)
     assert all(isinstance(item["ndethist"], str) and isinstance(item["corrected"], bool) for item in items)
@@ -291,7 +275,7 @@ def test_stamps(served: Served) -> None:
     for kind in ("science", "template", "difference"):
         reply = served.get("/get_stamp", format="png", candid=row["candid"], type=kind)
         picture = np.asarray(Image.open(io.BytesIO(reply.content)))
-        assert picture.shape == (63, 63)
+        assert picture.shape == served_pixels(served, row["candid"], kind).shape
         assert picture.min() == 0
         assert picture.max() == 255
     info = served.get("/get_avro_info", candid=row["candid"]).json()
@@ -304,6 +288,14 @@ def test_stamps(served: Served) -> None:
     packet = served.get("/get_avro", candid=row["candid"])
     assert packet.content in served.packets
     assert packet.headers["Content-Type"] == "application/avro+binary"
+
+
+def served_pixels(served: Served, candid: int, kind: str) -> np.ndarray:
+    """A stamp as astropy reads it from the packet."""
+    records = (next(fastavro.reader(io.BytesIO(packet))) for packet in served.packets)
+    record = next(r for r in records if r["candid"] == candid)
+    with fits.open(io.BytesIO(gzip.decompress(record[f"cutout{kind.title()}"]["stampData"]))) as file:
+        return np.array(file[0].data)
 
 
 @pytest.mark.parametrize(
@@ -370,9 +362,9 @@ def test_pages_neither_overlap_nor_lose_rows_while_commits_arrive(copy: str, tmp
                     copy, "probabilities", [row for one in chosen for row in small_lake.classes(one, rng)]
                 )
                 until(lambda: _is_shown(url, copy))
-                # Asked for once more, a page is the same.
-                again = requests.get(url + OBJECTS, params=asked | {"page": page}, timeout=60).json()
-                assert page == 1 or [item["oid"] for item in again["items"]] == found[-len(reply["items"]) :]
+                if page > 1:  # asked for once more it is the same; the first page begins again
+                    again = requests.get(url + OBJECTS, params=asked | {"page": page}, timeout=60).json()
+                    assert [item["oid"] for item in again["items"]] == found[-len(reply["items"]) :]
             assert len(found) == len(set(found))
             assert set(found) == set(before["oid"])
 
