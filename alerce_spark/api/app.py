@@ -12,7 +12,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from alerce_spark.api import stamps, ztf
+from alerce_spark.api import catshtm, multisurvey, scs, stamps, ztf
 from alerce_spark.api.errors import add_handlers, reply
 from alerce_spark.api.limits import Bounds
 from alerce_spark.api.state import THREADS, State
@@ -43,9 +43,8 @@ def make(settings: Settings) -> FastAPI:
     app = FastAPI(title="alerce_spark", description=_ABOUT, version="1", lifespan=lifespan, redirect_slashes=False)
     app.state.services = State(settings)
     add_handlers(app)
-    app.include_router(ztf.router)
-    app.include_router(ztf.forced_router)
-    app.include_router(stamps.router)
+    for room in (ztf.router, ztf.forced_router, stamps.router, multisurvey.router, catshtm.router, scs.router):
+        app.include_router(room)
 
     @app.get("/status", tags=["Server"])
     def status(request: Request) -> Response:

@@ -143,3 +143,89 @@ AVRO_INFO = _of(
     _parameter("field", "string", "Only this field, as candidate.magpsf"),
     errors=(400, 404),
 )
+
+
+# Multi-survey.
+
+_MS_SURVEY = _needed(_parameter("survey_id", "string", "Survey", choices=("ztf", "lsst")))
+_MS_OIDS = _needed(_parameter("oid", "string", "Objects, up to 200", repeated=True))
+_MS_OBJECT = {
+    **{"oid": "ZTF20aaelulu", "tid": 0, "sid": 0, "meanra": 185.728865, "meandec": 15.823615, "sigmara": 1.2e-05},
+    **{"sigmadec": 9.8e-06, "firstmjd": 58855.5, "lastmjd": 58972.3, "deltamjd": 116.8, "n_det": 48},
+    **{"n_forced": None, "n_non_det": None},
+}
+_MS_CLASS = {
+    **{"class_name": "SNIbc", "classifier_name": "lc_classifier", "classifier_version": "20261001.1"},
+    **{"probability": 0.512, "ranking": 1},
+}
+_MS_ROW = {
+    **{"oid": "ZTF20aaelulu", "survey_id": "ztf", "measurement_id": "1231314561015015003", "mjd": 58972.3, "band": 1},
+    **{"band_map": {"1": "g", "2": "r", "3": "i"}, "magpsf": 18.41, "sigmapsf": 0.07, "ra": 185.72886, "dec": 15.82361},
+}
+LIST_OBJECTS = _of(
+    {
+        **{"total": None, "next": 2, "has_next": True, "prev": None, "has_prev": False, "current_page": 1},
+        **{"info_message": None, "items": [_MS_OBJECT | _MS_CLASS]},
+    },
+    _needed(_parameter("survey", "string", "Survey", choices=("ztf", "lsst"))),
+    _parameter("oid", "string", "Objects", repeated=True),
+    _parameter("classifier", "string", "Name of a classifier"),
+    _parameter("class_name", "string", "Class"),
+    _parameter("ranking", "integer", "Rank of the class"),
+    _parameter("probability", "number", "Least probability of the class"),
+    _parameter("n_det", "integer", "Detections: the least, then the most", repeated=True),
+    _parameter("firstmjd", "number", "First detection [d]: the earliest, then the latest", repeated=True),
+    _parameter("lastmjd", "number", "Last detection [d]: the earliest, then the latest", repeated=True),
+    _parameter("ra", "number", "Right ascension of a cone [deg]"),
+    _parameter("dec", "number", "Declination of a cone [deg]"),
+    _parameter("radius", "number", "Radius of a cone [arcsec], 30 by default"),
+    _parameter("page", "integer", "Page, from 1"),
+    _parameter("page_size", "integer", "Objects of a page"),
+    _parameter("count", "boolean", "Whether to count all; up to 50001"),
+    _parameter("order_by", "string", "Column of the reply; probability by default"),
+    _parameter("order_mode", "string", "Direction", choices=("ASC", "DESC")),
+)
+MS_OBJECT = _of(_MS_OBJECT | {"created_date": None, "updated_date": None}, _MS_SURVEY, _MS_OIDS, errors=(404,))
+MS_ROWS = _of([_MS_ROW], _MS_SURVEY, _MS_OIDS)
+MS_LIGHTCURVE = _of({"detections": [_MS_ROW], "non_detections": [], "forced_photometry": []}, _MS_SURVEY, _MS_OIDS)
+_MEASUREMENT = _needed(_parameter("measurement_id", "string", "Alert"))
+MS_STAMP = _of(
+    None,
+    _MEASUREMENT,
+    _OID,
+    _needed(
+        _parameter(
+            "stamp_type", "string", "Which stamp", choices=("cutoutScience", "cutoutTemplate", "cutoutDifference")
+        )
+    ),
+    _parameter("file_format", "string", "Picture or gzipped FITS", choices=("png", "fits")),
+    errors=(404,),
+    content={"image/png": _FILE, "application/fits+gzip": _FILE},
+)
+MS_AVRO = _of(
+    {"objectId": "ZTF20aaelulu", "candidate": {"candid": "1231314561015015003"}}, _MEASUREMENT, _OID, errors=(404,)
+)
+
+# Catalogues.
+
+_PLACE = (
+    _needed(_parameter("ra", "number", "Right ascension [deg]")),
+    _needed(_parameter("dec", "number", "Declination [deg]")),
+    _parameter("radius", "number", "Radius [arcsec], up to 3600; that of the catalogue by default"),
+)
+_CATALOG = _needed(_parameter("catalog", "string", "Name of a catalogue of the lake"))
+_CONE = {"RA": {"units": "deg", "values": [185.7288]}, "Dec": {"units": "deg", "values": [15.8236]}}
+_NEAREST = {"RA": {"unit": "deg", "value": 185.7288}, "distance": {"unit": "arcsec", "value": 0.41}}
+CATSHTM_CONE = _of({"allwise": _CONE}, _CATALOG, *_PLACE, errors=(400,))
+CATSHTM_CONE_ALL = _of({"catalogs": [{"allwise": _CONE}]}, *_PLACE, errors=(400,))
+CATSHTM_NEAREST = _of(_NEAREST, _CATALOG, *_PLACE, errors=(400,))
+CATSHTM_NEAREST_ALL = _of([{"allwise": _NEAREST}], *_PLACE, errors=(400,))
+SCS = _of(
+    None,
+    _needed(_parameter("RA", "number", "Right ascension [deg]")),
+    _needed(_parameter("DEC", "number", "Declination [deg]")),
+    _needed(_parameter("SR", "number", "Radius [deg], up to 10; 0 gives the columns alone")),
+    _parameter("MAXREC", "integer", "Objects at the most"),
+    _parameter("VERB", "integer", "1: id and place, 2 and 3: all columns"),
+    content={"application/x-votable+xml": {"schema": {"type": "string"}}},
+)

@@ -23,7 +23,7 @@ from alerce_spark.api.state import State
 router = APIRouter(tags=["Stamps and packets"])
 
 #: Field of a packet by type of stamp.
-_CUTOUTS = {"science": "cutoutScience", "template": "cutoutTemplate", "difference": "cutoutDifference"}
+CUTOUTS = {"science": "cutoutScience", "template": "cutoutTemplate", "difference": "cutoutDifference"}
 _SURVEYS = ("ztf", "atlas")
 #: Julian date of the night of ZTF's candids of 0; a candid is that many days later in units of 10⁻¹⁵.
 _CANDID_ZERO_JD = 2457754.5
@@ -38,17 +38,8 @@ Record = dict[str, Any]
 def get_stamp(request: Request) -> Response:
     """A stamp of an alert, as it came (gzipped FITS) or as a picture (PNG)."""
     asked = Parameters(request.query_params)
-    kind, form = asked.required("type", _CUTOUTS), asked.required("format", ("png", "fits"))
-    record = fastavro_record(_packet(request, asked))
-    stamp = (record.get(_CUTOUTS[kind]) or {}).get("stampData")
-    if not stamp:
-        raise NotFound(f"the alert has no {kind} stamp")
-    if form == "png":
-        return Response(picture(stamp, kind), media_type="image/png")
-    # No Content-Encoding: what is gzipped is the file, which clients unpack themselves.
-    name = f"{record['objectId']}_{record['candid']}_{kind}.fits.gz"
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(stamp, headers=headers, media_type="application/fits+gzip")
+    kind, form = asked.required("type", CUTOUTS), asked.required("format", ("png", "fits"))
+    return stamp_of(_packet(request, asked), kind, form)
 
 
 @router.get("/get_avro", openapi_extra=examples.AVRO, response_class=Response)
@@ -65,9 +56,7 @@ def get_avro_info(request: Request) -> Response:
     """The packet of an alert as JSON without its stamps; with `field` (as `candidate.magpsf`) that field alone."""
     asked = Parameters(request.query_params)
     field = asked.text("field")
-    record = fastavro_record(_packet(request, asked))
-    shown: Any = {name: value for name, value in record.items() if name not in _CUTOUTS.values()}
-    shown["candidate"]["candid"] = str(shown["candidate"]["candid"])
+    shown: Any = without_stamps(_packet(request, asked))
     if field is None:
         return reply(shown)
     for name in field.split("."):
@@ -77,8 +66,28 @@ def get_avro_info(request: Request) -> Response:
     return reply({field: shown})
 
 
-def fastavro_record(packet: bytes) -> Record:
-    """The record of a packet."""
+def stamp_of(packet: bytes, kind: str, form: str) -> Response:
+    """A stamp of a packet, as it came (fits) or as a picture (png). Raises NotFound."""
+    record = _record(packet)
+    stamp = (record.get(CUTOUTS[kind]) or {}).get("stampData")
+    if not stamp:
+        raise NotFound(f"the alert has no {kind} stamp")
+    if form == "png":
+        return Response(picture(stamp, kind), media_type="image/png")
+    # No Content-Encoding: what is gzipped is the file, which clients unpack themselves.
+    name = f"{record['objectId']}_{record['candid']}_{kind}.fits.gz"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(stamp, headers=headers, media_type="application/fits+gzip")
+
+
+def without_stamps(packet: bytes) -> Record:
+    """The record of a packet without its stamps, as JSON can have it."""
+    shown = {name: value for name, value in _record(packet).items() if name not in CUTOUTS.values()}
+    shown["candidate"]["candid"] = str(shown["candidate"]["candid"])
+    return shown
+
+
+def _record(packet: bytes) -> Record:
     record = next(iter(fastavro.reader(io.BytesIO(packet))))
     assert isinstance(record, dict)
     return record
@@ -123,19 +132,16 @@ def _packet(request: Request, asked: Parameters) -> bytes:
     if candid is None:
         asked.errors.setdefault("candid", "missing required parameter")
     asked.check()
-    state: State = request.app.state.services
-    packet = _stored(state, str(survey), candid or 0)
-    if packet is None or (oid is not None and fastavro_record(packet)["objectId"] != oid):
-        raise NotFound("AVRO not found")
-    return packet
+    return packet_of(request.app.state.services, str(survey), candid or 0, oid)
 
 
-def _stored(state: State, survey: str, candid: int) -> bytes | None:
-    """A packet of the repository: its key has the night, which the candid tells."""
-    if candid < 0:
-        return None
+def packet_of(state: State, survey: str, candid: int, oid: str | None) -> bytes:
+    """A packet of the repository: its key has the night, which the candid tells. Raises NotFound."""
     jd = _CANDID_ZERO_JD + candid / _CANDIDS_A_DAY
     try:
-        return state.repository.get(repository.key(survey, jd, candid))
+        packet = state.repository.get(repository.key(survey, jd, candid))
     except (KeyError, OverflowError):
-        return None
+        raise NotFound("AVRO not found") from None
+    if oid is not None and _record(packet)["objectId"] != oid:
+        raise NotFound("AVRO not found")
+    return packet

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from threading import Lock
 
 import polars as pl
 
@@ -29,12 +30,19 @@ class State:
         self._curves = Curves(settings.lake.path)
         self._replies = Replies(settings.lake.path, services.kept_mb << 20, services.poll_s)
         self.walks = Walks()
+        #: Catalogues are read by one thread at a time.
+        self.catalogs = Lock()
 
     @cached_property
     def index(self) -> Index:
         """The index. Raises IndexFault where there is none."""
         limit = self._settings.services.query_timeout_s
         return Index(self._settings.index, connections=THREADS, limit_s=limit)
+
+    @property
+    def lake(self) -> str:
+        """Path of the lake."""
+        return self._settings.lake.path
 
     @cached_property
     def order(self) -> int:

@@ -23,9 +23,10 @@ forced_router = APIRouter(prefix="/v2/lightcurve", tags=["ZTF"])
 
 #: What stands where ALeRCE names the step of its pipeline that corrected the photometry.
 _STEP = "alerce_spark"
-_MAX_PAGE_SIZE = 100_000
+MAX_PAGE_SIZE = 100_000
 _LAST_PAGE = 10**9
-_RADIUS = 30.0
+#: Radius of a cone that names none [arcsec].
+CONE_RADIUS = 30.0
 
 #: Columns of `/objects/{oid}`, in ALeRCE's names; `deltajd` is our deltamjd.
 _OBJECT = (
@@ -33,7 +34,8 @@ _OBJECT = (
     *("g_r_max_corr", "g_r_mean", "g_r_mean_corr", "firstmjd", "lastmjd", "deltajd", "meanra", "meandec"),
     *("sigmara", "sigmadec", "step_id_corr"),
 )
-_ORDERS = {**{name: name for name in (*OBJECT_ORDERS, *CLASS_ORDERS)}, "deltajd": "deltamjd"}
+#: What lists may be ordered by, and its name in the index.
+ORDERS = {**{name: name for name in (*OBJECT_ORDERS, *CLASS_ORDERS)}, "deltajd": "deltamjd"}
 
 _DETECTION = (
     *("mjd", "candid", "fid", "pid", "diffmaglim", "isdiffpos", "nid", "distnr", "magpsf", "magpsf_corr"),
@@ -71,7 +73,7 @@ def objects(request: Request) -> Response:
     page, size, count = asked.whole("page"), asked.whole("page_size"), asked.flag("count", False)
     asked.check()
     page = min(max(page or 1, 1), _LAST_PAGE)
-    size = 10 if size is None or size < 0 else min(size, _MAX_PAGE_SIZE)
+    size = 10 if size is None or size < 0 else min(size, MAX_PAGE_SIZE)
     state = _state(request)
     index = state.index
 
@@ -110,13 +112,13 @@ def _filter(asked: Parameters) -> Filter:
         ndet=ndet,
         firstmjd=asked.range("firstmjd"),
         lastmjd=asked.range("lastmjd"),
-        cone=None if ra is None or dec is None else Cone(ra % 360, dec, _RADIUS if radius is None else radius),
+        cone=None if ra is None or dec is None else Cone(ra % 360, dec, CONE_RADIUS if radius is None else radius),
     )
 
 
 def _order(asked: Parameters) -> str | None:
-    name = asked.choice("order_by", _ORDERS)
-    return None if name is None else _ORDERS[name]
+    name = asked.choice("order_by", ORDERS)
+    return None if name is None else ORDERS[name]
 
 
 def _object(item: Item) -> Item:

@@ -199,9 +199,8 @@ class Index:
             return int(connection.execute(select(func.count()).select_from(inner)).scalar_one())
 
     def items(self, keys: Sequence[Key]) -> list[Item]:
-        """Values of rows of a list: columns of the object, and `class`, `classifier`, `probability` of its class.
-
-        An object that went meanwhile is left out.
+        """Values of rows of a list: columns of the object, and of its class `class`, `classifier`, `version`,
+        `probability`, `ranking`. An object that went meanwhile is left out.
         """
         with self._connect() as connection:
             word = _words(connection)
@@ -216,9 +215,10 @@ class Index:
                 continue
             values = dict(objects[key.id])
             del values["id"]
-            class_, probability = classes.get(key, (None, None))
-            classifier = None if class_ is None else word.get(key.classifier)
-            found.append(values | {"class": word.get(class_), "classifier": classifier, "probability": probability})
+            class_, version, probability, ranking = classes.get(key, (None, None, None, None))
+            values |= {"class": word.get(class_), "version": word.get(version)}
+            values |= {"classifier": None if class_ is None else word.get(key.classifier)}
+            found.append(values | {"probability": probability, "ranking": ranking})
         return found
 
     # The whole.
@@ -300,10 +300,10 @@ def _mappings(connection: Connection, query: Select[Any], column: Any, values: S
         yield from connection.execute(query.where(column.in_(values[begin : begin + _ASKED]))).mappings()
 
 
-def _classes_of(connection: Connection, keys: Sequence[Key]) -> dict[Key, tuple[int, float]]:
-    """Class and probability of keys; without a class the first of the classifier."""
-    found: dict[Key, tuple[int, float]] = {}
-    query = select(_p.id, _p.classifier, _p["class"], _p.ranking, _p.probability)
+def _classes_of(connection: Connection, keys: Sequence[Key]) -> dict[Key, tuple[int, int, float, int]]:
+    """Class, version, probability, ranking of keys; without a class the first of the classifier."""
+    found: dict[Key, tuple[int, int, float, int]] = {}
+    query = select(_p.id, _p.classifier, _p["class"], _p.version, _p.ranking, _p.probability)
     by_classifier: dict[int | None, list[Key]] = {}
     for key in keys:
         by_classifier.setdefault(key.classifier, []).append(key)
@@ -317,7 +317,7 @@ def _classes_of(connection: Connection, keys: Sequence[Key]) -> dict[Key, tuple[
         elif len(classes := {key.class_ for key in mine}) <= 20 and None not in classes:
             chosen = chosen.where(_p["class"].in_(sorted(c for c in classes if c is not None)))
         for row in _mappings(connection, chosen, _p.id, [key.id for key in mine]):
-            value = row["class"], row["probability"]
+            value = row["class"], row["version"], row["probability"], row["ranking"]
             found[Key(row["id"], classifier, row["class"])] = value
             if row["ranking"] == 1:
                 found[Key(row["id"], classifier)] = value

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import fastavro
@@ -15,7 +14,7 @@ import polars as pl
 import pytest
 from astropy.io import fits
 
-from tests.services.conftest import Served
+from tests.served import Served, counting
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 FORMATS = ("json", "pandas", "votable", "csv")
@@ -137,19 +136,6 @@ def test_statistics(alerce: Any, served: Served, objects: pl.DataFrame, form: st
         expected = lake_rows(served.table("magstats").filter(oid=oid).sort("fid"), names)
         found = rows_of(alerce.query_magstats(oid, format=form, survey="ztf"), form)
         assert_rows(found, expected, form == "json")
-
-
-def counting(served: Served) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Of each object and classifier the classification that counts: the newest version first for stamps, then the
-    earliest alert; of light curves the latest alert, then the newest version."""
-    rows = served.table("probabilities").to_dicts()
-    for oid in sorted({row["oid"] for row in rows}):
-        for classifier in ("lc_classifier", "stamp_classifier"):
-            mine = [row for row in rows if row["oid"] == oid and row["classifier"] == classifier]
-            if mine and classifier == "lc_classifier":
-                yield oid, classifier, max(mine, key=lambda r: (r["mjd"], r["version"], r["ndet_used"], r["candid"]))
-            elif mine:
-                yield oid, classifier, max(mine, key=lambda r: (r["version"], -r["candid"]))
 
 
 def test_probabilities_and_their_ranks(alerce: Any, served: Served, form: str) -> None:

@@ -27,7 +27,7 @@ from astropy.io import fits
 from PIL import Image
 
 from tests import small_lake
-from tests.services.conftest import Served, serving
+from tests.served import Served, counting, serving
 
 OBJECTS = "/ztf/v1/objects"
 
@@ -109,8 +109,6 @@ def test_ranges_are_inclusive(served: Served, objects: pl.DataFrame) -> None:
 
 
 def test_classes_of_lists(served: Served) -> None:
-    from tests.services.test_client import counting
-
     rows = [
         (oid, name, row["version"], dict(row["probabilities"]), row["class"]) for oid, name, row in counting(served)
     ]

@@ -1,0 +1,215 @@
+"""Catalogues in catsHTM's words, the multi-survey routes, Simple Cone Search: judged by the clients that use them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import astropy.units as u
+import numpy as np
+import polars as pl
+import pytest
+import pyvo
+import requests
+from astropy.coordinates import SkyCoord
+from astropy.io.votable import parse, validate
+
+from alerce_spark.crossmatch.catalogs import Attribute, Catalog
+from alerce_spark.lake.catalogs import import_catalog
+from alerce_spark.serving.query import MAX_RADIUS
+from tests.served import Served, serving
+
+PLACES = [(0.0, 0.0), (359.9999, 10.0), (120.0, 0.0), (45.0, 89.999), (200.0, 30.0)]
+
+
+@pytest.fixture(scope="module")
+def catalogs(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, pl.DataFrame]]]:
+    """A server of a lake with two catalogues around awkward places; and their rows."""
+    folder = tmp_path_factory.mktemp("catalogs")
+    rng = np.random.default_rng(4)
+    made = {}
+    for name, each in (("stars", 30), ("galaxies", 5)):
+        ra, dec = np.repeat(np.array(PLACES), each, axis=0).T
+        there = SkyCoord(ra, dec, unit="deg").directional_offset_by(
+            rng.uniform(0, 360, ra.size) * u.deg, rng.uniform(0, 60, ra.size) * u.arcsec
+        )
+        rows = pl.DataFrame(
+            {
+                "id": [f"{name}{k}" for k in range(ra.size)],
+                "ra": there.ra.deg,
+                "dec": there.dec.deg,
+                "z": rng.uniform(10, 20, ra.size),
+                "redshift": [None if k % 3 == 0 else float(k) / 100 for k in range(ra.size)],
+            }
+        )
+        rows.write_csv(folder / f"{name}.csv")
+        attributes = {"z": Attribute(names=("z",), unit="mag"), "redshift": Attribute(names=("redshift",))}
+        settings = Catalog(
+            title=name,
+            id=("id",),
+            ra=("ra",),
+            dec=("dec",),
+            radius=2.0,
+            attributes=attributes if name == "galaxies" else {},
+        )
+        import_catalog(served.lake, name, settings, [folder / f"{name}.csv"])
+        made[name] = rows
+    with serving(served.lake, Path(served.lake).parent / "archive", index=str(folder / "index.sqlite")) as url:
+        yield url, made
+
+
+def _near(rows: pl.DataFrame, place: tuple[float, float], radius: float) -> pl.DataFrame:
+    there = SkyCoord(rows["ra"].to_numpy(), rows["dec"].to_numpy(), unit="deg")
+    separation = SkyCoord(*place, unit="deg").separation(there).arcsec
+    return rows.with_columns(separation=pl.Series(separation)).filter(pl.col("separation") <= radius).sort("separation")
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("radius", [0.5, 20.0, 100.0])
+def test_the_client_finds_sources_of_catalogues(
+    alerce: Any, catalogs: tuple[str, dict[str, pl.DataFrame]], place: tuple[float, float], radius: float
+) -> None:
+    from alerce.core import Alerce
+
+    url, made = catalogs
+    client = Alerce(CATSHTM_API_URL=url)
+    near = {name: _near(rows, place, radius) for name, rows in made.items()}
+    found = client.catshtm_conesearch(*place, radius, format="votable")
+    assert {name: list(t["source_id"]) for name, t in found.items()} == {
+        n: r["id"].to_list() for n, r in near.items() if len(r)
+    }
+    nearest = client.catshtm_crossmatch(*place, radius, format="votable")
+    assert set(nearest) == set(found)
+    for name, rows in near.items():
+        one = client.catshtm_conesearch(*place, radius, catalog_name=name, format="votable")
+        if rows.is_empty():
+            assert one is None
+            continue
+        np.testing.assert_allclose(one["RA"], rows["ra"], rtol=0, atol=1e-9)
+        np.testing.assert_allclose(one["Dec"], rows["dec"], rtol=0, atol=1e-9)
+        assert str(one["RA"].unit) == "deg"
+        best = client.catshtm_crossmatch(*place, radius, catalog_name=name, format="votable")
+        assert best["source_id"][0] == rows["id"][0] == nearest[name]["source_id"][0]
+        assert best["distance"][0] == pytest.approx(rows["separation"][0], abs=1e-6)
+    frame = client.catshtm_conesearch(*place, radius, catalog_name="stars", format="pandas")
+    assert frame is None or len(frame) >= 1
+
+
+def test_a_redshift_is_a_redshift(alerce: Any, catalogs: tuple[str, dict[str, pl.DataFrame]]) -> None:
+    from alerce.core import Alerce
+
+    url, made = catalogs
+    client = Alerce(CATSHTM_API_URL=url)
+    known = 0
+    for row in made["galaxies"].iter_rows(named=True):
+        nearest = _near(made["galaxies"], (row["ra"], row["dec"]), 1.0).row(0, named=True)
+        if nearest["redshift"] is not None:
+            assert client.catshtm_redshift(row["ra"], row["dec"], 1.0) == nearest["redshift"]
+            known += 1
+    assert known > 10
+
+
+def test_unknown_catalogues_and_places(catalogs: tuple[str, dict[str, pl.DataFrame]]) -> None:
+    url, _ = catalogs
+    for asked, named in (
+        ({"catalog": "nothing", "ra": 1, "dec": 1}, {"catalog"}),
+        ({"catalog": "stars"}, {"ra", "dec"}),
+        ({"catalog": "stars", "ra": 1, "dec": 99, "radius": -1}, {"dec", "radius"}),
+    ):
+        reply = requests.get(f"{url}/conesearch", params=asked, timeout=60)
+        assert (reply.status_code, set(reply.json()["errors"])) == (400, named)
+    assert requests.get(f"{url}/crossmatch", params={"catalog": "stars", "ra": 1, "dec": 50}, timeout=60).json() == {}
+
+
+# Multi-survey.
+
+
+def test_the_client_gets_nothing_of_rubin_without_an_error(alerce: Any) -> None:
+    from alerce.exceptions import ObjectNotFoundError
+
+    assert alerce.query_objects(survey="lsst", format="json", n_det=[1, 5], page_size=5) == []
+    for ask in (alerce.query_detections, alerce.query_non_detections, alerce.query_forced_photometry):
+        assert ask(313765480543813793, survey="lsst", format="json") == []
+    both = alerce.query_lightcurve(313765480543813793, survey="lsst", format="json")
+    assert both == {"detections": [], "non_detections": [], "forced_photometry": []}
+    for ask in (alerce.query_object, alerce.query_probabilities):
+        with pytest.raises(ObjectNotFoundError):
+            ask(313765480543813793, survey="lsst")
+
+
+def test_ztf_by_the_multi_survey_routes(served: Served) -> None:
+    objects = served.table("objects")
+    found: list[dict[str, Any]] = []
+    for page in range(1, 100):
+        asked = {"survey": "ztf", "page": page, "page_size": 7, "count": "true", "n_det": 1}
+        reply = served.get("/object_api/list_objects", **asked).json()
+        assert reply["total"] == len(objects)
+        assert reply["current_page"] == page
+        found += reply["items"]
+        if not reply["has_next"]:
+            break
+    stored = {row["oid"]: row for row in objects.iter_rows(named=True)}
+    assert sorted(item["oid"] for item in found) == sorted(stored)
+    assert all(item["n_det"] == stored[item["oid"]]["ndet"] for item in found)
+    likely = [item["probability"] for item in found if item["probability"] is not None]
+    assert likely == sorted(likely, reverse=True)
+    oids = [item["oid"] for item in found[:3]]
+    rows = served.get("/lightcurve_api/detections", survey_id="ztf", oid=oids).json()
+    mine = served.table("detections").filter(pl.col("oid").is_in(oids))
+    assert {(r["oid"], r["measurement_id"]) for r in rows} == {
+        (o, str(c)) for o, c in mine.select("oid", "candid").rows()
+    }
+    assert {r["band_map"][str(r["band"])] for r in rows} <= {"g", "r", "i"}
+    both = served.get("/lightcurve_api/lightcurve", survey_id="ztf", oid=oids).json()
+    assert both["detections"] == rows
+    alert = mine.filter("has_stamp").row(0, named=True)
+    asked = {"survey_id": "ztf", "oid": alert["oid"], "measurement_id": alert["candid"]}
+    stamp = served.get("/stamps_api/stamp", stamp_type="cutoutScience", **asked)
+    by_candid = served.get("/get_stamp", candid=alert["candid"], type="science", format="fits")
+    assert stamp.content == by_candid.content
+    assert served.get("/stamps_api/avro", **asked).json()["objectId"] == alert["oid"]
+    bad = served.get("/object_api/list_objects", survey="hst", n_det="x")
+    assert bad.status_code == 422
+    assert {tuple(d["loc"]) for d in bad.json()["detail"]} == {("query", "survey"), ("query", "n_det")}
+
+
+# Virtual Observatory.
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_cone_search_by_pyvo(served: Served, place: tuple[float, float]) -> None:
+    objects = served.table("objects")
+    there = SkyCoord(objects["meanra"].to_numpy(), objects["meandec"].to_numpy(), unit="deg")
+    inside = objects.filter(there.separation(SkyCoord(*place, unit="deg")) <= 0.3 * u.deg)
+    found = pyvo.dal.scs.search(f"{served.url}/scs", pos=SkyCoord(*place, unit="deg"), radius=0.3)
+    assert sorted(found["oid"]) == sorted(inside["oid"])
+    by_name = {row["oid"]: row for row in inside.iter_rows(named=True)}
+    for row in found:
+        mine = by_name[row["oid"]]
+        assert (row["meanra"], row["meandec"], row["ndet"]) == (mine["meanra"], mine["meandec"], mine["ndet"])
+
+
+def test_votables_are_valid(served: Served) -> None:
+    for asked in (
+        {"RA": 200, "DEC": 30, "SR": 1},
+        {"RA": 0, "DEC": 0, "SR": 0},
+        {"RA": 1},
+        {"RA": 200, "DEC": 30, "SR": 1, "VERB": 1},
+    ):
+        body = served.get("/scs", **asked).content
+        out = io.StringIO()
+        validate(io.BytesIO(body), output=out)
+        assert "found no violations" in out.getvalue(), out.getvalue()
+    nothing = parse(io.BytesIO(served.get("/scs", RA=0, DEC=0, SR=0).content)).get_first_table()
+    assert len(nothing.array) == 0
+    ucds = [field.ucd for field in nothing.fields]
+    assert all(ucds.count(ucd) == 1 for ucd in ("meta.id;meta.main", "pos.eq.ra;meta.main", "pos.eq.dec;meta.main"))
+    few = parse(io.BytesIO(served.get("/scs", RA=200, DEC=30, SR=5, MAXREC=2).content))
+    assert len(few.get_first_table().array) == 2
+    assert "OVERFLOW" in [info.value for info in few.resources[0].infos]
+    refused = parse(io.BytesIO(served.get("/scs", RA=0, DEC=0, SR=MAX_RADIUS).content))
+    assert refused.resources[0].params[0].name == "Error"
+    with pytest.raises(pyvo.DALQueryError, match="degrees"):
+        pyvo.dal.scs.search(f"{served.url}/scs", pos=SkyCoord(0, 0, unit="deg"), radius=90)
