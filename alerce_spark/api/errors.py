@@ -75,7 +75,7 @@ def add_handlers(app: FastAPI) -> None:
         return failure(error.status_code, str(error.detail), error.headers)
 
     def unavailable(request: Request, error: Exception) -> Response:
-        log.error("%s: %s", request.url.path, error)
+        log.error("no answer to %s: %s", request.url.path, error)
         # What libraries say of a failing store may name places that are nobody's business.
         reason = str(error) if isinstance(error, AlerceError) else type(error).__name__
         message = f"the data cannot be read now: {reason}"

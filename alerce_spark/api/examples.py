@@ -38,8 +38,8 @@ def _of(example: Any, *parameters: Extra, errors: tuple[int, ...] = (), content:
 _FAILED = {"message": "Input payload validation failed", "detail": "order_by: 'size' is not a valid choice; …"}
 _OBJECT = {
     **{"oid": "ZTF20aaelulu", "ndethist": "1052", "ncovhist": 1523, "mjdstarthist": 58234.2, "mjdendhist": 58899.1},
-    **{"corrected": False, "stellar": False, "ndet": 48, "g_r_max": -0.41, "g_r_max_corr": None, "g_r_mean": 0.32},
-    **{"g_r_mean_corr": None, "firstmjd": 58855.5, "lastmjd": 58972.3, "deltajd": 116.8, "meanra": 185.728865},
+    **{"corrected": False, "stellar": False, "ndet": 48, "g_r_max": -0.41, "g_r_max_corr": -0.38, "g_r_mean": 0.32},
+    **{"g_r_mean_corr": 0.35, "firstmjd": 58855.5, "lastmjd": 58972.3, "deltajd": 116.8, "meanra": 185.728865},
     **{"meandec": 15.823615, "sigmara": 1.2e-05, "sigmadec": 9.8e-06, "step_id_corr": "alerce_spark"},
 }
 _ITEM = _OBJECT | {"class": "SNIbc", "classifier": "lc_classifier", "probability": 0.512}
@@ -227,5 +227,5 @@ SCS = _of(
     _needed(_parameter("SR", "number", "Radius [deg], up to 10; 0 gives the columns alone")),
     _parameter("MAXREC", "integer", "Objects at the most"),
     _parameter("VERB", "integer", "1: id and place, 2 and 3: all columns"),
-    content={"application/x-votable+xml": {"schema": {"type": "string"}}},
+    content={"application/x-votable+xml": _FILE},
 )
