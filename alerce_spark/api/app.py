@@ -14,25 +14,27 @@ from starlette.types import Receive, Scope, Send
 
 from alerce_spark.api import catshtm, multisurvey, scs, stamps, ztf
 from alerce_spark.api.errors import add_handlers, reply
-from alerce_spark.api.limits import Bounds
+from alerce_spark.api.limits import Bounds, rate_of
 from alerce_spark.api.state import THREADS, State
 from alerce_spark.config import Settings
 
 _ABOUT = """Objects, light curves, classes, features, stamps and packets of an alert stream, at ALeRCE's routes.
 Point ALeRCE's Python client here with the file that `alerce-spark client-config` writes. Reading needs no account."""
 _LEAST_GZIPPED = 2_000
+_FILES = ("/get_", "/stamps_api/")
 
 
 class _Gzip(GZipMiddleware):
     """Packs replies, but for stamps and packets: these are files that clients unpack themselves."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_file = scope["type"] == "http" and scope["path"].startswith("/get_")
+        is_file = scope["type"] == "http" and scope["path"].startswith(_FILES)
         await (self.app if is_file else super().__call__)(scope, receive, send)
 
 
 def make(settings: Settings) -> FastAPI:
-    """The application of one lake. Raises InputError for settings that cannot be used."""
+    """The application of one lake. Raises ConfigError and InputError for settings that cannot be used."""
+    rate = rate_of(settings.services.rate_limit)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -53,6 +55,6 @@ def make(settings: Settings) -> FastAPI:
         return reply({"built": int(index.about()["built"]), "versions": index.versions()})
 
     app.add_middleware(_Gzip, minimum_size=_LEAST_GZIPPED, compresslevel=5)
-    app.add_middleware(Bounds, rate_limit=settings.services.rate_limit)
+    app.add_middleware(Bounds, rate=rate)
     app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET"], expose_headers=["Retry-After"])
     return app

@@ -23,9 +23,9 @@ _CURVES = ("/detections", "/non_detections", "/lightcurve", "/features", "/magst
 class Bounds:
     """Refuses what is too long (414) or too much (429), before it costs anything."""
 
-    def __init__(self, app: ASGIApp, rate_limit: str) -> None:
+    def __init__(self, app: ASGIApp, rate: RateLimitItem | None) -> None:
         self._app = app
-        self._item = rate_of(rate_limit)
+        self._item = rate
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

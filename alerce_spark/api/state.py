@@ -29,15 +29,21 @@ class State:
         self._settings = settings
         self._curves = Curves(settings.lake.path)
         self._replies = Replies(settings.lake.path, services.kept_mb << 20, services.poll_s)
+        self._file = settings.index
+        self._index: Index | None = None
+        self._opening = Lock()
         self.walks = Walks()
         #: Catalogues are read by one thread at a time.
         self.catalogs = Lock()
 
-    @cached_property
+    @property
     def index(self) -> Index:
         """The index. Raises IndexFault where there is none."""
-        limit = self._settings.services.query_timeout_s
-        return Index(self._settings.index, connections=THREADS, limit_s=limit)
+        with self._opening:
+            if self._index is None:
+                limit = self._settings.services.query_timeout_s
+                self._index = Index(self._file, connections=THREADS, limit_s=limit)
+            return self._index
 
     @property
     def lake(self) -> str:
@@ -57,8 +63,8 @@ class State:
     def close(self) -> None:
         """Close what is open."""
         self._curves.close()
-        if "index" in self.__dict__:
-            self.index.close()
+        if self._index is not None:
+            self._index.close()
 
     def rows(self, oid: str, columns: Mapping[str, Sequence[str]]) -> dict[str, pl.DataFrame] | None:
         """Rows of an object; None where there is no such object."""

@@ -130,8 +130,8 @@ def status(lake: Lake = None, index: Index = None) -> None:
 
     settings = _settings(lake, index)
     opened = Opened(settings.index)
-    shown = opened.versions()
     opened.about()
+    shown = opened.versions()
     opened.close()
     newest = lookup.versions(settings.lake.path, list(shown))
     for table, version in shown.items():

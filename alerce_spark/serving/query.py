@@ -173,7 +173,7 @@ class Index:
     def keys(
         self, asked: Filter, *, order: str | None = None, descending: bool = False, limit: int, offset: int = 0
     ) -> list[Key]:
-        """Rows of a list, in order. Equal values are in order of the objects' numbers in the index.
+        """Rows of a list, in order; equal values always in the same order.
 
         Without `order`: as `oids` are given; else by probability, best first, where classes are asked for; else as the
         objects came. What has no value comes last.
@@ -358,8 +358,9 @@ def _of_classes(
 ) -> Select[Any] | None:
     number = {word: id_ for id_, word in _words(connection).items()}
     conditions: list[Any] = [place(_p.id) for place in places]
+    classifier = asked.classifier or _only_classifier(connection, asked.class_name)
     for column, value in (
-        (_p.classifier, asked.classifier),
+        (_p.classifier, classifier),
         (_p.version, asked.version),
         (_p["class"], asked.class_name),
     ):
@@ -380,12 +381,22 @@ def _of_classes(
         source = schema.probability.join(schema.objects, _o.id == _p.id)
     conditions += _object_conditions(asked, _p if repeated else _o)
     base = select(_p.id, _p.classifier, _p["class"]).select_from(source).where(*conditions)
-    if asked.classifier is None:
+    if classifier is None:
         base = _one_an_object(connection, base, conditions, source, number)
     return base.order_by(*_ordered(order or "probability", descending or order is None, _p if repeated else _o, _p.id))
 
 
 _REPEATED = ("ndet", "firstmjd", "lastmjd")
+
+
+def _only_classifier(connection: Connection, class_name: str | None) -> str | None:
+    """The classifier that has a class, if no other one has it."""
+    if class_name is None:
+        return None
+    t = schema.taxonomy.c
+    rows = connection.execute(select(t.classifier, t.classes)).all()
+    having = {classifier for classifier, classes in rows if class_name in json.loads(classes)}
+    return having.pop() if len(having) == 1 else None
 
 
 def _one_an_object(
@@ -431,6 +442,7 @@ def _like(pattern: str) -> list[Any]:
 def _ordered(order: str | None, descending: bool, table: Any, id_: Any, is_outer: bool = False) -> list[Any]:
     if order is None:
         return [id_]
+    also: list[Any] = []
     columns: dict[str, Any] = {"probability": _p.probability, "ranking": _p.ranking}
     for name, code in (("class_name", "class"), ("classifier_name", "classifier"), ("classifier_version", "version")):
         columns[name] = select(_w.word).where(_w.id == _p[code]).scalar_subquery()
@@ -442,9 +454,12 @@ def _ordered(order: str | None, descending: bool, table: Any, id_: Any, is_outer
         column = _o[order]
     is_nullable = is_outer if order in columns else _o[order].nullable
     ordered = column.desc() if descending else column.asc()
-    # The index of probabilities has the best first, and equal ones by their object.
-    backwards = order == "probability" and not descending
-    return [ordered.nulls_last() if is_nullable else ordered, id_.desc() if backwards else id_.asc()]
+    # Equal values in the order of the indices, so that a page needs no sorting.
+    if order in _REPEATED and table is _o:
+        second = _o.firstmjd if order == "ndet" else _o.ndet
+        also = [second.desc() if descending else second.asc()]
+    backwards = descending if also else order == "probability" and not descending
+    return [ordered.nulls_last() if is_nullable else ordered, *also, id_.desc() if backwards else id_.asc()]
 
 
 def _inside(connection: Connection, cone: Cone) -> list[int]:
