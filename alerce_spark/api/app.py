@@ -12,7 +12,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from alerce_spark.api import catshtm, multisurvey, scs, stamps, ztf
+from alerce_spark.api import catshtm, multisurvey, scs, stamps, xmatch, ztf
 from alerce_spark.api.errors import add_handlers, reply
 from alerce_spark.api.limits import Bounds, rate_of
 from alerce_spark.api.state import THREADS, State
@@ -45,8 +45,11 @@ def make(settings: Settings) -> FastAPI:
     app = FastAPI(title="alerce_spark", description=_ABOUT, version="1", lifespan=lifespan, redirect_slashes=False)
     app.state.services = State(settings)
     add_handlers(app)
-    for room in (ztf.router, ztf.forced_router, stamps.router, multisurvey.router, catshtm.router, scs.router):
-        app.include_router(room)
+    for router in (
+        *(ztf.router, ztf.forced_router, stamps.router, multisurvey.router),
+        *(catshtm.router, scs.router, xmatch.router),
+    ):
+        app.include_router(router)
 
     @app.get("/status", tags=["Server"])
     def status(request: Request) -> Response:

@@ -229,3 +229,13 @@ SCS = _of(
     _parameter("VERB", "integer", "1: id and place, 2 and 3: all columns"),
     content={"application/x-votable+xml": _FILE},
 )
+XMATCH = {
+    "responses": {
+        "202": {
+            "description": "The job was taken",
+            "content": _json({"job": "5f1c…", "state": "running", "result": "/xmatch/5f1c…"}),
+        },
+        "400": {"description": "A parameter or the file cannot be used", "content": _json(_FAILED)},
+    }
+}
+XMATCH_RESULT = _of({"job": "5f1c…", "state": "running"}, errors=(404,))

@@ -15,6 +15,8 @@ from alerce_spark.errors import InputError
 
 #: Bytes of path and query: some thousands of ids.
 _LONGEST = 60_000
+#: Bytes that a request may bring.
+MAX_UPLOAD = 50 << 20
 #: What a request for a light curve counts.
 _CURVE = 5
 _CURVES = ("/detections", "/non_detections", "/lightcurve", "/features", "/magstats")
@@ -37,6 +39,11 @@ class Bounds:
         if len(path) + len(scope["query_string"]) > _LONGEST:
             await failure(414, f"the address has more than {_LONGEST} characters; ask in parts")(scope, receive, send)
             return
+        if scope["method"] == "POST" and _size(scope) > MAX_UPLOAD:
+            await failure(413, f"a request may bring up to {MAX_UPLOAD >> 20} MiB, and must say how many")(
+                scope, receive, send
+            )
+            return
         wait = self._wait(scope)
         if wait:
             message = f"too many requests from this address; ask again in {wait} s"
@@ -56,6 +63,14 @@ class Bounds:
             return 0
         reset = self._limiter.get_window_stats(self._item, who).reset_time
         return max(1, math.ceil(reset - time.time()))
+
+
+def _size(scope: Scope) -> int:
+    """Bytes that a request brings; one that does not say brings too much."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return MAX_UPLOAD + 1
 
 
 def rate_of(text: str) -> RateLimitItem | None:

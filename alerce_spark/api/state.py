@@ -9,6 +9,7 @@ from threading import Lock
 import polars as pl
 
 from alerce_spark.api.errors import NotFound
+from alerce_spark.api.jobs import Jobs
 from alerce_spark.config import Settings
 from alerce_spark.repository import Repository, open_repository
 from alerce_spark.serving import curves
@@ -33,6 +34,7 @@ class State:
         self._index: Index | None = None
         self._opening = Lock()
         self.walks = Walks()
+        self.jobs = Jobs()
         #: Catalogues are read by one thread at a time.
         self.catalogs = Lock()
 
@@ -63,6 +65,7 @@ class State:
     def close(self) -> None:
         """Close what is open."""
         self._curves.close()
+        self.jobs.close()
         if self._index is not None:
             self._index.close()
 

@@ -15,11 +15,13 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import Connection, Select, and_, case, func, literal_column, or_, select
+from numpy.typing import ArrayLike
+from sqlalchemy import BigInteger, Connection, Select, and_, case, cast, func, literal_column, or_, select
 from sqlalchemy.exc import OperationalError
 
 from alerce_spark import sky
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE
+from alerce_spark.crossmatch.match import within
 from alerce_spark.errors import InputError
 from alerce_spark.serving import schema
 from alerce_spark.serving.engine import IndexFault, file_of, reader
@@ -175,8 +177,8 @@ class Index:
     ) -> list[Key]:
         """Rows of a list, in order; equal values always in the same order.
 
-        Without `order`: as `oids` are given; else by probability, best first, where classes are asked for; else as the
-        objects came. What has no value comes last.
+        Without `order`: as `oids` are given; else by probability, best first, where classes are asked for; else by the
+        first range that is asked for, or as the objects came. What has no value comes last.
         """
         with self._connect() as connection:
             query = _query(connection, asked, order, descending)
@@ -199,7 +201,7 @@ class Index:
             return int(connection.execute(select(func.count()).select_from(inner)).scalar_one())
 
     def items(self, keys: Sequence[Key]) -> list[Item]:
-        """Values of rows of a list: columns of the object, and of its class `class`, `classifier`, `version`,
+        """Values of rows of a list: `id` and columns of the object, and of its class `class`, `classifier`, `version`,
         `probability`, `ranking`. An object that went meanwhile is left out.
         """
         with self._connect() as connection:
@@ -214,12 +216,30 @@ class Index:
             if key.id not in objects:
                 continue
             values = dict(objects[key.id])
-            del values["id"]
             class_, version, probability, ranking = classes.get(key, (None, None, None, None))
             values |= {"class": word.get(class_), "version": word.get(version)}
             values |= {"classifier": None if class_ is None else word.get(key.classifier)}
             found.append(values | {"probability": probability, "ranking": ranking})
         return found
+
+    def near(self, ra: ArrayLike, dec: ArrayLike, radius: float, every: bool = False) -> list[tuple[int, Key, float]]:
+        """Objects within `radius` arcsec of each of many positions [deg]: row of the position, object, separation.
+
+        The nearest of each position, or with `every` all, the nearest first. Positions off the sphere have none.
+        """
+        ra, dec = (np.atleast_1d(np.asarray(x, np.float64)) for x in (ra, dec))
+        placed = np.flatnonzero(np.isfinite(ra) & (np.abs(dec) <= 90))
+        placed = placed[np.argsort(sky.healpix(ra[placed], dec[placed]), kind="stable")]
+        found: list[tuple[int, Key, float]] = []
+        for begin in range(0, placed.size, _ASKED):
+            rows = placed[begin : begin + _ASKED]
+            with self._connect() as connection:
+                ids, *there = _around(connection, ra[rows], dec[rows], radius)
+            pairs = within(ra[rows], dec[rows], there[0], there[1], radius)
+            for row, source, separation in zip(pairs.row, pairs.source, pairs.separation, strict=True):
+                if every or not found or found[-1][0] != rows[row]:
+                    found.append((int(rows[row]), Key(int(ids[source])), float(separation)))
+        return sorted(found, key=lambda pair: (pair[0], pair[2]))
 
     # The whole.
 
@@ -346,6 +366,9 @@ def _of_objects(
     connection: Connection, asked: Filter, places: list[Any], order: str | None, descending: bool
 ) -> Select[Any]:
     query = select(_o.id).where(*(place(_o.id) for place in places), *_object_conditions(asked, _o))
+    if order is None and not (places or asked.oids or asked.pattern):
+        # Nobody cares, so the index that chooses the rows also orders them.
+        order = next((name for name in ("firstmjd", "lastmjd", "ndet") if getattr(asked, name) != (None, None)), None)
     if order in CLASS_ORDERS:
         number = {word: id_ for id_, word in _words(connection).items()}
         first = and_(_p.id == _o.id, _p.ranking == 1, _p.classifier == number.get(LIGHTCURVE, -1))
@@ -460,6 +483,21 @@ def _ordered(order: str | None, descending: bool, table: Any, id_: Any, is_outer
         also = [second.desc() if descending else second.asc()]
     backwards = descending if also else order == "probability" and not descending
     return [ordered.nulls_last() if is_nullable else ordered, *also, id_.desc() if backwards else id_.asc()]
+
+
+def _around(connection: Connection, ra: Any, dec: Any, radius: float) -> tuple[Any, Any, Any]:
+    """Numbers and positions of the objects around positions, those within `radius` arcsec and some more."""
+    order = int(np.clip(np.floor(np.log2(58.6 * 3600 / (4 * max(radius, 1.0)))), 0, 16))
+    cells = sky.near_pixels(ra, dec, order, max(radius, 0.01))
+    ends = np.flatnonzero(np.diff(cells) > 1)
+    begin, _ = sky.index_range(cells[np.r_[0, ends + 1]], order)
+    _, end = sky.index_range(cells[np.r_[ends, cells.size - 1]], order)
+    ranges = func.json_each(json.dumps(np.stack([begin, end - 1], axis=1).tolist())).table_valued("value")
+    first, last = (cast(func.json_extract(ranges.c.value, f"$[{k}]"), BigInteger) for k in (0, 1))
+    inside = schema.objects.c.healpix29.between(first, last)
+    query = select(_o.id, _o.meanra, _o.meandec).select_from(ranges.join(schema.objects, inside))
+    rows = np.array(connection.execute(query).all(), np.float64).reshape(-1, 3)
+    return rows[:, 0].astype(np.int64), np.ascontiguousarray(rows[:, 1]), np.ascontiguousarray(rows[:, 2])
 
 
 def _inside(connection: Connection, cone: Cone) -> list[int]:

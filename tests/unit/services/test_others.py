@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -213,3 +214,90 @@ def test_votables_are_valid(served: Served) -> None:
     assert refused.resources[0].params[0].name == "Error"
     with pytest.raises(pyvo.DALQueryError, match="degrees"):
         pyvo.dal.scs.search(f"{served.url}/scs", pos=SkyCoord(0, 0, unit="deg"), radius=90)
+
+
+# Cross-match of lists.
+
+
+def _result(served: Served, upload: bytes, name: str = "mine.csv", **form: Any) -> requests.Response:
+    taken = requests.post(f"{served.url}/xmatch", files={"file": (name, upload)}, data=form, timeout=60)
+    if taken.status_code != 202:
+        return taken
+    while True:
+        reply = requests.get(served.url + taken.json()["result"], timeout=60)
+        if "application/json" not in reply.headers["Content-Type"]:
+            return reply
+        time.sleep(0.02)
+
+
+def _list(served: Served) -> pl.DataFrame:
+    """Positions up to 4 arcsec from objects, far from all, and none."""
+    objects = served.table("objects")
+    rng = np.random.default_rng(8)
+    there = SkyCoord(objects["meanra"].to_numpy(), objects["meandec"].to_numpy(), unit="deg").directional_offset_by(
+        rng.uniform(0, 360, len(objects)) * u.deg, rng.uniform(0, 4, len(objects)) * u.arcsec
+    )
+    ra, dec = [*there.ra.deg, 77.0, None], [*there.dec.deg, -33.0, 5.0]
+    return pl.DataFrame({"oid": [f"mine{k}" for k in range(len(ra))], "RA": ra, "Dec": dec})
+
+
+@pytest.mark.parametrize("match", ["nearest", "all"])
+@pytest.mark.parametrize("radius", [2.0, 40.0])
+def test_lists_are_matched_with_objects(served: Served, match: str, radius: float) -> None:
+    mine, objects = _list(served), served.table("objects")
+    reply = _result(served, mine.write_csv().encode(), ra="RA", dec="Dec", radius=radius, match=match)
+    found = pl.read_csv(reply.content)
+    places = SkyCoord(objects["meanra"].to_numpy(), objects["meandec"].to_numpy(), unit="deg")
+    expected: list[tuple[str, str | None]] = []
+    for row in mine.iter_rows(named=True):
+        near = []
+        if row["RA"] is not None:
+            separation = places.separation(SkyCoord(row["RA"], row["Dec"], unit="deg")).arcsec
+            near = [objects["oid"][int(k)] for k in np.argsort(separation) if separation[k] <= radius]
+        chosen = near[:1] if match == "nearest" else near
+        expected += [(row["oid"], oid) for oid in chosen] or [(row["oid"], None)]
+    assert list(found.select("oid", "oid_object").iter_rows()) == expected
+    assert len({oid for _, oid in expected}) > 10
+    known = found.drop_nulls("oid_object").join(objects, left_on="oid_object", right_on="oid", suffix="_lake")
+    assert known["ndet"].to_list() == known["ndet_lake"].to_list()
+
+
+def test_lists_of_other_kinds(served: Served, tmp_path: Path) -> None:
+    from astropy.table import Table
+
+    mine = _list(served).drop_nulls()
+    table = Table({name: mine[name].to_list() for name in mine.columns})
+    table.write(tmp_path / "mine.fits")
+    table.write(tmp_path / "mine.vot", format="votable")
+    mine.write_parquet(tmp_path / "mine.parquet")
+    csv = _result(served, mine.write_csv().encode(), ra="RA", dec="Dec", radius=5)
+    wanted = pl.read_csv(csv.content)["oid_object"].to_list()
+    for name in ("mine.fits", "mine.vot", "mine.parquet"):
+        reply = _result(served, (tmp_path / name).read_bytes(), name, ra="RA", dec="Dec", radius=5, format="parquet")
+        assert pl.read_parquet(io.BytesIO(reply.content))["oid_object"].to_list() == wanted
+
+
+@pytest.mark.parametrize(
+    ("upload", "form", "status"),
+    [
+        (b"a,b\n1,2\n", {}, 400),
+        (b"ra,dec\n00:01:02,3\n", {}, 400),
+        (b"\x00\xff\x00", {}, 400),
+        (b"PAR1 and no more", {}, 400),
+        (b"ra,dec\n1,2\n", {"radius": 301}, 400),
+        (b"ra,dec\n1,2\n", {"match": "some"}, 422),
+        (b"ra,dec\n" + b"1,2\n" * 100_001, {}, 400),
+    ],
+)
+def test_lists_that_cannot_be_used(served: Served, upload: bytes, form: dict[str, Any], status: int) -> None:
+    reply = _result(served, upload, **form)
+    assert reply.status_code == status
+    assert reply.json()["detail"]
+    assert requests.get(f"{served.url}/xmatch/nothing", timeout=60).status_code == 404
+
+
+def test_uploads_are_bounded(served: Served) -> None:
+    with requests.Session() as session:
+        asked = requests.Request("POST", f"{served.url}/xmatch", data=b"x").prepare()
+        asked.headers["Content-Length"] = str(60 << 20)
+        assert session.send(asked, timeout=60).status_code == 413
