@@ -12,7 +12,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from alerce_spark.api import catshtm, multisurvey, scs, stamps, xmatch, ztf
+from alerce_spark.api import catshtm, chart, multisurvey, scs, stamps, xmatch, ztf
 from alerce_spark.api.errors import add_handlers, reply
 from alerce_spark.api.limits import Bounds, rate_of
 from alerce_spark.api.state import THREADS, State
@@ -21,7 +21,7 @@ from alerce_spark.config import Settings
 _ABOUT = """Objects, light curves, classes, features, stamps and packets of an alert stream, at ALeRCE's routes.
 Point ALeRCE's Python client here with the file that `alerce-spark client-config` writes. Reading needs no account."""
 _LEAST_GZIPPED = 2_000
-_FILES = ("/get_", "/stamps_api/")
+_FILES = ("/get_", "/stamps_api/", "/finding_chart")
 
 
 class _Gzip(GZipMiddleware):
@@ -47,7 +47,7 @@ def make(settings: Settings) -> FastAPI:
     add_handlers(app)
     for router in (
         *(ztf.router, ztf.forced_router, stamps.router, multisurvey.router),
-        *(catshtm.router, scs.router, xmatch.router),
+        *(catshtm.router, scs.router, xmatch.router, chart.router),
     ):
         app.include_router(router)
 

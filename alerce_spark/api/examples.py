@@ -239,3 +239,11 @@ XMATCH = {
     }
 }
 XMATCH_RESULT = _of({"job": "5f1c…", "state": "running"}, errors=(404,))
+CHART = _of(
+    None,
+    _CANDID,
+    _OID,
+    _parameter("format", "string", "Form of the page", choices=("pdf", "png")),
+    errors=(400, 404),
+    content={"application/pdf": _FILE, "image/png": _FILE},
+)

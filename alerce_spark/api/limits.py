@@ -19,7 +19,7 @@ _LONGEST = 60_000
 MAX_UPLOAD = 50 << 20
 #: What a request for a light curve counts.
 _CURVE = 5
-_CURVES = ("/detections", "/non_detections", "/lightcurve", "/features", "/magstats")
+_CURVES = ("/detections", "/non_detections", "/lightcurve", "/features", "/magstats", "/finding_chart")
 
 
 class Bounds:

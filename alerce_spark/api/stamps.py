@@ -39,14 +39,14 @@ def get_stamp(request: Request) -> Response:
     """A stamp of an alert, as it came (gzipped FITS) or as a picture (PNG)."""
     asked = Parameters(request.query_params)
     kind, form = asked.required("type", CUTOUTS), asked.required("format", ("png", "fits"))
-    return stamp_of(_packet(request, asked), kind, form)
+    return stamp_of(asked_for(request, asked), kind, form)
 
 
 @router.get("/get_avro", openapi_extra=examples.AVRO, response_class=Response)
 def get_avro(request: Request) -> Response:
     """The packet of an alert, byte by byte as it came."""
     asked = Parameters(request.query_params)
-    packet = _packet(request, asked)
+    packet = asked_for(request, asked)
     headers = {"Content-Disposition": f'attachment; filename="{asked.whole("candid")}.avro"'}
     return Response(packet, headers=headers, media_type="application/avro+binary")
 
@@ -56,7 +56,7 @@ def get_avro_info(request: Request) -> Response:
     """The packet of an alert as JSON without its stamps; with `field` (as `candidate.magpsf`) that field alone."""
     asked = Parameters(request.query_params)
     field = asked.text("field")
-    shown: Any = without_stamps(_packet(request, asked))
+    shown: Any = without_stamps(asked_for(request, asked))
     if field is None:
         return reply(shown)
     for name in field.split("."):
@@ -125,7 +125,7 @@ def _range(image: NDArray[np.float64], kind: str) -> tuple[float, float]:
     return float(values.min()) + 0.2 * deviation, float(core.max() if core.size else values.max())
 
 
-def _packet(request: Request, asked: Parameters) -> bytes:
+def asked_for(request: Request, asked: Parameters) -> bytes:
     """The packet that a request is about. Raises BadParameters, NotFound."""
     candid, oid = asked.whole("candid"), asked.text("oid")
     survey = asked.choice("survey_id", _SURVEYS, _SURVEYS[0])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import astropy.units as u
+import fastavro
 import numpy as np
 import polars as pl
 import pytest
@@ -16,7 +17,9 @@ import pyvo
 import requests
 from astropy.coordinates import SkyCoord
 from astropy.io.votable import parse, validate
+from PIL import Image
 
+from alerce_spark.charts import finding_chart
 from alerce_spark.crossmatch.catalogs import Attribute, Catalog
 from alerce_spark.lake.catalogs import import_catalog
 from alerce_spark.serving.query import MAX_RADIUS
@@ -301,3 +304,44 @@ def test_uploads_are_bounded(served: Served) -> None:
         asked = requests.Request("POST", f"{served.url}/xmatch", data=b"x").prepare()
         asked.headers["Content-Length"] = str(60 << 20)
         assert session.send(asked, timeout=60).status_code == 413
+
+
+# Finding chart.
+
+
+def test_finding_charts(served: Served) -> None:
+    alert = served.table("detections").filter("has_stamp").row(0, named=True)
+    page = served.get("/finding_chart", candid=alert["candid"])
+    assert page.headers["Content-Type"] == "application/pdf"
+    assert page.content.startswith(b"%PDF")
+    assert alert["oid"].encode() in page.content  # its title
+    assert served.get("/finding_chart", candid=alert["candid"], oid=alert["oid"]).content == page.content
+    picture = Image.open(io.BytesIO(served.get("/finding_chart", candid=alert["candid"], format="png").content))
+    pixels = np.asarray(picture.convert("RGB")).astype(int)
+    red = (pixels[..., 0] > 200) & (pixels[..., 1] < 60) & (pixels[..., 2] < 60)
+    blue = (pixels[..., 2] > 200) & (pixels[..., 0] < 60) & (pixels[..., 1] < 60)
+    assert red.sum() > 30
+    assert blue.sum() > 30
+    assert served.get("/finding_chart", candid=1).status_code == 404
+    assert served.get("/finding_chart", candid=alert["candid"], format="gif").status_code == 400
+    packet = next(p for p in served.packets if str(alert["candid"]) in str(fastavro_record(p)["candid"]))
+    charts_again = {finding_chart(packet), finding_chart(packet)}
+    assert charts_again == {page.content}
+
+
+def test_a_chart_without_stamps_says_so(served: Served) -> None:
+    record = fastavro_record(served.packets[0])
+    with io.BytesIO(served.packets[0]) as source:
+        schema = fastavro.reader(source).writer_schema
+    record["cutoutTemplate"] = None
+    record["cutoutScience"]["stampData"] = b"damaged"
+    out = io.BytesIO()
+    fastavro.writer(out, schema, [record])
+    assert finding_chart(out.getvalue()).startswith(b"%PDF")
+
+
+def fastavro_record(packet: bytes) -> dict[str, Any]:
+    """The record of a packet."""
+    record = next(fastavro.reader(io.BytesIO(packet)))
+    assert isinstance(record, dict)
+    return record
