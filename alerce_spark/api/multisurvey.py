@@ -69,10 +69,12 @@ def list_objects(request: Request) -> Response:
         def keys(limit: int, offset: int) -> list[Key]:
             return index.keys(wanted, order=_ORDERS[order], descending=descending, limit=limit, offset=offset)
 
-        who = f"{request.client and request.client.host} {request.headers.get('user-agent')} {index.about()['built']}"
-        chosen, has_next = _state(request).walks.page(f"{who} {wanted} {order} {descending} {size}", page, size, keys)
-        shown = [_item(item) for item in index.items(chosen)]
-        total = index.count(wanted) if count else 0
+        with index.one_state():
+            who = f"{request.client and request.client.host} {request.headers.get('user-agent')} "
+            who += f"{index.about()['built']} {wanted} {order} {descending} {size}"
+            chosen, has_next = _state(request).walks.page(who, page, size, keys)
+            shown = [_item(item) for item in index.items(chosen)]
+            total = index.count(wanted) if count else 0
     pages: Item = {"next": page + 1 if has_next else None, "has_next": has_next, "prev": page - 1 if page > 1 else None}
     pages |= {"has_prev": page > 1, "current_page": page, "info_message": None if shown else "Empty query"}
     return reply({"total": total if count else None, **pages, "items": shown})

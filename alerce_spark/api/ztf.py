@@ -80,17 +80,20 @@ def objects(request: Request) -> Response:
     def keys(limit: int, offset: int) -> list[Key]:
         return index.keys(wanted, order=order, descending=descending == "DESC", limit=limit, offset=offset)
 
-    who = f"{request.client and request.client.host} {request.headers.get('user-agent')} {index.about()['built']}"
-    shown, has_next = state.walks.page(f"{who} {wanted} {order} {descending} {size}", page, size, keys)
+    with index.one_state():
+        who = f"{request.client and request.client.host} {request.headers.get('user-agent')} {index.about()['built']}"
+        shown, has_next = state.walks.page(f"{who} {wanted} {order} {descending} {size}", page, size, keys)
+        items = index.items(shown)
+        total = index.count(wanted) if count else None
     return reply(
         {
-            "total": index.count(wanted) if count else None,
+            "total": total,
             "page": page,
             "next": page + 1 if has_next else None,
             "has_next": has_next,
             "prev": page - 1 if page > 1 else None,
             "has_prev": page > 1,
-            "items": [_object(item) | _class(item) for item in index.items(shown)],
+            "items": [_object(item) | _class(item) for item in items],
         }
     )
 

@@ -14,7 +14,9 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from alerce_spark.errors import AlerceError, InputError
 
 _BUSY_MS = 30_000
-_CACHE_KIB = 65_536
+_WRITER_CACHE_KIB = 65_536
+#: Readers see the file through the memory that the system maps; there are many of them.
+_READER_CACHE_KIB = 2_048
 _MMAP_BYTES = 4 << 30
 
 
@@ -41,7 +43,13 @@ def writer(url: str) -> Engine:
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: Any) -> None:
         connection.isolation_level = None
-        _pragmas(connection, journal_mode="WAL", synchronous="NORMAL", case_sensitive_like="ON")
+        _pragmas(
+            connection,
+            cache_size=f"-{_WRITER_CACHE_KIB}",
+            journal_mode="WAL",
+            synchronous="NORMAL",
+            case_sensitive_like="ON",
+        )
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -65,7 +73,8 @@ def reader(url: str, connections: int) -> Engine:
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: Any) -> None:
         connection.isolation_level = None
-        _pragmas(connection, query_only="ON", mmap_size=str(_MMAP_BYTES), case_sensitive_like="ON")
+        cache, mapped = f"-{_READER_CACHE_KIB}", str(_MMAP_BYTES)
+        _pragmas(connection, cache_size=cache, query_only="ON", mmap_size=mapped, case_sensitive_like="ON")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -75,7 +84,7 @@ def reader(url: str, connections: int) -> Engine:
 
 
 def _pragmas(connection: Any, **values: str) -> None:
-    for name, value in {"busy_timeout": str(_BUSY_MS), "cache_size": f"-{_CACHE_KIB}", **values}.items():
+    for name, value in {"busy_timeout": str(_BUSY_MS), **values}.items():
         connection.execute(f"PRAGMA {name}={value}")
 
 
@@ -100,3 +109,9 @@ def only_follower(url: str) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def state_of(connection: Connection) -> int:
+    """A number that changes when another connection has written the file."""
+    raw: Any = connection.connection.dbapi_connection
+    return int(raw.execute("PRAGMA data_version").fetchone()[0])

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Lock
+from threading import Lock, local
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from alerce_spark.classifiers.taxonomy import LIGHTCURVE
 from alerce_spark.crossmatch.match import within
 from alerce_spark.errors import InputError
 from alerce_spark.serving import schema
-from alerce_spark.serving.engine import IndexFault, file_of, reader
+from alerce_spark.serving.engine import IndexFault, file_of, reader, state_of
 
 #: A total is counted up to here.
 COUNTED = 50_001
@@ -105,6 +105,7 @@ class Index:
     def __init__(self, url: str, *, connections: int = 40, limit_s: float = 10.0) -> None:
         self._url, self._connections, self._limit_s = url, connections, limit_s
         self._lock = Lock()
+        self._local = local()
         self._engine = reader(url, connections)
         self._inode = file_of(url).stat().st_ino
 
@@ -113,8 +114,31 @@ class Index:
         self._engine.dispose()
 
     @contextmanager
+    def one_state(self) -> Iterator[None]:
+        """All that this thread asks inside sees one state of the index, and is cheaper."""
+        with self._connect():
+            yield
+
+    @contextmanager
     def _connect(self) -> Iterator[Connection]:
         """A connection that sees one state of the index. Raises QueryTooLong and IndexFault."""
+        current: Connection | None = getattr(self._local, "connection", None)
+        if current is not None:
+            yield current
+            return
+        with self._new_connection() as connection:
+            # What changes seldom is kept with the connection until somebody has written.
+            state = state_of(connection)
+            if _kept(connection).get("state") != state:
+                connection.info["kept"] = {"state": state}
+            self._local.connection = connection
+            try:
+                yield connection
+            finally:
+                self._local.connection = None
+
+    @contextmanager
+    def _new_connection(self) -> Iterator[Connection]:
         self._follow_file()
         with self._engine.connect() as connection:
             end = monotonic() + self._limit_s
@@ -276,11 +300,7 @@ class Index:
     def about(self) -> dict[str, str]:
         """Facts of the index: schema, lake, healpix_order, built [s since 1970]. Raises IndexFault for an old one."""
         with self._connect() as connection:
-            a = schema.about.c
-            try:
-                facts = dict(connection.execute(select(a.name, a.value)).all())
-            except OperationalError:
-                facts = {}
+            facts = _facts(connection)
         if facts.get("schema") != schema.fingerprint():
             raise IndexFault(
                 f"the index {file_of(self._url)} is of another version; build it with: alerce-spark index build"
@@ -300,8 +320,30 @@ def _ranked(row: Any) -> Item:
     return {"probability": row[3], "ranking": row[4]}
 
 
+def _kept(connection: Connection) -> dict[str, Any]:
+    """What was read by a connection and holds until somebody writes."""
+    kept: dict[str, Any] = connection.info.setdefault("kept", {})
+    return kept
+
+
 def _words(connection: Connection) -> dict[int | None, str]:
-    return dict(connection.execute(select(_w.id, _w.word)).all())
+    kept = _kept(connection)
+    if "words" not in kept:
+        kept["words"] = dict(connection.execute(select(_w.id, _w.word)).all())
+    words: dict[int | None, str] = kept["words"]
+    return words
+
+
+def _facts(connection: Connection) -> dict[str, str]:
+    kept = _kept(connection)
+    if "facts" not in kept:
+        a = schema.about.c
+        try:
+            kept["facts"] = dict(connection.execute(select(a.name, a.value)).all())
+        except OperationalError:
+            return {}
+    facts: dict[str, str] = kept["facts"]
+    return facts
 
 
 def _distinct(connection: Connection, column: Any, condition: Any) -> list[Any]:
@@ -416,9 +458,12 @@ def _only_classifier(connection: Connection, class_name: str | None) -> str | No
     """The classifier that has a class, if no other one has it."""
     if class_name is None:
         return None
-    t = schema.taxonomy.c
-    rows = connection.execute(select(t.classifier, t.classes)).all()
-    having = {classifier for classifier, classes in rows if class_name in json.loads(classes)}
+    kept = _kept(connection)
+    if "classes" not in kept:
+        t = schema.taxonomy.c
+        rows = connection.execute(select(t.classifier, t.classes)).all()
+        kept["classes"] = [(classifier, json.loads(classes)) for classifier, classes in rows]
+    having = {classifier for classifier, classes in kept["classes"] if class_name in classes}
     return having.pop() if len(having) == 1 else None
 
 
