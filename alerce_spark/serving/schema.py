@@ -7,6 +7,7 @@ kept for each classifier (as `lake.Lake.classes` chooses it), class by class in 
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 
 from sqlalchemy import (
     BigInteger,
@@ -129,6 +130,7 @@ applied = Table(
 about = Table("about", metadata, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
 
 
+@cache
 def fingerprint() -> str:
     """Changes with any table or index above: an index with another one must be built again."""
     parts = [str(CreateTable(table)) for table in metadata.sorted_tables]
