@@ -137,7 +137,7 @@ class ServicesSettings(_Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8800
     poll_s: Annotated[float, Field(gt=0)] = 0.5
-    rate_limit: str = "2000/10 seconds"
+    rate_limit: str = "10000/10 seconds"
     query_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     kept_mb: Annotated[int, Field(ge=0)] = 64
 

@@ -18,7 +18,7 @@ _LONGEST = 60_000
 #: Bytes that a request may bring.
 MAX_UPLOAD = 50 << 20
 #: What a request for a light curve counts.
-_CURVE = 5
+_CURVE = 2
 _CURVES = ("/detections", "/non_detections", "/lightcurve", "/features", "/magstats", "/finding_chart")
 
 
@@ -74,10 +74,10 @@ def _size(scope: Scope) -> int:
 
 
 def rate_of(text: str) -> RateLimitItem | None:
-    """A limit as "2000/10 seconds"; none for an empty text. Raises InputError for another one."""
+    """A limit as "10000/10 seconds"; none for an empty text. Raises InputError for another one."""
     if not text:
         return None
     try:
         return parse(text)
     except ValueError:
-        raise InputError(f"services.rate_limit = {text!r} is no limit; write it as '2000/10 seconds', or ''") from None
+        raise InputError(f"services.rate_limit = {text!r} is no limit; write it as '10000/10 seconds', or ''") from None

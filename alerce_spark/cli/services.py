@@ -7,7 +7,7 @@ import logging
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,14 +26,15 @@ _PATIENCE_S = 20
 Index = Annotated[str | None, typer.Option("--index", help="File of the index; default: services.index.")]
 
 
-def _settings(lake: str | None, index: str | None, **services: Any) -> Settings:
-    return settings_of(lake={"path": lake}, services={"index": index, **services})
+def _settings(lake: str | None, index: str | None) -> Settings:
+    return settings_of(lake={"path": lake}, services={"index": index})
 
 
 @app.command()
 def serve(
     lake: Lake = None,
     index: Index = None,
+    archive: Annotated[str | None, typer.Option(help="Avro repository; default: archive.url.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen at; default: services.host.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one. Default: services.port.")] = None,
     follow: Annotated[bool, typer.Option(help="Keep the index up to date, unless another process does.")] = True,
@@ -43,7 +44,8 @@ def serve(
 
     from alerce_spark.api.app import make
 
-    settings = _settings(lake, index, host=host, port=port)
+    services = {"index": index, "host": host, "port": port}
+    settings = settings_of(lake={"path": lake}, archive={"url": archive}, services=services)
     config = uvicorn.Config(
         make(settings),
         host=settings.services.host,
