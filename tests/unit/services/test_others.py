@@ -345,3 +345,30 @@ def fastavro_record(packet: bytes) -> dict[str, Any]:
     record = next(fastavro.reader(io.BytesIO(packet)))
     assert isinstance(record, dict)
     return record
+
+
+# Periodogram.
+
+
+def test_periodograms(served: Served) -> None:
+    rng = np.random.default_rng(2)
+    mjd = np.sort(rng.uniform(59000, 59200, 160))
+    fid = rng.integers(1, 3, mjd.size)
+    period = 0.6137
+    magnitude = 18 + 0.4 * np.sin(2 * np.pi * mjd / period) + 0.3 * (fid == 2) + rng.normal(0, 0.02, mjd.size)
+    points = {"mjd": mjd.tolist(), "brightness": magnitude.tolist(), "e_brightness": [0.02] * mjd.size}
+    for names in ([str(f) for f in fid], ["gr"[f - 1] for f in fid]):
+        for path in ("/period/compute_periodogram", "/period/compute_periodogram/"):
+            found = requests.post(served.url + path, json=points | {"fid": names}, timeout=60).json()
+            assert found["best_periods"][0] == pytest.approx(period, rel=1e-3)
+            assert len(found["periods"]) == len(found["scores"])
+            best = found["best_periods_index"][0]
+            assert found["scores"][best] == max(found["scores"])
+            assert found["periods"][best] == found["best_periods"][0]
+    url = f"{served.url}/period/compute_periodogram"
+    few = {"mjd": [1.0], "brightness": [1.0], "e_brightness": [1.0], "fid": ["1"]}
+    assert requests.post(url, json=few, timeout=60).json()["best_periods"] == []
+    for wrong in ({"fid": ["3"]}, {"fid": []}, {"mjd": [1.0, 2.0]}, {"mjd": ["x"]}, {"mjd": [1.0] * 10_001}):
+        refused = requests.post(url, json=few | wrong, timeout=60)
+        assert refused.status_code == 422, wrong
+        assert refused.json()["detail"]
