@@ -137,6 +137,23 @@ def test_classes_of_lists(served: Served) -> None:
     assert served.get(OBJECTS, classifier="astrologer", count="true").json()["total"] == 0
 
 
+def test_the_request_of_tom_toolkit(served: Served) -> None:
+    """Its broker sends every parameter, absent ones as None."""
+    rows = [(oid, row) for oid, name, row in counting(served) if name == "lc_classifier"]
+    objects = {row["oid"]: row for row in served.table("objects").iter_rows(named=True)}
+    oid, row = next((o, r) for o, r in rows if objects[o]["meandec"] > 20 and objects[o]["meandec"] < 40)
+    one = objects[oid]
+    asked = f"classifier=lc_classifier&class={row['class']}&probability={row['probability']}&ra={one['meanra']}"
+    asked += f"&dec={one['meandec']}&radius=1&firstmjd=58999.0&firstmjd={one['firstmjd']}"
+    head = "count=false&order_by=None&order_mode=None&page=1&page_size=20"
+    found = requests.get(f"{served.url}{OBJECTS}/?{head}&{asked}", timeout=60).json()
+    assert found["total"] is None
+    (item,) = found["items"]
+    wanted = {name: one[name] for name in ("oid", "meanra", "meandec", "lastmjd")}
+    wanted |= {"class": row["class"], "classifier": "lc_classifier", "probability": row["probability"]}
+    assert {name: item[name] for name in wanted} == wanted
+
+
 def test_patterns_of_ids(served: Served, objects: pl.DataFrame) -> None:
     one = objects["oid"][0]
     for pattern in ("*", f"{one[:8]}*", f"*{one[-2:]}", f"{one[:6]}*{one[-1]}", "%", "ZTF__*", one.lower()[:8] + "*"):
