@@ -7,11 +7,13 @@ import logging
 import signal
 import threading
 import time
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from alerce_spark.cli.common import Lake, app, console, settings_of
+from alerce_spark.errors import InputError
 
 if TYPE_CHECKING:
     from alerce_spark.config import Settings
@@ -26,7 +28,17 @@ _PATIENCE_S = 20
 Index = Annotated[str | None, typer.Option("--index", help="File of the index; default: services.index.")]
 
 
+def _check_packages() -> None:
+    """Raise InputError where the optional packages of the services are not installed."""
+    missing = [name for name in ("sqlalchemy", "fastapi", "uvicorn", "orjson", "limits") if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"the services need {', '.join(missing)}; install them with: pip install 'alerce-spark[services]'"
+        )
+
+
 def _settings(lake: str | None, index: str | None) -> Settings:
+    _check_packages()
     return settings_of(lake={"path": lake}, services={"index": index})
 
 
@@ -40,6 +52,7 @@ def serve(
     follow: Annotated[bool, typer.Option(help="Keep the index up to date, unless another process does.")] = True,
 ) -> None:
     """Answer ALeRCE's HTTP routes from the lake, until SIGTERM. The routes are described at /docs."""
+    _check_packages()
     import uvicorn
 
     from alerce_spark.api.app import make
@@ -91,10 +104,10 @@ def _follow_beside(settings: Settings, stop: threading.Event) -> None:
 @index_app.command()
 def build(lake: Lake = None, index: Index = None) -> None:
     """Build the index from nothing. Whoever reads it sees the old one until then."""
+    settings = _settings(lake, index)
     from alerce_spark.serving import follow
     from alerce_spark.serving.engine import file_of
 
-    settings = _settings(lake, index)
     began = time.monotonic()
     follow.build(settings.lake.path, settings.index)
     size = file_of(settings.index).stat().st_size
@@ -108,9 +121,9 @@ def follow_(
     once: Annotated[bool, typer.Option(help="Apply what is there and end.")] = False,
 ) -> None:
     """Keep the index up to date with the tables, until SIGTERM; it is built where there is none."""
+    settings = _settings(lake, index)
     from alerce_spark.serving.follow import follow
 
-    settings = _settings(lake, index)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -127,10 +140,10 @@ def follow_(
 @index_app.command()
 def status(lake: Lake = None, index: Index = None) -> None:
     """Say which versions of the tables the index shows. Exit status 1 where it is behind them."""
+    settings = _settings(lake, index)
     from alerce_spark.lake import lookup
     from alerce_spark.serving.query import Index as Opened
 
-    settings = _settings(lake, index)
     opened = Opened(settings.index)
     opened.about()
     shown = opened.versions()

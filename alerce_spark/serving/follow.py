@@ -48,7 +48,7 @@ _CLASSES = (*_KEY, "mjd", "ndet_used", "class", "probabilities")
 _ROWS = 20_000
 _ASKED = 5_000
 #: Files that a build has in memory together.
-_GROUP_BYTES = 32 << 20
+_GROUP_BYTES = 16 << 20
 _LONGEST_WAIT_S = 30.0
 
 T = TypeVar("T")
@@ -204,12 +204,13 @@ class Follower:
 
     def _classes(self, connection: Connection, changes: Changes, commit: Commit) -> None:
         added = [changes.rows(add, _CLASSES) for add in commit.added]
-        rows = [row for table in added for row in table.to_pylist()]
         gone = {key for shrunk in commit.shrunk for key in _keys(changes.gone(shrunk, _KEY))}
-        gone -= {tuple(row[name] for name in _KEY) for row in rows}
+        if gone:
+            gone.difference_update(key for table in added for key in _keys(table))
         again = self._counting(connection, gone)
-        for part in _parts(rows, _ROWS):
-            again |= self._compare(connection, part)
+        for table in added:
+            for begin in range(0, table.num_rows, _ROWS):
+                again |= self._compare(connection, table.slice(begin, _ROWS).to_pylist())
         self._choose_again(connection, sorted(again))
 
     def _counting(self, connection: Connection, keys: set[tuple[Any, ...]]) -> set[str]:
