@@ -77,9 +77,13 @@ class Replies:
 
     def _touched(self, table: str, commit: Commit) -> None:
         files = [*commit.added, *(shrunk.before for shrunk in commit.shrunk)]
-        reach = [_reach(file) for file in files]
+        by_pixel: dict[int, list[tuple[int, int]]] = {}
+        for file in files:
+            pixel, *ends = _reach(file)
+            by_pixel.setdefault(pixel, []).append((ends[0], ends[1]))
         for name, kept in list(self._kept.items()):
-            if table in kept.tables and any(_meets(kept.where, *r) for r in reach):
+            near = (ends for pixel in kept.where.pixels.tolist() for ends in by_pixel.get(pixel, ()))
+            if table in kept.tables and any(_meets(kept.where, *ends) for ends in near):
                 self._drop(name)
 
     def _forget(self, table: str) -> None:
@@ -102,5 +106,5 @@ def _reach(file: Action) -> tuple[int, int, int]:
     return int(file["partitionValues"]["pixel"]), first, last
 
 
-def _meets(where: Place, pixel: int, first: int, last: int) -> bool:
-    return pixel in where.pixels and bool(((where.ranges[:, 0] <= last) & (where.ranges[:, 1] > first)).any())
+def _meets(where: Place, first: int, last: int) -> bool:
+    return bool(((where.ranges[:, 0] <= last) & (where.ranges[:, 1] > first)).any())
