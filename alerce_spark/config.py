@@ -21,8 +21,8 @@ from alerce_spark.errors import AlerceError
 from alerce_spark.kafka.options import client_options
 from alerce_spark.places import lake_path, refuse_credentials
 
-#: Variables that begin with the prefix of the settings and are not settings.
-_NOT_SETTINGS = {"ALERCE_CONF", "ALERCE_TEST_DATA"}
+#: Variables that begin with the prefix of the settings and are not settings; the last is of ALeRCE's client.
+_NOT_SETTINGS = {"ALERCE_CONF", "ALERCE_TEST_DATA", "ALERCE_CONFIG_PATH"}
 
 QueryName = Literal["archive", "stamps", "lightcurves", "photometry", "crossmatch", "results"]
 
@@ -177,6 +177,18 @@ class MaintenanceSettings(_Section):
     retention_h: Annotated[float, Field(ge=24)] = 168.0
 
 
+class ServicesSettings(_Section):
+    """The HTTP services and the index that they ask."""
+
+    index: str | None = None
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8800
+    poll_s: Annotated[float, Field(gt=0)] = 0.5
+    rate_limit: str = "10000/10 seconds"
+    query_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    kept_mb: Annotated[int, Field(ge=0)] = 64
+
+
 class SparkSettings(_Section):
     """Which file of conf/spark/ configures the session outside spark-submit."""
 
@@ -197,7 +209,15 @@ class Settings(BaseSettings):
     stream: StreamSettings = StreamSettings()
     crossmatch: CrossmatchSettings = CrossmatchSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
+    services: ServicesSettings = ServicesSettings()
     spark: SparkSettings = SparkSettings()
+
+    @property
+    def index(self) -> str:
+        """File of the serving index: beside the tables unless set. Raises ConfigError for a lake on S3 without one."""
+        if self.services.index is None and "://" in self.lake.path:
+            raise ConfigError("services.index: name a file on this machine, the lake is not on its disks")
+        return self.services.index or f"{self.lake.path.rstrip('/')}/_services/index.sqlite"
 
     @property
     def checkpoints(self) -> str:
