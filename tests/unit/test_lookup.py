@@ -328,11 +328,12 @@ def test_one_oid_at_two_places_is_two_objects(tmp_path: Path, apart: float) -> N
     assert sorted(found["ndet"]) == [1, 3]
 
 
-def test_threads_share_handles_and_footers(
+def test_threads_share_open_tables_and_what_is_kept_of_files(
     lake: tuple[Path, pl.Series, np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, oids, ra, dec = lake
-    monkeypatch.setattr(lookup, "_FOOTER_BYTES", 1)  # each footer drives out another
+    for kept in (lookup._known_groups, lookup._known_ids):
+        monkeypatch.setattr(kept, "_most", 1)  # each drives out another
     expected = {table: _all_rows(path, table, oids) for table in ("detections", "non_detections")}
     before = {table: lookup.versions(str(path), [table])[table] - 1 for table in expected}
 
