@@ -14,6 +14,7 @@ from rich.table import Table
 from alerce_spark.cli.common import Lake, app, console, settings_of
 from alerce_spark.cli.texts import plain, say_unread
 from alerce_spark.outputs import check_out_folder
+from alerce_spark.text import visible
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -213,7 +214,7 @@ def _told(name: str, query: dict[str, Any], bad: Sequence[str]) -> Iterator[str]
     if query["state"] in bad:
         yield f"{name} {query['state']}{since}"
     if query["error"]:
-        yield f"{name}, last failure {query['last_failure']}: {plain(query['error'])}"
+        yield f"{name}, last failure {query['last_failure']}: {visible(query['error'])}"
 
 
 @app.command()

@@ -69,7 +69,7 @@ def test_a_query_that_cannot_go_on_fails_alone_and_goes_on_when_it_is_mended_as_
     servers, topic = f"127.0.0.1:{local.free_port()}", "ztf_20200607_failures"
     queries = ["archive", "photometry"]
     settings = settings_of(tmp_path, servers, topic, stream={"queries": queries, "photometry_min_alerts": 1})
-    sent = survey(71, 60, objects=12, nights=10, bad=0).packets
+    sent = survey(71, 60, objects=36, nights=16, cadence=1, bad=0).packets
     checkpoint = Path(settings.checkpoints) / "archive"
     with running(Stream(spark, settings)) as stream:
         wait(lambda: stream.metrics.status()["kafka"] is not None, "no broker answers")
@@ -126,7 +126,7 @@ def test_an_application_that_stood_still_ends_and_does_its_successor_no_harm(
     queries = {"queries": ["archive", "stamps"]}
     settings = settings_of(tmp_path, kafka, topic, lake={"lease_timeout_s": 6.0}, stream=queries)
     topics.create(kafka, [topic], 2)
-    sent = survey(81, 120, objects=30, nights=10, bad=0).packets
+    sent = survey(81, 120, objects=36, nights=16, cadence=1, bad=0).packets
     application = Application(settings, tmp_path / "application")
     application.start()
     try:

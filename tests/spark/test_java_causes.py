@@ -47,14 +47,16 @@ def _newest(files: dict[str, bytes], log: str) -> str:
     return max((name for name in files if name.startswith(f"{log}/")), key=lambda name: int(name.rsplit("/", 1)[1]))
 
 
-@pytest.mark.parametrize("spoil", [b"", b"\0" * 64, b"v1\n{", b"v1\n{broken\n{broken\n"])
+@pytest.mark.parametrize(
+    "spoil", [b"", b"\0" * 64, b"v1\n{", b"v1\n{broken\n{broken\n"], ids=["empty", "nulls", "cut", "garbage"]
+)
 @pytest.mark.parametrize("log", ["offsets", "commits", "metadata"])
 def test_a_damaged_checkpoint_names_its_file_and_the_cure(
     log: str, spoil: bytes, spark: SparkSession, checkpoint: dict[str, bytes], tmp_path: Path
 ) -> None:
     spoilt = "metadata" if log == "metadata" else _newest(checkpoint, log)
     for name, content in checkpoint.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(spoil if name == spoilt else content)
     with pytest.raises(Exception) as raised:  # noqa: PT011  (which of Spark's errors it is, is what `explain` is for)
         _query(spark, tmp_path).awaitTermination()
