@@ -46,15 +46,15 @@ def store(lake: str, batch: Sequence[bytes]) -> None:
     found = decode(column).alerts
     alerts = pl.DataFrame(found.select(["objectId", "candid", "ra", "dec"])).rename({"objectId": "oid"})
     first = alerts.sort("candid").unique("oid", keep="first")
-    versions = lookup.versions(lake, photometry._TABLES)
+    versions = lookup.versions(lake, photometry.TABLES_WRITTEN)
     known = lookup.stored_homes(lake, first["oid"], first["ra"], first["dec"], versions["objects"])
     here = pl.Series("here", sky.healpix(first["ra"], first["dec"], ORDER), dtype=pl.Int32)
     placed = first.with_columns(here).join(known, "oid", "left").select("oid", home=pl.coalesce("pixel", "here"))
     met = alerts.join(placed, "oid", "left", maintain_order="left").select("oid", "home", "ra", "dec").to_arrow()
     met = met.append_column("packet", strip_stamps(column.take(found["row"].combine_chunks())))
-    assemble = photometry._assembler(lake, SURVEY, versions)
+    assemble = photometry.assembler(lake, SURVEY, versions)
     made = [row for part in assemble(iter(met.combine_chunks().to_batches())) for row in part.to_pylist()]
-    for table in photometry._TABLES:
+    for table in photometry.TABLES_WRITTEN:
         parts = [write.unpacked(row["change"]) for row in made if row["kind"].split("+")[0] == table]
         if parts:
             log.commit(lake, table, versions[table], write.joined(parts))
