@@ -24,6 +24,13 @@ from alerce_spark.places import lake_path, refuse_credentials
 #: Variables that begin with the prefix of the settings and are not settings; the last is of ALeRCE's client.
 _NOT_SETTINGS = {"ALERCE_CONF", "ALERCE_TEST_DATA", "ALERCE_CONFIG_PATH"}
 
+#: Places of services and data, section and key: a value that is refused may hold a secret, so it is not printed.
+_PLACES = {
+    *(("lake", "path"), ("kafka", "bootstrap_servers"), ("archive", "url"), ("archive", "endpoint_url")),
+    *(("stream", "checkpoints"), ("crossmatch", "cds_url")),
+}
+_BROKER = re.compile(r"([A-Z_]+://)?([\w.-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}")
+
 QueryName = Literal["archive", "stamps", "lightcurves", "photometry", "crossmatch", "results"]
 
 
@@ -37,8 +44,9 @@ class _Section(BaseModel):
 
 
 def _web(url: str | None) -> str | None:
-    if url is not None and not re.match(r"https?://[^/\s]+", refuse_credentials(url)):
-        raise ValueError("must be http://host or https://host")
+    form = r"https?://([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[^\s?#]*)?"
+    if url is not None and not re.fullmatch(form, refuse_credentials(url)):
+        raise ValueError("must be http://<host>[:<port>][/<path>] or the same with https://")
     return url
 
 
@@ -73,7 +81,7 @@ class KafkaSettings(_Section):
     @field_validator("bootstrap_servers")
     @classmethod
     def _addresses(cls, value: str) -> str:
-        if "@" in value or not all(re.fullmatch(r"\S+:\d{1,5}", address.strip()) for address in value.split(",")):
+        if not all(_BROKER.fullmatch(address.strip()) for address in value.split(",")):
             raise ValueError("must be host:port, several with commas; logins belong into kafka.options")
         return value
 
@@ -101,7 +109,7 @@ class ArchiveSettings(_Section):
     @field_validator("url")
     @classmethod
     def _known_scheme(cls, value: str) -> str:
-        if not re.fullmatch(r"file:(/|///)?[^/\s].*|s3://[^/]+(/.*)?", refuse_credentials(value)):
+        if not re.fullmatch(r"file:(/|///)?[^/\s].*|s3://[\w.-]+(/.*)?", refuse_credentials(value)):
             raise ValueError("must be file:<directory>, file:///<directory> or s3://<bucket>/<prefix>")
         folder = value.removeprefix("file:")
         return f"file:{os.path.expanduser(folder)}" if folder.startswith("~") else value
@@ -135,6 +143,14 @@ class StreamSettings(_Section):
     batch_timeout_s: Annotated[float, Field(gt=0)] = 900.0
     restart_wait_s: Annotated[float, Field(gt=0)] = 2.0
     restart_wait_max_s: Annotated[float, Field(gt=0)] = 120.0
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _folder_or_url(cls, value: str | None) -> str | None:
+        form = r"file:.+|[a-z0-9]+://[\w.-]*(:\d{1,5})?(/.*)?|(?![A-Za-z][A-Za-z0-9+.-]*:).*"
+        if value is not None and not re.fullmatch(form, refuse_credentials(value)):
+            raise ValueError("must be a folder, file:///<folder>, s3a://<bucket>/<prefix> or hdfs://<host>/<folder>")
+        return value
 
     @field_validator("queries")
     @classmethod
@@ -303,9 +319,10 @@ def _explain(error: Any, file: Path, flags: dict[str, Any]) -> str:
 
 
 def _value(error: Any, path: list[str]) -> str:
-    """The value as given, where no password can be in it: a plain one, of a known key outside of kafka.options."""
+    """The value as given, where no password can be in it: a plain one, of a known key that names no place or option."""
     given = error["input"]
-    harmless = isinstance(given, str | int | float) and path[:2] != ["kafka", "options"] and len(path) > 1
+    named = tuple(path[:2])
+    harmless = isinstance(given, str | int | float) and named not in {*_PLACES, ("kafka", "options")} and len(path) > 1
     return f" = {given!r}" if harmless and "@" not in str(given) else ""
 
 
