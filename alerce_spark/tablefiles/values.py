@@ -16,8 +16,9 @@ Column: TypeAlias = pa.Array | pa.ChunkedArray
 NULLS = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "nat", "-", "--", "---", "masked")
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(?i:inf|infinity)$"
 _ROUNDED = r"^[+-]?\d(\.\d+)?[eE]\+\d\d$"  # as spreadsheets write long ids
-#: The beginning of text that a spreadsheet runs as a formula, marked as text or not; numbers and angles are none.
-FORMULA = r"^('*(?:[=@\t\r]|[+-][^\d.]))"
+#: Text that a spreadsheet runs as a formula, marked as text or not: all that begins so, but for signs, numbers, angles.
+_FORMULA = r"^'*[=@\t\r+-]"
+_SIGNED = r"^'*[+-](?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|\s?\d[\d.: dhms°′″]*)?$"
 _DECIMAL_COMMA = r"^[+-]?\d+,\d+$"
 #: Whole numbers from here on need not be exact, by the bits of a floating-point column.
 _EXACT = {16: 2**11, 32: 2**24, 64: 2**53}
@@ -55,11 +56,21 @@ def decoded(values: pa.Array) -> pa.Array:
         return pa.array([None if v is None else as_text(v) for v in values.to_pylist()], pa.string())
 
 
-def unmarked(values: pa.Array) -> pa.Array:
-    """Text of a CSV file without the apostrophe by which spreadsheets and our writer mark what would be a formula."""
-    if not pc.any(pc.starts_with(values, "'")).as_py():
-        return values
-    return pc.replace_substring_regex(values, "^'" + FORMULA.removeprefix("^"), r"\1")
+def marked(text: Column) -> Column:
+    """Text for a CSV file, with the apostrophe by which spreadsheets mark text before what they would run."""
+    return pc.if_else(_is_formula(text), pc.binary_replace_slice(text, 0, 0, "'"), text)
+
+
+def unmarked(text: pa.Array) -> pa.Array:
+    """Text of a CSV file without the mark: the inverse of `marked`."""
+    quoted = pc.starts_with(text, "'")
+    if not pc.any(quoted).as_py():
+        return text
+    return pc.if_else(pc.and_(quoted, _is_formula(text)), pc.utf8_slice_codeunits(text, 1), text)
+
+
+def _is_formula(text: Column) -> Column:
+    return pc.and_(pc.match_substring_regex(text, _FORMULA), pc.invert(pc.match_substring_regex(text, _SIGNED)))
 
 
 def is_number(column: pa.Array) -> bool:

@@ -477,14 +477,30 @@ def test_a_value_that_reads_like_a_vast_unit_is_a_value(tmp_path: Path) -> None:
     assert read(tmp_path / "t.csv").to_pylist() == [{"a": "1", "b": "1", "c": "1a91"}]
 
 
-@pytest.mark.parametrize("text", ["=1+1", "@SUM(A1)", "+cmd|' /C calc'!A0", "-x", "\tx", "'=1", "''=1", "=", "-"])
+_FORMULAS = ["=1+1", "@SUM(A1)", "+cmd|' /C calc'!A0", "-x", "\tx", "'=1", "''=1", "="]
+_BEHIND_NUMBERS = ["-2+3+cmd|' /C calc'!A0", "-1+1|cmd", "'-1+1|cmd", "+1e5|x", "-1d\n=x", "-.5*A1"]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary("i4", "string")])
+def test_a_formula_is_marked_in_every_type_of_text(tmp_path: Path, kind: pa.DataType) -> None:
+    texts = [*_FORMULAS, *_BEHIND_NUMBERS]
+    dictionary = pa.types.is_dictionary(kind)
+    column = pa.array(texts).dictionary_encode().cast(kind) if dictionary else pa.array(texts, kind)
+    write(pa.table({"oid": column, "n": range(len(texts))}), tmp_path / "o.csv")
+    assert pd.read_csv(tmp_path / "o.csv")["oid"].tolist() == ["'" + text for text in texts]
+    assert read(tmp_path / "o.csv")["oid"].to_pylist() == texts
+
+
+@pytest.mark.parametrize("text", [*_FORMULAS, "-"])
 def test_a_formula_is_text_to_a_spreadsheet_and_itself_to_us(tmp_path: Path, text: str) -> None:
     write(pa.table({"oid": [text]}), tmp_path / "o.csv")
     assert pd.read_csv(tmp_path / "o.csv")["oid"][0][0] not in "=@\t\r+" or text == "-"
     assert read(tmp_path / "o.csv")["oid"].to_pylist() == [text]
 
 
-@pytest.mark.parametrize("text", ["-12:30:00", "+5", "-.5", "it's", "'quoted'", "a=b", "'-5"])
+@pytest.mark.parametrize(
+    "text", ["-12:30:00", "+5", "-.5", "-1.5e-05", "-0d30m05s", "-0°30′", "-", "it's", "'quoted'", "a=b", "'-5"]
+)
 def test_what_is_no_formula_is_written_as_it_is(tmp_path: Path, text: str) -> None:
     write(pa.table({"oid": [text]}), tmp_path / "o.csv")
     assert pd.read_csv(tmp_path / "o.csv", dtype=str)["oid"].tolist() == [text]
