@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 
 import astropy.units as u
@@ -300,6 +301,22 @@ def test_ids_are_exact_or_refused() -> None:
     for column in (*refused, pa.array(["1.24625E+18"]), pa.array(["1.246231265715015e+18"])):
         with pytest.raises(TableFileError, match="the ids"):
             values.ids(column, "the ids")
+
+
+@pytest.mark.parametrize("lost", ["1.24625E18", "1.24625e18", "1246250000000000000.0", "9007199254740993.0"])
+def test_ids_written_from_floating_point_are_refused(lost: str) -> None:
+    for read_ids in (values.ids, values.integers):
+        with pytest.raises(TableFileError, match=r"the ids holds '.*lost digits"):
+            read_ids(pa.array(["5.0", lost]), "the ids")
+
+
+def test_decimal_ids_are_whole_and_exact() -> None:
+    ids = [Decimal("1246231265715015000.00"), Decimal("9007199254740993.00"), Decimal("5.00"), None]
+    column = pa.array(ids, pa.decimal128(38, 2))
+    assert values.ids(column, "x").to_pylist() == ["1246231265715015000", "9007199254740993", "5", None]
+    assert values.integers(pa.chunked_array([column]), "x").to_pylist() == [1246231265715015000, 2**53 + 1, 5, None]
+    with pytest.raises(TableFileError, match="x holds numbers with a fraction"):
+        values.ids(pa.array([Decimal("5.25")]), "x")
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), max_size=5))
