@@ -109,7 +109,7 @@ class ArchiveSettings(_Section):
     @field_validator("url")
     @classmethod
     def _known_scheme(cls, value: str) -> str:
-        if not re.fullmatch(r"file:(/|///)?[^/\s].*|s3://[\w.-]+(/.*)?", refuse_credentials(value)):
+        if not re.fullmatch(r"file:(/|///)?[^/\s].*|s3://[^/:?]+(/.*)?", refuse_credentials(value)):
             raise ValueError("must be file:<directory>, file:///<directory> or s3://<bucket>/<prefix>")
         folder = value.removeprefix("file:")
         return f"file:{os.path.expanduser(folder)}" if folder.startswith("~") else value
