@@ -5,9 +5,9 @@ runs all queries on a lake with a past, while simulated alerts come from a real 
 that it started is looked at from outside every few seconds; the JVM's heap is measured after a full collection, a few
 times a quarter of an hour. Slopes, with 95 % intervals, are of the time after the warm-up.
 
-What processes keep of the files of the tables fills its bounds in the first twenty minutes. The number of files, which is
-beside the rest, grows until the stream compacts crowded pixels (`maintenance.max_files`), again and again. `stamps`
-remembers 200,000 objects, 0.2 kB each, in each worker: it has them all after a day or two.
+What processes keep of the files of the tables fills its bounds in the first twenty minutes. The number of files, beside
+the rest, grows until the stream compacts crowded pixels (`maintenance.max_files`), again and again. `stamps` remembers
+200,000 objects in each worker, 0.2 kB each: 0.1 MB a minute for a day or two.
 """
 
 from __future__ import annotations
