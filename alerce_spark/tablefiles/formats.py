@@ -146,8 +146,11 @@ def _opened(path: Path, stack: ExitStack) -> TableFile:
     if b"<VOTABLE" in first or b":VOTABLE" in first:
         with warnings.catch_warnings(), stack.enter_context(whole(path)).open("rb") as file:
             warnings.simplefilter("ignore")  # VizieR's own units and old versions of the format
-            table = votable.parse(file, verify="ignore").get_first_table().to_table(use_names_over_ids=True)
-        return _of_astropy(path, "VOTable", table)
+            parsed = votable.parse(file, verify="ignore")
+            table = parsed.get_first_table().to_table(use_names_over_ids=True)
+        if any(i.name == "QUERY_STATUS" and i.value == "OVERFLOW" for r in parsed.resources for i in r.infos):
+            raise TableFileError(f"{path} is the cut result of a query (QUERY_STATUS OVERFLOW): ask for fewer rows")
+        return _noted(_of_astropy(path, "VOTable", table), len(list(parsed.iter_tables())))
     if (options := _fixed_width(path, as_text(first))) is not None:
         table = Table.read(str(stack.enter_context(whole(path))), **options)
         return _of_astropy(path, options["format"].removeprefix("ascii.").upper(), table)
@@ -233,16 +236,35 @@ def _fits(path: Path, plain: Path, stack: ExitStack) -> TableFile:
     found = next((hdu for hdu in hdus if isinstance(hdu, (fits.BinTableHDU, fits.TableHDU))), None)
     if found is None:
         raise TableFileError(f"{path} is FITS but holds no table, or is cut before it")
-    columns = found.columns
+    columns, tables = found.columns, [h for h in hdus if isinstance(h, (fits.BinTableHDU, fits.TableHDU))]
 
     def rows(wanted: list[str]) -> Iterator[pa.Table]:
         for start in range(0, max(len(found.data), 1), CHUNK):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 part = Table(found.data[start : start + CHUNK])[wanted]
-            yield pa.table({n: _array(part[n], n, columns[n].null, columns[n].bzero) for n in wanted})
+            chosen = slice(start, start + CHUNK)
+            yield pa.table({n: _array(part[n], n, _is_null(found, n, chosen)) for n in wanted})
 
-    return TableFile(path, "FITS", list(columns.names), {name: columns[name].unit for name in columns.names}, rows)
+    units = {name: columns[name].unit for name in columns.names}
+    return _noted(TableFile(path, "FITS", list(columns.names), units, rows), len(tables))
+
+
+def _noted(file: TableFile, tables: int) -> TableFile:
+    """Say where a file holds more tables than are read."""
+    if tables > 1:
+        file.notes.append(f"{file.path} holds {tables} tables; the first is read")
+    return file
+
+
+def _is_null(hdu: Any, name: str, rows: slice) -> Any:
+    """Which values of a column are null by what is stored, before it is scaled: TNULL, and 0 where T or F is meant."""
+    column = hdu.columns[name]
+    null = 0 if column.format == "L" else column.null
+    if null is None or not isinstance(hdu, fits.BinTableHDU):
+        return False
+    stored = hdu.data.view(np.ndarray)[name][rows]
+    return stored == null if stored.dtype.kind in "iu" else False
 
 
 def _of_astropy(path: Path, kind: str, table: Table) -> TableFile:
@@ -253,15 +275,12 @@ def _of_astropy(path: Path, kind: str, table: Table) -> TableFile:
     return TableFile(path, kind, list(table.colnames), units, rows)
 
 
-def _array(column: Any, name: str, null: int | None = None, zero: float | None = None) -> pa.Array:
+def _array(column: Any, name: str, is_null: Any = False) -> pa.Array:
     """A column of astropy as Arrow has it: masked values are null, strings are text."""
-    values, mask = np.ma.getdata(column), np.ma.getmaskarray(column)
+    values, mask = np.ma.getdata(column), np.ma.getmaskarray(column) | is_null
     if values.ndim > 1:
         raise TableFileError(f"column {name} holds {values.shape[1:]} values a row")
-    kind = values.dtype.kind
-    if kind in "fiub":
-        if null is not None and kind != "f":
-            mask = mask | (values == null + int(zero or 0))
+    if values.dtype.kind in "fiub":
         return pa.array(values.astype(values.dtype.newbyteorder("=")), mask=mask)
     texts = [None if v is None else as_text(v) if isinstance(v, bytes) else str(v) for v in values.tolist()]
     return pa.array(np.array(texts, object), pa.string(), mask=np.asarray(mask))

@@ -141,9 +141,15 @@ def _is_header(comments: list[str], names: list[str], delimiter: str) -> bool:
     return is_other and len(set(said)) == len(names) and all(re.fullmatch(r"[A-Za-z_]\S*", name) for name in said)
 
 
+def _is_open(lines: list[str]) -> bool:
+    """Whether a quote that begins in some lines goes on behind them."""
+    return "".join(lines).count('"') % 2 == 1
+
+
 def _units(names: list[str], after: list[str], delimiter: str) -> tuple[dict[str, str], int]:
     """Units below the header, and how many lines are no rows: VizieR's units and dashes, or a line of units."""
-    rule = next((k for k, line in enumerate(after) if _RULE.fullmatch(line)), None)
+    # Dashes within an open quote are a value.
+    rule = next((k for k, line in enumerate(after) if _RULE.fullmatch(line) and not _is_open(after[:k])), None)
     fields = [f.strip() for f in split(after[0], delimiter)] if after else []
     told = [f for f in fields if f]
     alone = rule is None and any(map(is_angle, told)) and all(is_unit(f) for f in told)

@@ -126,6 +126,8 @@ def ids(column: Column, what: str) -> pa.Array:
     rounded += [text for text in whole if abs(int(text.partition(".")[0])) >= _EXACT[64]]
     if rounded:
         raise TableFileError(f"{what} holds {rounded[0]!r}, a number that may have lost digits: give the ids in full")
+    if broken := found.filter(pc.match_substring_regex(found, r"[\r\n]").fill_null(False)).to_pylist():
+        raise TableFileError(f"{what} holds {broken[0][:80]!r}, with a line break in it: a quote too many joins rows")
     return found
 
 

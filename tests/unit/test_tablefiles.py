@@ -522,3 +522,42 @@ def test_what_is_no_formula_is_written_as_it_is(tmp_path: Path, text: str) -> No
     write(pa.table({"oid": [text]}), tmp_path / "o.csv")
     assert pd.read_csv(tmp_path / "o.csv", dtype=str)["oid"].tolist() == [text]
     assert read(tmp_path / "o.csv")["oid"].to_pylist() == [text]
+
+
+def test_nulls_of_fits_are_those_that_are_stored(tmp_path: Path) -> None:
+    stored = np.array([-32768, 100], ">i2")
+    columns = [
+        fits.Column("scaled", "I", array=stored, bscale=0.01, null=-32768),
+        fits.Column("flag", "L", array=[True, False]),
+    ]
+    hdu = fits.BinTableHDU.from_columns(columns)
+    fits.HDUList([fits.PrimaryHDU(), hdu, hdu]).writeto(tmp_path / "t.fits")
+    raw = bytearray((tmp_path / "t.fits").read_bytes())
+    with fits.open(tmp_path / "t.fits") as hdus:
+        at, width = hdus[1].fileinfo()["datLoc"], hdus[1].header["NAXIS1"]
+    raw[at : at + 2] = stored[:1].tobytes()
+    raw[at + width : at + width + 2] = stored[1:].tobytes()
+    raw[at + width + 2] = 0
+    (tmp_path / "t.fits").write_bytes(raw)
+    with opened(tmp_path / "t.fits") as file:
+        assert file.table().to_pylist() == [{"scaled": None, "flag": True}, {"scaled": 1.0, "flag": None}]
+        assert "holds 2 tables; the first is read" in file.notes[0]
+
+
+def test_a_query_that_overflowed_is_refused(tmp_path: Path) -> None:
+    table = Table({"oid": ["a"]})
+    table.write(tmp_path / "t.vot", format="votable")
+    text = (tmp_path / "t.vot").read_text()
+    (tmp_path / "t.vot").write_text(text.replace("<TABLE", '<INFO name="QUERY_STATUS" value="OVERFLOW"/><TABLE', 1))
+    with pytest.raises(TableFileError, match="OVERFLOW"):
+        read(tmp_path / "t.vot")
+
+
+def test_dashes_within_quotes_are_a_value(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('a,b\n"","\n-\n1"\n')
+    assert read(tmp_path / "t.csv").num_rows == 1
+
+
+def test_ids_with_line_breaks_are_refused() -> None:
+    with pytest.raises(TableFileError, match="line break"):
+        values.ids(pa.array(["A", "B,1\nC"]), "oid")
