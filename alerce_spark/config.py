@@ -21,8 +21,15 @@ from alerce_spark.errors import AlerceError
 from alerce_spark.kafka.options import client_options
 from alerce_spark.places import lake_path, refuse_credentials
 
-#: Variables that begin with the prefix of the settings and are not settings.
-_NOT_SETTINGS = {"ALERCE_CONF", "ALERCE_TEST_DATA"}
+#: Variables that begin with the prefix of the settings and are not settings; the last is of ALeRCE's client.
+_NOT_SETTINGS = {"ALERCE_CONF", "ALERCE_TEST_DATA", "ALERCE_CONFIG_PATH"}
+
+#: Places of services and data, section and key: a value that is refused may hold a secret, so it is not printed.
+_PLACES = {
+    *(("lake", "path"), ("kafka", "bootstrap_servers"), ("archive", "url"), ("archive", "endpoint_url")),
+    *(("stream", "checkpoints"), ("crossmatch", "cds_url")),
+}
+_BROKER = re.compile(r"([A-Z_]+://)?([\w.-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}")
 
 QueryName = Literal["archive", "stamps", "lightcurves", "photometry", "crossmatch", "results"]
 
@@ -37,8 +44,9 @@ class _Section(BaseModel):
 
 
 def _web(url: str | None) -> str | None:
-    if url is not None and not re.match(r"https?://[^/\s]+", refuse_credentials(url)):
-        raise ValueError("must be http://host or https://host")
+    form = r"https?://([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[^\s?#]*)?"
+    if url is not None and not re.fullmatch(form, refuse_credentials(url)):
+        raise ValueError("must be http://<host>[:<port>][/<path>] or the same with https://")
     return url
 
 
@@ -73,7 +81,7 @@ class KafkaSettings(_Section):
     @field_validator("bootstrap_servers")
     @classmethod
     def _addresses(cls, value: str) -> str:
-        if "@" in value or not all(re.fullmatch(r"\S+:\d{1,5}", address.strip()) for address in value.split(",")):
+        if not all(_BROKER.fullmatch(address.strip()) for address in value.split(",")):
             raise ValueError("must be host:port, several with commas; logins belong into kafka.options")
         return value
 
@@ -101,7 +109,7 @@ class ArchiveSettings(_Section):
     @field_validator("url")
     @classmethod
     def _known_scheme(cls, value: str) -> str:
-        if not re.fullmatch(r"file:(/|///)?[^/\s].*|s3://[^/]+(/.*)?", refuse_credentials(value)):
+        if not re.fullmatch(r"file:(/|///)?[^/\s].*|s3://[^/:?]+(/.*)?", refuse_credentials(value)):
             raise ValueError("must be file:<directory>, file:///<directory> or s3://<bucket>/<prefix>")
         folder = value.removeprefix("file:")
         return f"file:{os.path.expanduser(folder)}" if folder.startswith("~") else value
@@ -135,6 +143,14 @@ class StreamSettings(_Section):
     batch_timeout_s: Annotated[float, Field(gt=0)] = 900.0
     restart_wait_s: Annotated[float, Field(gt=0)] = 2.0
     restart_wait_max_s: Annotated[float, Field(gt=0)] = 120.0
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _folder_or_url(cls, value: str | None) -> str | None:
+        form = r"file:.+|[a-z0-9]+://[\w.-]*(:\d{1,5})?(/.*)?|(?![A-Za-z][A-Za-z0-9+.-]*:).*"
+        if value is not None and not re.fullmatch(form, refuse_credentials(value)):
+            raise ValueError("must be a folder, file:///<folder>, s3a://<bucket>/<prefix> or hdfs://<host>/<folder>")
+        return value
 
     @field_validator("queries")
     @classmethod
@@ -177,6 +193,18 @@ class MaintenanceSettings(_Section):
     retention_h: Annotated[float, Field(ge=24)] = 168.0
 
 
+class ServicesSettings(_Section):
+    """The HTTP services and the index that they ask."""
+
+    index: str | None = None
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8800
+    poll_s: Annotated[float, Field(gt=0)] = 0.5
+    rate_limit: str = "10000/10 seconds"
+    query_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    kept_mb: Annotated[int, Field(ge=0)] = 64
+
+
 class SparkSettings(_Section):
     """Which file of conf/spark/ configures the session outside spark-submit."""
 
@@ -197,7 +225,15 @@ class Settings(BaseSettings):
     stream: StreamSettings = StreamSettings()
     crossmatch: CrossmatchSettings = CrossmatchSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
+    services: ServicesSettings = ServicesSettings()
     spark: SparkSettings = SparkSettings()
+
+    @property
+    def index(self) -> str:
+        """File of the serving index: beside the tables unless set. Raises ConfigError for a lake on S3 without one."""
+        if self.services.index is None and "://" in self.lake.path:
+            raise ConfigError("services.index: name a file on this machine, the lake is not on its disks")
+        return self.services.index or f"{self.lake.path.rstrip('/')}/_services/index.sqlite"
 
     @property
     def checkpoints(self) -> str:
@@ -283,9 +319,10 @@ def _explain(error: Any, file: Path, flags: dict[str, Any]) -> str:
 
 
 def _value(error: Any, path: list[str]) -> str:
-    """The value as given, where no password can be in it: a plain one, of a known key outside of kafka.options."""
+    """The value as given, where no password can be in it: a plain one, of a known key that names no place or option."""
     given = error["input"]
-    harmless = isinstance(given, str | int | float) and path[:2] != ["kafka", "options"] and len(path) > 1
+    named = tuple(path[:2])
+    harmless = isinstance(given, str | int | float) and named not in {*_PLACES, ("kafka", "options")} and len(path) > 1
     return f" = {given!r}" if harmless and "@" not in str(given) else ""
 
 

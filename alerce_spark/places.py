@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from alerce_spark.errors import InputError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_S3 = re.compile(r"s3a?://[^/\s]+(/.*)?")
+_S3 = re.compile(r"s3a?://[\w.-]+(/.*)?")
 #: delta-rs takes a backslash for a slash and %41 for A, and cannot parse brackets, ^ and |; polars looks for a pattern
 #: where * or ? is, and for a partition where = is.
 _UNSAFE = re.compile(r"[\\*?\[\]^|=]|%[0-9A-Fa-f]{2}|[\x00-\x1f\x7f]")
@@ -19,7 +19,8 @@ def lake_path(given: str | os.PathLike[str]) -> str:
     """A lake in its one spelling: a path, or s3a://bucket/prefix; without a slash at the end.
 
     Takes paths (~ is the user's home) and file: URLs, whose %-escapes count. Raises InputError for what is empty, for
-    places that the lake cannot be in, and for characters that would lead elsewhere.
+    places that the lake cannot be in, and for characters that would lead elsewhere. No message holds the path: a
+    secret may be in it.
     """
     text = os.fspath(given) if isinstance(given, str | os.PathLike) else ""
     if not isinstance(text, str) or not text.strip():
@@ -32,7 +33,7 @@ def lake_path(given: str | os.PathLike[str]) -> str:
         path = _folder(_of_file_url(text))
     elif scheme[1] in ("s3", "s3a"):
         if not _S3.fullmatch(text):
-            raise InputError(f"{text!r}: a lake on S3 is written s3a://<bucket>/<prefix>")
+            raise InputError("a lake on S3 is written s3a://<bucket>/<prefix>")
         path = text.rstrip("/")
     elif scheme[1] == "hdfs":
         raise InputError(
@@ -40,11 +41,11 @@ def lake_path(given: str | os.PathLike[str]) -> str:
         )
     else:
         raise InputError(
-            f"{text!r}: a lake is a folder or s3a://<bucket>/<prefix>; a folder of this name is written ./{text}"
+            "a lake is a folder or s3a://<bucket>/<prefix>; a folder with a colon in its name is written ./<folder>"
         )
     if not is_remote(path) and (found := _UNSAFE.search(os.path.abspath(path))):
         what = repr(found[0]) if found[0].isprintable() else "a control character"
-        raise InputError(f"the path of a lake cannot have {what} in it: {os.path.abspath(path)!r}")
+        raise InputError(f"the absolute path of a lake cannot have {what} in it")
     return path
 
 
@@ -60,16 +61,19 @@ def _of_file_url(url: str) -> str:
     if path.startswith("//"):
         host, slash, path = path.removeprefix("//").partition("/")
         if host not in ("", "localhost"):
-            raise InputError(f"{url!r} names a folder on {host}; write file:///<folder> for one on this machine")
+            raise InputError("this URL names a folder on another machine; write file:///<folder> for one on this")
         path = slash + path
     return unquote(path)
 
 
 def refuse_credentials(url: str) -> str:
-    """`url`, which has no user and password before its host: those would be printed. Raises InputError."""
-    if re.match(r"[^/]*//[^/]*@", url):
+    """`url`, in which no @ comes after a colon or a host's //: a user and password would be printed. Raises InputError.
+
+    A secret key may hold slashes, so an @ counts wherever it is.
+    """
+    if re.search(r":.*@|^//[^/]*@", url.removeprefix("file:"), re.DOTALL):
         raise InputError(
-            "this URL holds a user or password before the @; leave them out. S3 reads AWS_ACCESS_KEY_ID and "
+            "there is an @ after a colon, as after a user and password; leave them out. S3 reads AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY from the environment, Kafka its login from kafka.options"
         )
     return url

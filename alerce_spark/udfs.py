@@ -21,7 +21,7 @@ from alerce_spark.classifiers.stamp import StampModel, is_known_mover
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE_CLASSES
 from alerce_spark.errors import InputError
 from alerce_spark.features import select
-from alerce_spark.features.io import from_objects, schema
+from alerce_spark.features.io import checked, from_objects, schema
 from alerce_spark.features.names import FEATURES
 from alerce_spark.kafka.records import published
 from alerce_spark.lake.models import Served
@@ -42,7 +42,8 @@ def features(
 
     Columns have ALeRCE's names, `features/select.py` says which are needed and which may be absent; objects with too
     few detections have rows of nulls. Rows are grouped by `collect_list` and handed over as Arrow lists, so no row
-    becomes a Python object. Raises ValueError that lists missing columns.
+    becomes a Python object. Raises InputError that lists missing columns; workers check the values as
+    `features.io.checked` does, so an action on the result fails with an error that `worker.input_error` reads.
     """
     detections = _with_oid(detections, select.REQUIRED, "detections")
     known = [c for c in _DETECTIONS if c in detections.columns]
@@ -54,7 +55,7 @@ def features(
     if xmatch is not None:
         matches = _with_oid(xmatch, _WISE, "cross-matches")
         # Of several matches the brightest in W1.
-        brightest = F.min_by(F.struct(*_WISE), F.coalesce("w1mpro", F.lit(float("inf"))))
+        brightest = F.min_by(F.struct(*_WISE), F.expr("coalesce(try_cast(w1mpro AS DOUBLE), DOUBLE('inf'))"))
         grouped = grouped.join(matches.groupBy("oid").agg(brightest.alias("wise")), "oid", "left")
     return map_in_workers(grouped, _compute(), ddl_of(schema()))
 
@@ -199,17 +200,29 @@ def _compute() -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
             if not batch.num_rows:
                 continue
             names = batch.schema.names
-            offsets, detections = _lists(batch.column("detections"))
-            limit_offsets, limits = _lists(batch.column("limits")) if "limits" in names else (None, None)
+            oids = batch.column("oid")
+            offsets, detections = _checked(oids, batch.column("detections"), select.REQUIRED, "detections")
+            limit_offsets, limits = None, None
+            if "limits" in names:
+                column = batch.column("limits")
+                limit_offsets, limits = _checked(oids, column, select.REQUIRED_LIMITS, "non-detections")
             wise = None
             if "wise" in names:
                 fields = pa.Table.from_batches([pa.RecordBatch.from_struct_array(batch.column("wise"))])
+                fields = checked(fields.append_column("oid", oids), (), "cross-matches", part=True)
                 wise = {n: fields[n].cast(pa.float64()).to_numpy() for n in _WISE}
-            oid = np.array(batch.column("oid").to_pylist(), object)
+            oid = np.array(oids.to_pylist(), object)
             objects = select.from_offsets(oid, offsets, detections, limit_offsets, limits, wise)
             yield from from_objects(objects).to_batches()
 
     return compute
+
+
+def _checked(oids: pa.Array, column: pa.ListArray, required: Sequence[str], what: str) -> tuple[np.ndarray, pa.Table]:
+    """As `_lists`, of rows that `features.io.checked` takes."""
+    offsets, rows = _lists(column)
+    oid = oids.take(pa.array(np.repeat(np.arange(len(oids)), np.diff(offsets))))
+    return offsets, checked(rows.append_column("oid", oid), required, what, part=True)
 
 
 def _lists(column: pa.ListArray) -> tuple[np.ndarray, pa.Table]:

@@ -8,11 +8,14 @@ aside here (gc.freeze), so that the next one looks at what is new only: 0.02 ms.
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql.types import StructType
+
+from alerce_spark.errors import InputError
 
 Batches = Iterator[pa.RecordBatch]
 
@@ -31,6 +34,12 @@ def map_in_workers(frame: DataFrame, function: Callable[[Batches], Batches], sch
         return function(batches)
 
     return frame.mapInArrow(run, schema)
+
+
+def input_error(error: Exception) -> InputError | None:
+    """The InputError that a worker raised, of the error that Spark makes of it; None for others."""
+    found = re.findall(r"^(?:alerce_spark\.[\w.]+\.)?(?:InputError|TableFileError): (.+)$", str(error), re.MULTILINE)
+    return InputError(found[-1]) if found else None
 
 
 def settle() -> None:

@@ -36,6 +36,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "forest": ["--objects", "100", "--trees", "30", "--repeats", "2"],
     "outliers": ["--objects", "20", "--curves", "50", "--repeats", "1"],
     "stream": ["--quick"],
+    "memory": ["--quick"],
     "lightcurves": ["--quick"],
     "growth": ["--quick"],
     "integrity": ["--quick"],

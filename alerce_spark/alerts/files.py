@@ -126,8 +126,9 @@ class _Source:
     What came before a fault is given first.
     """
 
-    def __init__(self, stream: Any, where: str) -> None:
-        self._stream, self.where = stream, where
+    def __init__(self, stream: Any, where: str, is_checked: bool = False) -> None:
+        """is_checked: what it lies in has a checksum at its end, so it is not cut off."""
+        self._stream, self.where, self.is_checked = stream, where, is_checked
         self._ahead = b""
         self._fault: _Damaged | None = None
 
@@ -211,14 +212,23 @@ class _Member(tarfile.TarInfo):
             raise tarfile.ReadError(f"{member.size} bytes of names and fields of a member, at most {_MAX_TAR_FIELDS}")
         return member
 
+    #: How the library says that an archive ends.
+    ends: tuple[type[Exception], ...] = (tarfile.EOFHeaderError,)  # type: ignore[attr-defined]
+
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> _Member:
         try:
             return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the end mark
+        except cls.ends:
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"header at byte {archive.offset}: {error}") from None
+
+
+class _CheckedMember(_Member):
+    """A header in an archive that is whole by its checksum: it may end without the mark, as some writers leave it."""
+
+    ends = (*_Member.ends, tarfile.EmptyHeaderError)  # type: ignore[attr-defined]
 
 
 def _packets(source: _Source, is_named: bool, unread: Unread, depth: int) -> Iterator[tuple[bytes, str]]:
@@ -227,7 +237,7 @@ def _packets(source: _Source, is_named: bool, unread: Unread, depth: int) -> Ite
     if depth > _MAX_DEPTH:
         raise _Damaged(source.where, f"archives within archives, deeper than {_MAX_DEPTH}")
     if head.startswith(_GZIP):
-        yield from _packets(_Source(_Gunzip(source), source.where), is_named, unread, depth + 1)
+        yield from _packets(_Source(_Gunzip(source), source.where, is_checked=True), is_named, unread, depth + 1)
     elif head[257:262] == b"ustar" or (_TAR_NAME.search(source.where) and not head.startswith(containers.MAGIC)):
         yield from _members(source, unread, depth + 1)
     elif packed := next((name for magic, name in _PACKED.items() if head.startswith(magic)), None):
@@ -269,7 +279,8 @@ def _members(source: _Source, unread: Unread, depth: int) -> Iterator[tuple[byte
 def _opened(source: _Source) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     """A tar archive that stands at each of its members. The library raises anything where a header is damaged."""
     try:
-        archive = tarfile.open(fileobj=source, mode="r|", tarinfo=_Member)  # type: ignore[call-overload]  # noqa: SIM115
+        kind = _CheckedMember if source.is_checked else _Member
+        archive = tarfile.open(fileobj=source, mode="r|", tarinfo=kind)  # type: ignore[call-overload]  # noqa: SIM115
         while (member := archive.next()) is not None:
             yield archive, member
             archive.members.clear()  # the library keeps every header that it has read

@@ -10,7 +10,7 @@ import typer
 
 from alerce_spark.cli.common import Lake, app, console, settings_of
 from alerce_spark.errors import InputError
-from alerce_spark.outputs import check_out
+from alerce_spark.outputs import check_out, check_out_folder
 from alerce_spark.text import file_name
 
 _IMAGES = (".png", ".pdf", ".svg")
@@ -33,11 +33,15 @@ def features(
     from alerce_spark.features.select import REQUIRED, REQUIRED_LIMITS
     from alerce_spark.session import spark_session
     from alerce_spark.udfs import features as features_of
+    from alerce_spark.worker import input_error
 
+    _check_features(out, form)
     # Files are read and checked before Spark starts; what is a folder may be too large for that.
     inputs = ((detections, REQUIRED, "detections"), (non_detections, REQUIRED_LIMITS, "non-detections"))
     files = [
-        checked(tablefiles.read(path), required, f"{what} {path}") if path and Path(path).is_file() else None
+        checked(tablefiles.read(path), required, f"{what} {path}")
+        if path is not None and _is_file(path, what)
+        else None
         for path, required, what in (*inputs, (xmatch, (), "cross-matches"))
     ]
     spark = spark_session(settings_of(), "alerce-spark features")
@@ -52,11 +56,41 @@ def features(
 
     table, limits, matches = map(read, (detections, non_detections, xmatch), files)
     assert table is not None
-    features_of(table, limits, matches).write.format(form).save(out)
+    try:
+        features_of(table, limits, matches).write.format(form).save(out)
+    except Exception as error:
+        if (mendable := input_error(error)) is None:
+            raise
+        raise mendable from None
     objects = spark.read.format(form).load(out)
     counted = objects.selectExpr("count(*)", "count_if(ndet_used > 0)").first()
     assert counted is not None
     console.print(f"{counted[0]} objects in {out}, {counted[1]} of them with enough detections for features")
+
+
+def _check_features(out: str, form: str) -> None:
+    """Raises InputError where the result cannot be written as asked."""
+    if form not in ("parquet", "delta"):
+        raise InputError(f"--format {form}: results are written as parquet or delta")
+    if not out.strip():
+        raise InputError("--out is empty; give the folder of the result")
+    if "://" in out:
+        return
+    if Path(out).exists():
+        raise InputError(f"{out} exists; give a folder that does not, or remove it")
+    check_out_folder(Path(out).absolute().parent)
+
+
+def _is_file(path: str, what: str) -> bool:
+    """Whether a table is one file, not a folder of them. Raises InputError where there is neither."""
+    if "://" in path:
+        return False
+    if not path or not Path(path).exists():
+        raise InputError(f"{what}: there is no file or folder {path!r}")
+    folder = Path(path)
+    if folder.is_dir() and not (folder / "_delta_log").is_dir() and next(folder.rglob("*.parq*"), None) is None:
+        raise InputError(f"{what}: the folder {path} holds no Parquet files and is no Delta table")
+    return folder.is_file()
 
 
 @app.command()

@@ -41,12 +41,13 @@ def table(detections: pa.Table, non_detections: pa.Table | None = None, xmatch: 
     return from_objects(select(detections, non_detections, xmatch), detections.schema.field("oid").type)
 
 
-def checked(table: pa.Table, required: Sequence[str], what: str) -> pa.Table:
+def checked(table: pa.Table, required: Sequence[str], what: str, *, part: bool = False) -> pa.Table:
     """The columns of a user's table that features use, in their types: ids exact, flags and signs in any spelling.
 
-    Names may be in any case, bands 1, 2, 3 or g, r, i. A column without a single value counts as absent. Raises
-    TableFileError for columns that are missing or there twice, rows without an oid, ids that have lost digits, flags
-    and numbers that are none, and times that are no MJD or lie more than a century apart.
+    Names may be in any case, bands 1, 2, 3 or g, r, i. A column without a single value counts as absent, but stays in
+    a `part` of a table: what counts there must not depend on how the table is cut. Raises TableFileError for columns
+    that are missing or there twice, rows without an oid, ids that have lost digits, flags and numbers that are none,
+    and times that are no MJD or lie more than a century apart.
     """
     names = table.schema.names
     if missing := [name for name in required if find(names, [name]) is None]:
@@ -56,9 +57,9 @@ def checked(table: pa.Table, required: Sequence[str], what: str) -> pa.Table:
     kept = {"oid": _oids(table[oid], f"{what}: {oid}")}
     for name, read in _READERS.items():
         column = find(names, [name])
-        if column is not None and (name in required or table[column].null_count < len(table)):
+        if column is not None and (part or name in required or table[column].null_count < len(table)):
             kept[name] = read(table[column], f"{what}: {column}")
-    return pa.table({name: column for name, column in kept.items() if name in required or _has_values(column)})
+    return pa.table({name: column for name, column in kept.items() if part or name in required or _has_values(column)})
 
 
 def _has_values(column: pa.Array) -> bool:

@@ -609,7 +609,12 @@ def search(curves: tuple[Curves, ...], i: int) -> Search:
 
 def spectrum(objects: Objects, i: int) -> tuple[Float, Float]:
     """Frequencies [1/d] and power F of object i on the grid of the search, for figures; empty where there is none."""
-    taken = _take(objects.bands, i)
+    return power_of(objects.bands, i)
+
+
+def power_of(curves: tuple[Curves, ...], i: int) -> tuple[Float, Float]:
+    """The same of object i over its bands `curves`."""
+    taken = _take(curves, i)
     if taken is None:
         return np.empty(0), np.empty(0)
     bands, points, span = taken

@@ -277,6 +277,20 @@ def check_radius(radius: float) -> None:
         raise LakeError(f"a match radius lies above 0 and up to {LARGEST_RADIUS:g} arcsec, not {radius}")
 
 
+def sources(lake: str, name: str, ra: float, dec: float, radius: float) -> pl.DataFrame:
+    """Sources of a catalogue within `radius` arcsec of a position [deg], the nearest first, not moved in time.
+
+    Columns source_id, ra, dec [deg], proper motions and attributes if it has some, separation [arcsec]. Raises
+    LakeError where the catalogue is not imported.
+    """
+    opened = _needed(lake, name)
+    rows = opened.read(_ranges(np.array([ra]), np.array([dec]), radius))
+    found = within(ra, dec, rows["ra"].to_numpy(), rows["dec"].to_numpy(), radius, ids=rows["source_id"])
+    frame = pl.DataFrame(rows.take(pa.array(found.source)))
+    chosen = frame.select("source_id", "ra", "dec", *opened.attributes)
+    return chosen.with_columns(separation=pl.Series(found.separation, dtype=pl.Float64))
+
+
 def columns(catalog: Local, found: pa.Table) -> pl.DataFrame:
     """Attributes of attempts on a catalogue, a column each: numbers, or text."""
     maps = found["attributes"].combine_chunks()

@@ -244,14 +244,17 @@ class _Open:
 
 @dataclass(frozen=True)
 class _Groups:
-    """Row groups of a Parquet file: their rows, and their first and last `healpix29`."""
+    """Columns of a Parquet file, and of its row groups the rows and the first and last `healpix29`."""
 
+    columns: frozenset[str]
     rows: Ints
     first: Ints
     last: Ints
 
 
-def _groups(metadata: pq.FileMetaData) -> _Groups:
+def _groups(file: pq.ParquetFile) -> _Groups:
+    metadata = file.metadata
+    names = frozenset(file.schema_arrow.names)
     column = metadata.schema.names.index("healpix29")
     bounds = [_EVERYWHERE[0].tolist() for _ in range(metadata.num_row_groups)]
     for group in range(metadata.num_row_groups):
@@ -260,7 +263,8 @@ def _groups(metadata: pq.FileMetaData) -> _Groups:
             bounds[group] = [statistics.min, statistics.max]
     first, last = np.array(bounds, np.int64).reshape(-1, 2).T
     rows = np.array([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)], np.int64)
-    return _Groups(rows, first, last)
+    # Files of a table have the same columns: one set for all of them.
+    return _Groups(_columns.setdefault(names, names), rows, first, last)
 
 
 def _touch(first: Ints, last: Ints, ranges: Ints) -> NDArray[np.bool_]:
@@ -279,7 +283,7 @@ def _matching(opened: _Open, file: _File, schema: pa.Schema, oids: pa.Array, ran
         def parquet() -> pq.ParquetFile:
             return stack.enter_context(opened.parquet(file.path))
 
-        all_groups = _known_groups.get(key) or _known_groups.put(key, _groups(parquet().metadata))
+        all_groups = _known_groups.get(key) or _known_groups.put(key, _groups(parquet()))
         groups = np.flatnonzero(_touch(all_groups.first, all_groups.last, ranges))
         if not groups.size:
             return schema.empty_table()
@@ -295,8 +299,7 @@ def _matching(opened: _Open, file: _File, schema: pa.Schema, oids: pa.Array, ran
         hit = np.logical_or.reduceat(found, starts) if found.size else np.zeros(groups.size, bool)
         if not hit.any():
             return schema.empty_table()
-        stored = set(parquet().schema_arrow.names)
-        present = [name for name in schema.names if name in stored]
+        present = [name for name in schema.names if name in all_groups.columns]
         table = parquet().read_row_groups(groups[hit].tolist(), present, use_threads=False)
     table = table.filter(pa.array(found[np.repeat(hit, rows)]))
     values = {name: table[name].cast(schema.field(name).type) for name in present}
@@ -336,6 +339,7 @@ def _whole(opened: _Open, file: _File, schema: pa.Schema) -> pa.Table:
 
 
 _tables: dict[tuple[str, str], _Open] = {}
+_columns: dict[frozenset[str], frozenset[str]] = {}
 _known_groups: Kept[tuple[str, str], _Groups] = Kept(_GROUP_BYTES, lambda g: 3 * g.rows.nbytes + _OVERHEAD)
 _known_ids: Kept[tuple[str, str, int], pa.ChunkedArray] = Kept(_ID_BYTES, lambda ids: ids.nbytes + _OVERHEAD)
 

@@ -15,9 +15,12 @@ Column: TypeAlias = pa.Array | pa.ChunkedArray
 #: How text says that a number is not there, in lower case.
 NULLS = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "nat", "-", "--", "---", "masked")
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(?i:inf|infinity)$"
-_ROUNDED = r"^[+-]?\d(\.\d+)?[eE]\+\d\d$"  # as spreadsheets write long ids
-#: The beginning of text that a spreadsheet runs as a formula, marked as text or not; numbers and angles are none.
-FORMULA = r"^('*(?:[=@\t\r]|[+-][^\d.]))"
+#: Long ids as spreadsheets and programs write them from floating point, and whole numbers with a fraction of zeros.
+_ROUNDED = r"^[+-]?(\d[eE]\+|\d+\.\d*[eE]\+?)\d\d\d?$"
+_WHOLE = r"^[+-]?\d{16,}\.0*$"
+#: Text that a spreadsheet runs as a formula, marked as text or not: all that begins so, but for signs, numbers, angles.
+_FORMULA = r"^'*[=@\t\r+-]"
+_SIGNED = r"^'*[+-](?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|\s?\d[\d.: dhms°′″]*)?$"
 _DECIMAL_COMMA = r"^[+-]?\d+,\d+$"
 #: Whole numbers from here on need not be exact, by the bits of a floating-point column.
 _EXACT = {16: 2**11, 32: 2**24, 64: 2**53}
@@ -55,11 +58,21 @@ def decoded(values: pa.Array) -> pa.Array:
         return pa.array([None if v is None else as_text(v) for v in values.to_pylist()], pa.string())
 
 
-def unmarked(values: pa.Array) -> pa.Array:
-    """Text of a CSV file without the apostrophe by which spreadsheets and our writer mark what would be a formula."""
-    if not pc.any(pc.starts_with(values, "'")).as_py():
-        return values
-    return pc.replace_substring_regex(values, "^'" + FORMULA.removeprefix("^"), r"\1")
+def marked(text: Column) -> Column:
+    """Text for a CSV file, with the apostrophe by which spreadsheets mark text before what they would run."""
+    return pc.if_else(_is_formula(text), pc.binary_replace_slice(text, 0, 0, "'"), text)
+
+
+def unmarked(text: pa.Array) -> pa.Array:
+    """Text of a CSV file without the mark: the inverse of `marked`."""
+    quoted = pc.starts_with(text, "'")
+    if not pc.any(quoted).as_py():
+        return text
+    return pc.if_else(pc.and_(quoted, _is_formula(text)), pc.utf8_slice_codeunits(text, 1), text)
+
+
+def _is_formula(text: Column) -> Column:
+    return pc.and_(pc.match_substring_regex(text, _FORMULA), pc.invert(pc.match_substring_regex(text, _SIGNED)))
 
 
 def is_number(column: pa.Array) -> bool:
@@ -90,9 +103,12 @@ def _written(values: pa.Array) -> pa.Array:
 def ids(column: Column, what: str) -> pa.Array:
     """Ids as text, exactly: null where blank or NaN. Raises TableFileError where digits may have been lost.
 
-    That is so for whole numbers in floating point beyond what it can hold (2⁵³ in 64 bits), infinities, and long
-    numbers that a spreadsheet has rounded (1.24625E+18). `what` names the column in the message.
+    That is so for whole numbers in floating point beyond what it can hold (2⁵³ in 64 bits), infinities, text written
+    from such numbers (1.24625E+18, 1246250000000000000.0), decimals with a fraction, and text with line breaks, where
+    a stray quote has joined rows. `what` names the column in the message.
     """
+    if pa.types.is_decimal(column.type):
+        return _whole_decimals(column, what)
     values = plain(column, what)
     if pa.types.is_floating(values.type):
         limit = _EXACT[values.type.bit_width]
@@ -105,11 +121,20 @@ def ids(column: Column, what: str) -> pa.Array:
             )
         return words(values)
     found = words(values)
-    rounded = pc.match_substring_regex(found, _ROUNDED).fill_null(False)
-    if pc.any(rounded).as_py():
-        first = found.filter(rounded)[0].as_py()
-        raise TableFileError(f"{what} holds {first!r}, a number that has lost digits: give the ids in full")
+    rounded = found.filter(pc.match_substring_regex(found, _ROUNDED).fill_null(False)).to_pylist()
+    whole = found.filter(pc.match_substring_regex(found, _WHOLE).fill_null(False)).to_pylist()
+    rounded += [text for text in whole if abs(int(text.partition(".")[0])) >= _EXACT[64]]
+    if rounded:
+        raise TableFileError(f"{what} holds {rounded[0]!r}, a number that may have lost digits: give the ids in full")
     return found
+
+
+def _whole_decimals(column: Column, what: str) -> pa.Array:
+    values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    try:
+        return values.cast(pa.decimal256(76, 0)).cast(pa.string())
+    except pa.ArrowInvalid:
+        raise TableFileError(f"{what} holds numbers with a fraction, which are no ids: give integers or text") from None
 
 
 def integers(column: Column, what: str) -> pa.Array:
@@ -120,7 +145,7 @@ def integers(column: Column, what: str) -> pa.Array:
             return values.cast(pa.int64())
         except pa.ArrowInvalid:
             raise TableFileError(f"{what} holds integers beyond 64 bits with a sign") from None
-    text = _known(ids(values, what))
+    text = _known(ids(column, what))
     text = pc.replace_substring_regex(text, r"^([+-]?\d+)\.0*$", r"\1")
     text = pc.replace_substring_regex(text, r"^\+", "")
     is_whole = pc.match_substring_regex(text, r"^-?\d+$")

@@ -7,13 +7,12 @@ from pathlib import Path
 from uuid import uuid4
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from alerce_spark.outputs import TABLE_SUFFIXES, check_out
 from alerce_spark.tablefiles.opening import TableFileError
-from alerce_spark.tablefiles.values import FORMULA
+from alerce_spark.tablefiles.values import marked
 
 
 def write(table: pa.Table, out: Path) -> None:
@@ -37,8 +36,9 @@ def write(table: pa.Table, out: Path) -> None:
 
 
 def _flat(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
-    if pa.types.is_string(column.type):
-        return pc.replace_substring_regex(column, FORMULA, r"'\1")
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return marked(column.cast(pa.large_string()))
     if not pa.types.is_nested(column.type):
         return column
     return pa.array([None if v is None else json.dumps(v, ensure_ascii=False) for v in column.to_pylist()], pa.string())

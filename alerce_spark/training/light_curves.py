@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from functools import cache, partial
 from importlib import resources
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +57,7 @@ def simulated_set(
     A few less (2 of 3,000) where degrading leaves an object without enough points.
     Depends on seed, `degraded` (default DEGRADED) and code, not on `workers`; the objects of a class are the same
     whatever the counts of others. Objects of two seeds have different names. `progress` is told the objects done and
-    wanted. With more than one worker the caller must be importable (`if __name__ == "__main__"`). Raises ValueError for
+    wanted. Raises ValueError for
     an unknown class or a share outside 0 … 1.
     """
     wanted, shares = _wanted(counts), {**DEGRADED, **(degraded or {})}
@@ -95,8 +98,24 @@ def _each(
         return
     # Spawned, not forked: the caller may hold a JVM, threads and open tables.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(make, name, count): name for name, count in wanted.items()}
+        with _without_main():
+            running = {pool.submit(make, name, count): name for name, count in wanted.items()}
         yield from ((running[done], done.result()) for done in as_completed(running))
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Processes that start meanwhile do not run the caller's main module again: they need nothing of it.
+
+    A script without `if __name__ == "__main__"` would begin once more in each of them.
+    """
+    main = sys.modules["__main__"]
+    kept: dict[str, Any] = {name: vars(main).pop(name) for name in ("__file__", "__spec__") if name in vars(main)}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        vars(main).update(kept)
 
 
 def _of_class(seed: int, shares: Mapping[str, float], name: str, count: int) -> FeatureSet:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from alerce_spark.kafka import local, topics
+from alerce_spark.needs import MissingError
 
 pytestmark = pytest.mark.kafka
 
@@ -54,7 +55,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
 
 def test_missing_java_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    with pytest.raises(local.KafkaError, match="install Java 17"):
+    with pytest.raises(MissingError, match="Install Java 17"):
         local.start(f"127.0.0.1:{local.free_port()}", tmp_path)
 
 

@@ -103,3 +103,19 @@ def test_the_command_reads_light_curves_of_any_format(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["features", "--detections", f"{tmp_path}/rounded.csv", "--out", f"{tmp_path}/no"])
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [("mjd", 2459000.5, "detections: mjd"), ("isdiffpos", "maybe", "isdiffpos"), ("oid", None, "have no id")],
+)
+def test_folders_are_checked_as_files_are(
+    spark: SparkSession, tmp_path: Path, capfd: pytest.CaptureFixture[str], column: str, value: object, said: str
+) -> None:
+    detections = pl.from_arrow(_curves(3, 4)[0])
+    assert isinstance(detections, pl.DataFrame)
+    (tmp_path / "curves").mkdir()
+    detections.with_columns(pl.lit(value).alias(column)).write_parquet(tmp_path / "curves" / "a.parquet")
+    with pytest.raises(SystemExit, match="2"):
+        main(["features", "--detections", f"{tmp_path}/curves", "--out", f"{tmp_path}/out"])
+    assert said in capfd.readouterr().err.split("error: ")[-1]

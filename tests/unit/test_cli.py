@@ -224,3 +224,39 @@ def test_arguments_that_cannot_be_are_refused_before_the_work(
     assert wanted in said
     assert "Traceback" not in said
     assert not Path("s").exists() or not list(Path("s").iterdir())
+
+
+def _no_spark(*_: object) -> None:
+    raise AssertionError("Spark was started")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"--detections": "absent"}, "no file or folder"),
+        ({"--detections": "empty"}, "holds no Parquet files"),
+        ({"--xmatch": "absent"}, "cross-matches: there is no file"),
+        ({"--non-detections": "empty"}, "non-detections: the folder"),
+        ({"--out": "empty"}, "exists"),
+        ({"--out": ""}, "--out is empty"),
+        ({"--out": "file/out"}, "is a file"),
+        ({"--format": "csv"}, "parquet or delta"),
+    ],
+)
+def test_features_refuses_what_it_cannot_read_or_write_before_spark(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: dict[str, str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("alerce_spark.session.spark_session", _no_spark)
+    for folder in ("empty", "curves"):
+        (tmp_path / folder).mkdir()
+    for file in ("file", "curves/a.parquet"):
+        (tmp_path / file).touch()
+    options = {"--detections": "curves", "--out": "out", **changed}
+    code, message = _run(capsys, "features", *(part for option in options.items() for part in option))
+    assert code == 2
+    assert said in message

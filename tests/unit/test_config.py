@@ -37,17 +37,17 @@ def test_flags_override_environment_and_environment_the_file(tmp_path: Path, mon
     [
         ("[kafka]\nbootstrap_server = 'a:1'\n", ["kafka.bootstrap_server", "did you mean bootstrap_servers?"]),
         ("[lake]\nhealpix_order = 40\n", ["lake.healpix_order", "40"]),
-        ("[lake]\npath = 'hdfs://x/y'\n", ["lake.path", "hdfs://x/y", "not supported"]),
+        ("[lake]\npath = 'hdfs://x/y'\n", ["lake.path", "hdfs://", "not supported"]),
         ("[stream]\nqueries = ['photometri']\n", ["stream.queries.0", "photometri"]),
-        ("[archive]\nurl = 'ftp://x'\n", ["archive.url", "ftp://x"]),
+        ("[archive]\nurl = 'ftp://x'\n", ["archive.url", "s3://<bucket>/<prefix>"]),
         ("[nothing]\na = 1\n", ["nothing"]),
         ("[stream]\nphotometry_min_alerts = 9000\n", ["photometry_min_alerts = 9000", "no batch could begin"]),
         ("[stream]\nqueries = ['stamps', 'results', 'stamps']\n", ["stamps is named twice"]),
         ("[stream]\nqueries = []\n", ["at least one query"]),
         ("[stream]\nbatch_timeout_s = inf\n", ["stream.batch_timeout_s", "finite"]),
         ("[maintenance]\nretention_h = nan\n", ["maintenance.retention_h", "finite"]),
-        ("[kafka]\nbootstrap_servers = 'somewhere'\n", ["kafka.bootstrap_servers = 'somewhere'", "host:port"]),
-        ("[archive]\nendpoint_url = 'minio:9000'\n", ["archive.endpoint_url = 'minio:9000'", "http://"]),
+        ("[kafka]\nbootstrap_servers = 'somewhere'\n", ["kafka.bootstrap_servers", "host:port"]),
+        ("[archive]\nendpoint_url = 'minio:9000'\n", ["archive.endpoint_url", "http://"]),
         ("[lake]\npath = ' '\n", ["lake.path", "is empty"]),
         ("[lake\n", ["cannot be read"]),
     ],
@@ -116,6 +116,49 @@ def test_a_password_in_a_mistaken_place_is_not_printed(tmp_path: Path, text: str
         load(_file(tmp_path, text))
     assert _SECRET not in str(error.value)
     assert _SECRET not in "".join(traceback.format_exception(error.value))
+
+
+_PLACES = ("lake.path", "archive.url", "archive.endpoint_url", "crossmatch.cds_url", "stream.checkpoints")
+
+
+@pytest.mark.parametrize("key", [*_PLACES, "kafka.bootstrap_servers"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("s3a://AKIA:se/hunter2@bucket/x", "s3://AKIA:se/hunter2@bucket/x", "http://AKIA:se/hunter2@minio:9000"),
+        *("s3a:AKIA:hunter2@bucket/x", "s3a:/AKIA:hunter2@bucket/x", "AKIA:hunter2@bucket/x", "s3:AKIA:hunter2"),
+        *("file:AKIA:hunter2@x", "s3://AKIA:hunter2/x", "u:hunter2", "gs://u:hunter2", "h:9092;password=hunter2"),
+    ],
+)
+def test_a_place_with_a_password_in_it_is_refused_and_not_printed(
+    monkeypatch: pytest.MonkeyPatch, key: str, value: str
+) -> None:
+    monkeypatch.setenv(f"ALERCE_{key.replace('.', '__').upper()}", value)
+    with pytest.raises(ConfigError, match=key) as error:
+        load(SHIPPED)
+    assert _SECRET not in "".join(traceback.format_exception(error.value))
+
+
+@pytest.mark.parametrize("key", ["archive.url", "archive.endpoint_url", "crossmatch.cds_url"])
+def test_a_signed_url_is_refused_and_not_printed(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv(f"ALERCE_{key.replace('.', '__').upper()}", "https://h/?sig=hunter2")
+    with pytest.raises(ConfigError, match=key) as error:
+        load(SHIPPED)
+    assert _SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("kafka.bootstrap_servers", value) for value in ("a.b:1,c-d:2", "[::1]:9092", "SASL_SSL://a:9092")),
+        *(("archive.url", value) for value in ("file:a b", "file:/home/me@x/a", "file:///a", "s3://b.c/d")),
+        *(("archive.endpoint_url", value) for value in ("http://127.0.0.1:9000", "https://minio/", "http://[::1]:9")),
+        *(("stream.checkpoints", value) for value in ("a/b c", "/a:b", "hdfs:///a", "hdfs://n:8020/a", "s3a://b/c")),
+    ],
+)
+def test_places_without_secrets_are_taken(key: str, value: str) -> None:
+    section, name = key.split(".")
+    assert getattr(getattr(load(SHIPPED, {section: {name: value}}), section), name) == value
 
 
 @pytest.mark.parametrize(

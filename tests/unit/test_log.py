@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -290,6 +291,27 @@ def test_snapshots_go_back_and_forth(lake: str) -> None:
         Snapshots(f"{lake}/nowhere", "magstats").at(3)
     with pytest.raises(FileNotFoundError, match="no longer has version"):
         moving.at(newest + 1)
+
+
+def test_a_look_up_keeps_little_of_each_file(lake: str) -> None:
+    # Statistics as a commit has them of the 32 first columns; every process keeps what it needs of every live file.
+    numbers = {f"column{k}": 59000.123456789 + k for k in range(32)}
+    counts = dict.fromkeys(numbers, 0)
+    stats = json.dumps({"numRecords": 1, "minValues": numbers, "maxValues": numbers, "nullCount": counts})
+    added = [
+        {"path": f"pixel={k % 700}/part-{k:032d}.parquet", "partitionValues": {"pixel": str(k % 700)}, "size": 9000 + k}
+        | {"modificationTime": 1_700_000_000_000 + k, "dataChange": True, "stats": stats}
+        for k in range(2000)
+    ]
+    log.commit(lake, "detections", 0, Change(added))
+    tracemalloc.start()
+    try:
+        opened = Snapshots(lake, "detections")
+        assert len(opened.at(1)) == len(added)
+        a_file = tracemalloc.get_traced_memory()[0] / len(added)
+    finally:
+        tracemalloc.stop()
+    assert a_file < len(stats) / 2
 
 
 def test_making_a_table_twice_changes_nothing(lake: str) -> None:

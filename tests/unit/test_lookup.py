@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -324,3 +326,35 @@ def test_one_oid_at_two_places_is_two_objects(tmp_path: Path, apart: float) -> N
     assert (seen(first), seen(second)) == ([1], [3])
     found = lookup.read_near(lake, "magstats", ["ndet"], ["a", "a"], ra, dec)
     assert sorted(found["ndet"]) == [1, 3]
+
+
+def test_threads_share_open_tables_and_what_is_kept_of_files(
+    lake: tuple[Path, pl.Series, np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, oids, ra, dec = lake
+    for kept in (lookup._known_groups, lookup._known_ids):
+        monkeypatch.setattr(kept, "_most", 1)  # each drives out another
+    expected = {table: _all_rows(path, table, oids) for table in ("detections", "non_detections")}
+    before = {table: lookup.versions(str(path), [table])[table] - 1 for table in expected}
+
+    def ask(k: int) -> None:
+        table = ("detections", "non_detections")[k % 2]
+        one = slice(k % len(oids), k % len(oids) + 1)
+        pixels, ranges = lookup.near(ra[one], dec[one], ORDER)
+        # Some want the version before the newest, as a batch that began earlier does.
+        version = before[table] if k % 5 == 0 else None
+        found = lookup.read(str(path), table, HISTORY[table], oids[one], pixels, version, ranges)
+        rows = expected[table].filter(pl.col("oid") == oids[one][0])
+        if version is None:
+            _assert_same(found, rows)
+        else:
+            assert len(found) == 6
+            assert found.join(rows, on=found.columns, how="anti", nulls_equal=True).is_empty()
+
+    switching = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(ask, range(400)))
+    finally:
+        sys.setswitchinterval(switching)

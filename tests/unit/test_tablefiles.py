@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 
 import astropy.units as u
@@ -302,6 +303,22 @@ def test_ids_are_exact_or_refused() -> None:
             values.ids(column, "the ids")
 
 
+@pytest.mark.parametrize("lost", ["1.24625E18", "1.24625e18", "1246250000000000000.0", "9007199254740993.0"])
+def test_ids_written_from_floating_point_are_refused(lost: str) -> None:
+    for read_ids in (values.ids, values.integers):
+        with pytest.raises(TableFileError, match=r"the ids holds '.*lost digits"):
+            read_ids(pa.array(["5.0", lost]), "the ids")
+
+
+def test_decimal_ids_are_whole_and_exact() -> None:
+    ids = [Decimal("1246231265715015000.00"), Decimal("9007199254740993.00"), Decimal("5.00"), None]
+    column = pa.array(ids, pa.decimal128(38, 2))
+    assert values.ids(column, "x").to_pylist() == ["1246231265715015000", "9007199254740993", "5", None]
+    assert values.integers(pa.chunked_array([column]), "x").to_pylist() == [1246231265715015000, 2**53 + 1, 5, None]
+    with pytest.raises(TableFileError, match="x holds numbers with a fraction"):
+        values.ids(pa.array([Decimal("5.25")]), "x")
+
+
 @given(st.lists(st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1)), max_size=5))
 def test_integers_are_exact_from_text_too(numbers: list[int | None]) -> None:
     assert values.integers(pa.array(numbers, pa.int64()), "x").to_pylist() == numbers
@@ -477,14 +494,30 @@ def test_a_value_that_reads_like_a_vast_unit_is_a_value(tmp_path: Path) -> None:
     assert read(tmp_path / "t.csv").to_pylist() == [{"a": "1", "b": "1", "c": "1a91"}]
 
 
-@pytest.mark.parametrize("text", ["=1+1", "@SUM(A1)", "+cmd|' /C calc'!A0", "-x", "\tx", "'=1", "''=1", "=", "-"])
+_FORMULAS = ["=1+1", "@SUM(A1)", "+cmd|' /C calc'!A0", "-x", "\tx", "'=1", "''=1", "="]
+_BEHIND_NUMBERS = ["-2+3+cmd|' /C calc'!A0", "-1+1|cmd", "'-1+1|cmd", "+1e5|x", "-1d\n=x", "-.5*A1"]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary("i4", "string")])
+def test_a_formula_is_marked_in_every_type_of_text(tmp_path: Path, kind: pa.DataType) -> None:
+    texts = [*_FORMULAS, *_BEHIND_NUMBERS]
+    dictionary = pa.types.is_dictionary(kind)
+    column = pa.array(texts).dictionary_encode().cast(kind) if dictionary else pa.array(texts, kind)
+    write(pa.table({"oid": column, "n": range(len(texts))}), tmp_path / "o.csv")
+    assert pd.read_csv(tmp_path / "o.csv")["oid"].tolist() == ["'" + text for text in texts]
+    assert read(tmp_path / "o.csv")["oid"].to_pylist() == texts
+
+
+@pytest.mark.parametrize("text", [*_FORMULAS, "-"])
 def test_a_formula_is_text_to_a_spreadsheet_and_itself_to_us(tmp_path: Path, text: str) -> None:
     write(pa.table({"oid": [text]}), tmp_path / "o.csv")
     assert pd.read_csv(tmp_path / "o.csv")["oid"][0][0] not in "=@\t\r+" or text == "-"
     assert read(tmp_path / "o.csv")["oid"].to_pylist() == [text]
 
 
-@pytest.mark.parametrize("text", ["-12:30:00", "+5", "-.5", "it's", "'quoted'", "a=b", "'-5"])
+@pytest.mark.parametrize(
+    "text", ["-12:30:00", "+5", "-.5", "-1.5e-05", "-0d30m05s", "-0°30′", "-", "it's", "'quoted'", "a=b", "'-5"]
+)
 def test_what_is_no_formula_is_written_as_it_is(tmp_path: Path, text: str) -> None:
     write(pa.table({"oid": [text]}), tmp_path / "o.csv")
     assert pd.read_csv(tmp_path / "o.csv", dtype=str)["oid"].tolist() == [text]

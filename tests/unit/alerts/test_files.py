@@ -76,6 +76,14 @@ def test_content_decides_how_a_file_is_read(put: Callable[[str, bytes], Path], n
         assert _read(put(name, content)) == (CONTENTS, [])
 
 
+def test_an_archive_that_is_whole_by_its_checksum_needs_no_end_mark(put: Callable[[str, bytes], Path]) -> None:
+    """As an archive of ZTF's first nights has none; a plain one may be cut there."""
+    assert _read(put("a.tar.gz", gzip.compress(PLAIN[:END]))) == (CONTENTS, [])
+    found, unread = _read(put("a.tar", PLAIN[:END]))
+    assert found == CONTENTS
+    assert "cut off" in unread[0][1]
+
+
 @given(cut=st.integers(1, END))
 def test_of_a_cut_archive_the_members_before_the_cut_are_kept(put: Callable[[str, bytes], Path], cut: int) -> None:
     archive = PLAIN[:cut]

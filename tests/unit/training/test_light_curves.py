@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -81,3 +85,16 @@ def test_objects_without_enough_points_are_left_out() -> None:
     first_only = (group > 0) | (np.arange(len(group)) < 3)
     kept = from_curves(curves.keep(first_only, np.ones(len(curves.non_detections["mjd"]), bool)))
     assert kept.oid.tolist() == curves.oid[1:].tolist()
+
+
+def test_a_script_without_a_guard_runs_once(tmp_path: Path) -> None:
+    """Spawned workers begin with the caller's main module, which here leaves a line at each run."""
+    script, lines = tmp_path / "script.py", tmp_path / "lines"
+    script.write_text(
+        f"open({str(lines)!r}, 'a').write('run\\n')\n"
+        "from alerce_spark.training.light_curves import simulated_set\n"
+        "assert len(simulated_set(1, {'RRL': 1, 'SNIa': 1}, workers=2)) == 2\n"
+        "assert __file__ and __name__ == '__main__'\n"
+    )
+    subprocess.run([sys.executable, str(script)], check=True, timeout=300)
+    assert lines.read_text() == "run\n"

@@ -1,0 +1,63 @@
+"""The application: routes, errors, bounds. `make` is what a server runs (`alerce-spark serve`)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from anyio.to_thread import current_default_thread_limiter
+from fastapi import FastAPI, Request
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from alerce_spark.api import catshtm, chart, multisurvey, period, scs, stamps, xmatch, ztf
+from alerce_spark.api.errors import add_handlers, reply
+from alerce_spark.api.limits import Bounds, rate_of
+from alerce_spark.api.state import THREADS, State
+from alerce_spark.config import Settings
+
+_ABOUT = """Objects, light curves, classes, features, stamps and packets of an alert stream, at ALeRCE's routes.
+Point ALeRCE's Python client here with the file that `alerce-spark client-config` writes. Reading needs no account."""
+_LEAST_GZIPPED = 2_000
+_FILES = ("/get_", "/stamps_api/", "/finding_chart")
+
+
+class _Gzip(GZipMiddleware):
+    """Packs replies, but for stamps and packets: these are files that clients unpack themselves."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_file = scope["type"] == "http" and scope["path"].startswith(_FILES)
+        await (self.app if is_file else super().__call__)(scope, receive, send)
+
+
+def make(settings: Settings) -> FastAPI:
+    """The application of one lake. Raises ConfigError and InputError for settings that cannot be used."""
+    rate = rate_of(settings.services.rate_limit)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        current_default_thread_limiter().total_tokens = THREADS
+        yield
+        app.state.services.close()
+
+    app = FastAPI(title="alerce_spark", description=_ABOUT, version="1", lifespan=lifespan, redirect_slashes=False)
+    app.state.services = State(settings)
+    add_handlers(app)
+    for router in (
+        *(ztf.router, ztf.forced_router, stamps.router, multisurvey.router),
+        *(catshtm.router, scs.router, xmatch.router, chart.router, period.router),
+    ):
+        app.include_router(router)
+
+    @app.get("/status", tags=["Server"])
+    def status(request: Request) -> Response:
+        """Which versions of the lake's tables the answers show, and when the index was built [s since 1970]."""
+        index = request.app.state.services.index
+        return reply({"built": int(index.about()["built"]), "versions": index.versions()})
+
+    app.add_middleware(_Gzip, minimum_size=_LEAST_GZIPPED, compresslevel=5)
+    app.add_middleware(Bounds, rate=rate)
+    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET"], expose_headers=["Retry-After"])
+    return app

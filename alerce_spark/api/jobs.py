@@ -1,0 +1,47 @@
+"""Work that takes longer than a request: taken, done one after the other, its result kept for a while."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from uuid import uuid4
+
+#: Jobs that are kept, waiting ones and results.
+_KEPT = 50
+
+
+class TooManyJobs(Exception):
+    """So many jobs wait that no other is taken."""
+
+
+class Jobs:
+    """Jobs of one server, by their names."""
+
+    def __init__(self) -> None:
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="job")
+        self._jobs: OrderedDict[str, Future[bytes]] = OrderedDict()
+        self._lock = Lock()
+
+    def close(self) -> None:
+        """Give up what waits."""
+        self._worker.shutdown(cancel_futures=True)
+
+    def take(self, work: Callable[[], bytes]) -> str:
+        """Name of a new job. The oldest result goes where there are many. Raises TooManyJobs."""
+        with self._lock:
+            if len(self._jobs) >= _KEPT:
+                done = next((name for name, job in self._jobs.items() if job.done()), None)
+                if done is None:
+                    raise TooManyJobs
+                del self._jobs[done]
+            name = uuid4().hex
+            self._jobs[name] = self._worker.submit(work)
+        return name
+
+    def result(self, name: str) -> bytes | None:
+        """Result of a job; None while it is not done. Raises KeyError for an unknown one, and what the job raised."""
+        with self._lock:
+            job = self._jobs[name]
+        return job.result() if job.done() else None

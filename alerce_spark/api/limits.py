@@ -1,0 +1,83 @@
+"""What a client may ask: so much in a time, addresses of bounded length; either path with and without final slash."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from limits import RateLimitItem, parse
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from alerce_spark.api.errors import failure
+from alerce_spark.errors import InputError
+
+#: Bytes of path and query: some thousands of ids.
+_LONGEST = 60_000
+#: Bytes that a request may bring.
+MAX_UPLOAD = 50 << 20
+#: What a request for a light curve counts.
+_CURVE = 2
+_CURVES = ("/detections", "/non_detections", "/lightcurve", "/features", "/magstats", "/finding_chart")
+
+
+class Bounds:
+    """Refuses what is too long (414) or too much (429), before it costs anything."""
+
+    def __init__(self, app: ASGIApp, rate: RateLimitItem | None) -> None:
+        self._app = app
+        self._item = rate
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request or hand it on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+        if len(path) + len(scope["query_string"]) > _LONGEST:
+            await failure(414, f"the address has more than {_LONGEST} characters; ask in parts")(scope, receive, send)
+            return
+        if scope["method"] == "POST" and _size(scope) > MAX_UPLOAD:
+            await failure(413, f"a request may bring up to {MAX_UPLOAD >> 20} MiB, and must say how many")(
+                scope, receive, send
+            )
+            return
+        wait = self._wait(scope)
+        if wait:
+            message = f"too many requests from this address; ask again in {wait} s"
+            await failure(429, message, {"Retry-After": str(wait)})(scope, receive, send)
+            return
+        if len(path) > 1 and path.endswith("/"):
+            scope = {**scope, "path": path.rstrip("/") or "/"}
+        await self._app(scope, receive, send)
+
+    def _wait(self, scope: Scope) -> int:
+        """Seconds until the client may ask; 0 for now."""
+        if self._item is None or scope["method"] == "OPTIONS":
+            return 0
+        who = scope["client"][0] if scope.get("client") else ""
+        cost = _CURVE if "forced-photometry" in scope["path"] or any(c in scope["path"] for c in _CURVES) else 1
+        if self._limiter.hit(self._item, who, cost=cost):
+            return 0
+        reset = self._limiter.get_window_stats(self._item, who).reset_time
+        return max(1, math.ceil(reset - time.time()))
+
+
+def _size(scope: Scope) -> int:
+    """Bytes that a request brings; one that does not say brings too much."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return MAX_UPLOAD + 1
+
+
+def rate_of(text: str) -> RateLimitItem | None:
+    """A limit as "10000/10 seconds"; none for an empty text. Raises InputError for another one."""
+    if not text:
+        return None
+    try:
+        return parse(text)
+    except ValueError:
+        raise InputError(f"services.rate_limit = {text!r} is no limit; write it as '10000/10 seconds', or ''") from None

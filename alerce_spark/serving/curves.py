@@ -1,0 +1,47 @@
+"""Rows of one object from the lake's tables, for many threads: its place from the index, tables read side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from alerce_spark.lake import lookup
+
+
+class Place(NamedTuple):
+    """Where the rows of an object lie: partitions, ranges of `healpix29`."""
+
+    pixels: NDArray[np.int64]
+    ranges: NDArray[np.int64]
+
+
+def place(ra: float, dec: float, order: int) -> Place:
+    """Where the rows of an object at a position [deg] lie, in a lake of HEALPix order `order`."""
+    return Place(*lookup.near(ra, dec, order))
+
+
+class Curves:
+    """Reads objects; to be closed. Errors as of `lookup.read`."""
+
+    def __init__(self, lake: str, threads: int = 8) -> None:
+        self._lake = lake
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="lake")
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown()
+
+    def read(self, oid: str, where: Place, columns: Mapping[str, Sequence[str]]) -> dict[str, pl.DataFrame]:
+        """Rows of an object at the newest version of each table, columns as asked, in no fixed order."""
+
+        def rows(table: str) -> pl.DataFrame:
+            return lookup.read(self._lake, table, columns[table], [oid], where.pixels, None, where.ranges)
+
+        if len(columns) == 1:
+            return {table: rows(table) for table in columns}
+        return dict(zip(columns, self._threads.map(rows, columns), strict=True))

@@ -1,0 +1,433 @@
+"""The follower: brings the commits of the lake into the index, one transaction a version; builds it from nothing.
+
+The version of a table that the index shows is written with its rows, so a follower that dies at any moment goes on
+where the last whole transaction ended. A build is one transaction too: readers see the old index until the new one is
+there. Where the log or the files no longer tell what happened since, the index is built again.
+
+Of the classifications of an object and classifier the best one counts. One that comes is compared with the one that
+counts; where the one that counts goes, or shrinks, or the object was not known when it came, those of the object are
+read from the lake as it is now. That may be ahead of the version in hand: what comes later in the log is then taken
+again and changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import polars as pl
+import pyarrow as pa
+from deltalake.exceptions import DeltaError
+from obstore.exceptions import BaseError
+from sqlalchemy import Connection, Delete, Engine, Select, Table, bindparam, delete, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from alerce_spark.classifiers.taxonomy import STAMP
+from alerce_spark.errors import AlerceError
+from alerce_spark.lake import lookup
+from alerce_spark.lake.handles import healpix_order
+from alerce_spark.lake.storage import Action
+from alerce_spark.lake.tables import TABLES as LAKE_TABLES
+from alerce_spark.serving import schema
+from alerce_spark.serving.changes import Changes, Commit, HistoryGone, commits, identity
+from alerce_spark.serving.engine import only_follower, writer
+
+log = logging.getLogger(__name__)
+
+#: Tables of the lake that the index shows, in the order in which they are brought up to date.
+TABLES = ("taxonomy", "objects", "probabilities")
+_KEY = ("oid", "classifier", "version", "candid")
+_CLASSES = (*_KEY, "mjd", "ndet_used", "class", "probabilities")
+#: Rows of one statement, and objects asked for in one.
+_ROWS = 20_000
+_ASKED = 5_000
+#: Files that a build has in memory together.
+_GROUP_BYTES = 16 << 20
+_LONGEST_WAIT_S = 30.0
+
+T = TypeVar("T")
+
+Row = dict[str, Any]
+#: Of objects by name: id, ndet, firstmjd, lastmjd.
+Objects = dict[str, tuple[Any, ...]]
+#: Of the classification that counts, by object and classifier: rank, version, candid.
+Counting = dict[tuple[str, str], tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a step did: commits taken, whether the index was built from nothing."""
+
+    commits: int
+    rebuilt: bool
+
+
+class Follower:
+    """Writes the index of one lake. Make it while holding `engine.only_follower`."""
+
+    def __init__(self, lake: str, url: str) -> None:
+        self._lake = lake
+        self._engine: Engine = writer(url)
+        self._following: dict[str, Changes] | None = None
+        self._numbers: dict[str, int] = {}
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    def step(self) -> Progress:
+        """Apply what the lake has and the index has not. Raises LakeError where the lake cannot be read."""
+        try:
+            if self._following is None:
+                self._following = self._resume()
+            if self._following is not None:
+                return Progress(sum(self._catch_up(changes, name) for name, changes in self._following.items()), False)
+        except (HistoryGone, FileNotFoundError) as gone:
+            log.warning("the index is built again: %s", gone)
+        self.build()
+        return Progress(0, True)
+
+    def build(self) -> None:
+        """Build the index from the lake as it is now, in one transaction."""
+        self._following = None
+        lake = identity(self._lake, TABLES)
+        following = {name: Changes(self._lake, name) for name in TABLES}
+        with self._engine.begin() as connection:
+            schema.metadata.drop_all(connection)
+            for table in schema.metadata.sorted_tables:
+                connection.execute(CreateTable(table))
+            self._numbers = {}
+            for name, changes in following.items():
+                for group in _groups(changes):
+                    self._apply(connection, name, changes, Commit(changes.version, group, []))
+                if name == "objects":
+                    _create_indices(connection, schema.objects)
+                self._note(connection, name, changes.version)
+            for table in schema.metadata.sorted_tables:
+                if table is not schema.objects:
+                    _create_indices(connection, table)
+            facts = {
+                "schema": schema.fingerprint(),
+                "lake": lake,
+                "healpix_order": str(healpix_order(self._lake)),
+                "built": f"{time.time():.0f}",
+            }
+            connection.execute(insert(schema.about), [{"name": k, "value": v} for k, v in facts.items()])
+            connection.exec_driver_sql("ANALYZE")
+        self._following = following
+
+    def _resume(self) -> dict[str, Changes] | None:
+        """The tables from the versions that the index shows; None where there is no such index of this lake."""
+        with self._engine.connect() as connection:
+            if not self._engine.dialect.has_table(connection, "about"):
+                return None
+            facts = dict(connection.execute(select(schema.about.c.name, schema.about.c.value)).all())
+            done = dict(connection.execute(select(schema.applied.c.table, schema.applied.c.version)).all())
+        if facts.get("schema") != schema.fingerprint() or facts.get("lake") != identity(self._lake, TABLES):
+            return None
+        return {name: Changes(self._lake, name, done[name]) for name in TABLES}
+
+    def _catch_up(self, changes: Changes, name: str) -> int:
+        taken = 0
+        try:
+            for commit in commits(changes):
+                with self._engine.begin() as connection:
+                    self._numbers = {}  # those of a transaction that failed are void
+                    self._apply(connection, name, changes, commit)
+                    self._note(connection, name, commit.version)
+                taken += 1
+        except BaseException:
+            self._following = None  # it may be ahead of the index: start from what the index says
+            raise
+        return taken
+
+    def _note(self, connection: Connection, name: str, version: int) -> None:
+        row = upsert(schema.applied).values(table=name, version=version)
+        connection.execute(row.on_conflict_do_update(index_elements=["table"], set_={"version": version}))
+
+    def _apply(self, connection: Connection, name: str, changes: Changes, commit: Commit) -> None:
+        if not commit.is_empty:
+            {"taxonomy": self._taxonomy, "objects": self._objects, "probabilities": self._classes}[name](
+                connection, changes, commit
+            )
+
+    def _taxonomy(self, connection: Connection, changes: Changes, commit: Commit) -> None:
+        columns = ("classifier", "version", "classes")
+        for shrunk in commit.shrunk:
+            for row in changes.gone(shrunk, columns[:2]).to_pylist():
+                connection.execute(delete(schema.taxonomy).filter_by(**row))
+        for add in commit.added:
+            for row in changes.rows(add, columns).to_pylist():
+                known = upsert(schema.taxonomy).values(row | {"classes": json.dumps(row["classes"])})
+                key = ["classifier", "version"]
+                connection.execute(
+                    known.on_conflict_do_update(index_elements=key, set_={"classes": known.excluded.classes})
+                )
+
+    def _objects(self, connection: Connection, changes: Changes, commit: Commit) -> None:
+        added = _frame([changes.rows(add, schema.OBJECT_COLUMNS) for add in commit.added], schema.OBJECT_COLUMNS)
+        gone = _frame([changes.gone(shrunk, ("oid",)) for shrunk in commit.shrunk], ("oid",))
+        _delete_objects(connection, gone.join(added, "oid", "anti")["oid"].unique().to_list())
+        for rows in added.iter_slices(_ROWS):
+            self._upsert_objects(connection, rows)
+
+    def _upsert_objects(self, connection: Connection, rows: pl.DataFrame) -> None:
+        row = upsert(schema.objects)
+        fresh = {name: row.excluded[name] for name in schema.OBJECT_COLUMNS if name != "oid"}
+        # An upsert needs the index of the names, which a build makes after the rows.
+        statement = row.on_conflict_do_update(index_elements=["oid"], set_=fresh) if self._following else row
+        connection.execute(statement, rows.to_dicts())
+        if not self._following:
+            return
+        o = schema.objects.c
+        ids = dict(_in(connection, select(o.oid, o.id), o.oid, rows["oid"].to_list()))
+        repeated = ("ndet", "firstmjd", "lastmjd")
+        connection.execute(
+            update(schema.probability)
+            .where(schema.probability.c.id == bindparam("_id"), schema.probability.c.ranking == 1)
+            .values({name: bindparam(f"_{name}") for name in repeated}),
+            [
+                {"_id": ids[oid], **{f"_{name}": value for name, value in zip(repeated, values, strict=True)}}
+                for oid, *values in rows.select("oid", *repeated).iter_rows()
+            ],
+        )
+        came = _in(connection, select(schema.waiting.c.oid), schema.waiting.c.oid, rows["oid"].to_list())
+        if waited := [oid for (oid,) in came]:
+            self._choose_again(connection, waited)
+            _each(connection, delete(schema.waiting), schema.waiting.c.oid, waited)
+
+    def _classes(self, connection: Connection, changes: Changes, commit: Commit) -> None:
+        added = [changes.rows(add, _CLASSES) for add in commit.added]
+        gone = {key for shrunk in commit.shrunk for key in _keys(changes.gone(shrunk, _KEY))}
+        if gone:
+            gone.difference_update(key for table in added for key in _keys(table))
+        again = self._counting(connection, gone)
+        for table in added:
+            for begin in range(0, table.num_rows, _ROWS):
+                again |= self._compare(connection, table.slice(begin, _ROWS).to_pylist())
+        self._choose_again(connection, sorted(again))
+
+    def _counting(self, connection: Connection, keys: set[tuple[Any, ...]]) -> set[str]:
+        """Objects of which one of these classifications counts."""
+        counting = self._known(connection, sorted({key[0] for key in keys}))[1]
+        return {key[0] for key in keys if counting.get((key[0], key[1]), ())[1:] == key[2:]}
+
+    def _known(self, connection: Connection, oids: Sequence[str]) -> tuple[Objects, Counting]:
+        """The objects of these that the index has, and the classifications of them that count."""
+        o, c = schema.objects.c, schema.classified.c
+        name, version = schema.words.alias(), schema.words.alias()
+        found = select(o.oid, o.id, o.ndet, o.firstmjd, o.lastmjd)
+        objects = {row[0]: tuple(row[1:]) for row in _in(connection, found, o.oid, oids)}
+        counting = (
+            select(o.oid, name.c.word, version.c.word, c.candid, c.mjd, c.ndet_used)
+            .join_from(schema.objects, schema.classified, o.id == c.id)
+            .join(name, name.c.id == c.classifier)
+            .join(version, version.c.id == c.version)
+        )
+        rows = _in(connection, counting, o.oid, oids)
+        return objects, {
+            (oid, classifier): (_rank(classifier, version, candid, mjd, used), version, candid)
+            for oid, classifier, version, candid, mjd, used in rows
+        }
+
+    def _compare(self, connection: Connection, rows: list[Row]) -> set[str]:
+        """Store the classifications that beat those that count; returns objects that must be read from the lake."""
+        again: set[str] = set()
+        best: dict[tuple[str, str], Row] = {}
+        for row in rows:
+            key = row["oid"], row["classifier"]
+            if key not in best or _rank_of(row) > _rank_of(best[key]):
+                best[key] = row
+        objects, counting = self._known(connection, sorted({oid for oid, _ in best}))
+        _wait(connection, {oid for oid, _ in best} - objects.keys())
+        # A row of the key that counts takes its place whatever it says; if it ranks lower now, another may count.
+        for row in rows:
+            rank, version, candid = counting.get((row["oid"], row["classifier"]), (None, None, None))
+            if (version, candid) == (row["version"], row["candid"]) and _rank_of(row) < rank:
+                again.add(row["oid"])
+        won = [
+            row
+            for key, row in best.items()
+            if row["oid"] in objects and (key not in counting or _rank_of(row) >= counting[key][0])
+        ]
+        self._store(connection, won, objects, counting.keys())
+        return again
+
+    def _choose_again(self, connection: Connection, oids: Sequence[str]) -> None:
+        """Read the classifications of objects from the lake and store those that count."""
+        for part in _parts(list(oids), _ASKED):
+            o = schema.objects.c
+            places = _in(connection, select(o.id, o.oid, o.meanra, o.meandec), o.oid, part)
+            if not places:
+                continue
+            ids, names, ra, dec = zip(*places, strict=True)
+            pixels, ranges = lookup.near(ra, dec, healpix_order(self._lake))
+            stored = lookup.read(self._lake, "probabilities", _CLASSES, names, pixels, None, ranges)
+            _each(connection, delete(schema.classified), schema.classified.c.id, ids)
+            _each(connection, delete(schema.probability), schema.probability.c.id, ids)
+            self._compare(connection, stored.to_arrow().to_pylist())
+
+    def _store(
+        self, connection: Connection, rows: list[Row], objects: Objects, had: Collection[tuple[str, str]]
+    ) -> None:
+        """Store classifications that count, in place of those that did: `had` has their objects and classifiers."""
+        if not rows:
+            return
+        order = dict(self._orders(connection))
+        counted: list[Row] = []
+        classes: list[Row] = []
+        beaten: list[Row] = []
+        for row in rows:
+            id_, *repeated = objects[row["oid"]]
+            classifier, version = self._number(connection, row["classifier"]), self._number(connection, row["version"])
+            head = {"id": id_, "classifier": classifier, "version": version}
+            if (row["oid"], row["classifier"]) in had:
+                beaten.append({"_id": id_, "_classifier": classifier})
+            counted.append(head | {name: row[name] for name in ("candid", "mjd", "ndet_used")})
+            for ranking, (name, value) in enumerate(_ranked(row, order.get(row["classifier"], {})), 1):
+                first = repeated if ranking == 1 else [None] * 3
+                classes.append(
+                    head
+                    | {"class": self._number(connection, name), "ranking": ranking, "probability": value}
+                    | dict(zip(("ndet", "firstmjd", "lastmjd"), first, strict=True))
+                )
+        if beaten:
+            for table in (schema.classified, schema.probability):
+                old = table.c.id == bindparam("_id"), table.c.classifier == bindparam("_classifier")
+                connection.execute(delete(table).where(*old), beaten)
+        connection.execute(insert(schema.classified), counted)
+        connection.execute(insert(schema.probability), classes)
+
+    def _orders(self, connection: Connection) -> Iterator[tuple[str, dict[str, int]]]:
+        t = schema.taxonomy.c
+        for classifier, classes in connection.execute(select(t.classifier, t.classes).order_by(t.version)):
+            yield classifier, {name: place for place, name in enumerate(json.loads(classes))}
+
+    def _number(self, connection: Connection, word: str) -> int:
+        if not self._numbers:
+            known = connection.execute(select(schema.words.c.word, schema.words.c.id))
+            self._numbers = dict(known.all())
+        if word not in self._numbers:
+            made = connection.execute(insert(schema.words).values(word=word).returning(schema.words.c.id))
+            self._numbers[word] = made.scalar_one()
+        return self._numbers[word]
+
+
+def follow(
+    lake: str,
+    url: str,
+    poll_s: float,
+    stop: threading.Event,
+    progress: Callable[[Progress], None] = lambda done: None,
+) -> None:
+    """Keep the index up to date until `stop`. A lake that cannot be read is tried again. Raises IndexFault at once
+    where another follower has the index.
+    """
+    with only_follower(url):
+        follower = Follower(lake, url)
+        wait = poll_s
+        try:
+            while not stop.is_set():
+                try:
+                    done = follower.step()
+                    wait = poll_s
+                    progress(done)
+                except (AlerceError, OSError, DeltaError, BaseError) as error:
+                    wait = min(2 * wait + 0.5, _LONGEST_WAIT_S)
+                    log.error("the index stands still, next look in %.0f s: %s", wait, error)
+                stop.wait(wait)
+        finally:
+            follower.close()
+
+
+def build(lake: str, url: str) -> None:
+    """Build the index from nothing. Raises IndexFault where a follower has it, LakeError where there is no lake."""
+    with only_follower(url):
+        follower = Follower(lake, url)
+        try:
+            follower.build()
+        finally:
+            follower.close()
+
+
+def _groups(changes: Changes) -> Iterator[list[Action]]:
+    """The live files, together up to _GROUP_BYTES; those of a pixel follow each other."""
+    group: list[Action] = []
+    size = 0
+    for _, add in sorted(changes.live.items()):
+        if group and size + add["size"] > _GROUP_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(add)
+        size += add["size"]
+    if group:
+        yield group
+
+
+def _create_indices(connection: Connection, table: Table) -> None:
+    for index in sorted(table.indexes, key=lambda index: str(index.name)):
+        connection.execute(CreateIndex(index, if_not_exists=True))
+
+
+def _frame(tables: list[pa.Table], columns: Sequence[str]) -> pl.DataFrame:
+    schema_ = pa.schema([LAKE_TABLES["objects"].arrow.field(name).with_nullable(True) for name in columns])
+    return pl.DataFrame(pa.concat_tables([schema_.empty_table(), *(t.cast(schema_) for t in tables)]))
+
+
+def _keys(table: pa.Table) -> Iterator[tuple[Any, ...]]:
+    return zip(*(table[name].to_pylist() for name in _KEY), strict=True)
+
+
+def _parts(items: list[T], size: int) -> Iterator[list[T]]:
+    for begin in range(0, len(items), size):
+        yield items[begin : begin + size]
+
+
+def _in(connection: Connection, query: Select[Any], column: Any, values: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """Rows of a query for some values of a column."""
+    parts = _parts(list(values), _ASKED)
+    return [tuple(row) for part in parts for row in connection.execute(query.where(column.in_(part)))]
+
+
+def _each(connection: Connection, change: Delete, column: Any, values: Iterable[Any]) -> None:
+    for part in _parts(list(values), _ASKED):
+        connection.execute(change.where(column.in_(part)))
+
+
+def _delete_objects(connection: Connection, oids: list[str]) -> None:
+    """Objects that the lake no longer has; classes that it may still have of them wait."""
+    if not oids:
+        return
+    o, c = schema.objects.c, schema.classified.c
+    ids = dict(_in(connection, select(o.id, o.oid), o.oid, oids))
+    known = _in(connection, select(c.id).distinct(), c.id, ids)
+    _wait(connection, {ids[id_] for (id_,) in known})
+    for table in (schema.objects, schema.classified, schema.probability):
+        _each(connection, delete(table), table.c.id, ids)
+
+
+def _wait(connection: Connection, oids: set[str]) -> None:
+    if oids:
+        row = upsert(schema.waiting).on_conflict_do_nothing()
+        connection.execute(row, [{"oid": oid} for oid in sorted(oids)])
+
+
+def _ranked(row: Row, order: dict[str, int]) -> list[tuple[str, float]]:
+    """Classes by rank: the row's own class first, then by probability, those of one probability as in the taxonomy."""
+    values = [(name, value) for name, value in row["probabilities"] or [] if value is not None]
+    return sorted(values, key=lambda v: (v[0] != row["class"], -v[1], order.get(v[0], len(order)), v[0]))
+
+
+def _rank(classifier: str, version: str, candid: int, mjd: float, used: int) -> tuple[Any, ...]:
+    """What decides which classification counts, as in `lake.Lake.classes`: the largest does."""
+    return (version, -candid) if classifier == STAMP else (mjd, version, used, candid)
+
+
+def _rank_of(row: Row) -> tuple[Any, ...]:
+    return _rank(row["classifier"], row["version"], row["candid"], row["mjd"], row["ndet_used"])

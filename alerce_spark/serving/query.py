@@ -1,0 +1,563 @@
+"""What is asked of the index: objects by id, by class, counts, dates and place; probabilities; classifiers.
+
+Lists find ids first, in order, and then the values of one page. Statements are made of fixed parts; what users give is
+bound, never pasted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock, local
+from time import monotonic
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sqlalchemy import BigInteger, Connection, Select, and_, case, cast, func, literal_column, or_, select
+from sqlalchemy.exc import OperationalError
+
+from alerce_spark import sky
+from alerce_spark.classifiers.taxonomy import LIGHTCURVE
+from alerce_spark.crossmatch.match import within
+from alerce_spark.errors import InputError
+from alerce_spark.serving import schema
+from alerce_spark.serving.engine import IndexFault, file_of, reader, state_of
+
+#: A total is counted up to here.
+COUNTED = 50_001
+#: The largest cone [arcsec].
+MAX_RADIUS = 36_000.0
+#: Ids of one statement; SQLite takes up to 32,766 values.
+_ASKED = 10_000
+_STEPS_BETWEEN_LOOKS = 20_000
+
+_o, _p, _w = schema.objects.c, schema.probability.c, schema.words.c
+
+Item = dict[str, Any]
+Range = tuple[float | None, float | None]
+#: Columns that lists can be ordered by: those of the object, and those of its class.
+OBJECT_ORDERS = tuple(name for name in schema.OBJECT_COLUMNS if name not in ("healpix29", "survey"))
+CLASS_ORDERS = ("class_name", "classifier_name", "classifier_version", "probability", "ranking")
+
+
+class QueryTooLong(InputError):
+    """A query was ended because it took too long; a narrower one may not."""
+
+
+class Key(NamedTuple):
+    """A row of a list: an object, and which of its classes the row shows (None: that of its light curve, if any)."""
+
+    id: int
+    classifier: int | None = None
+    class_: int | None = None
+
+
+class Cone(NamedTuple):
+    """A disc: centre [deg], radius [arcsec]."""
+
+    ra: float
+    dec: float
+    radius: float
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which objects a list has. Ranges are inclusive, None leaves an end open.
+
+    `oids`: any of them; `pattern`: an id with `*` for any letters. With one of `classifier`, `version`, `class_name`,
+    `ranking`, `probability` (at least) a row shows the class that meets them: of several of one object that of the
+    light curve, then the best; without, every object has one row, with its light-curve class if it has one.
+    """
+
+    oids: tuple[str, ...] = ()
+    pattern: str | None = None
+    classifier: str | None = None
+    version: str | None = None
+    class_name: str | None = None
+    ranking: int | None = None
+    probability: float | None = None
+    ndet: Range = (None, None)
+    firstmjd: Range = (None, None)
+    lastmjd: Range = (None, None)
+    cone: Cone | None = None
+
+    @property
+    def is_of_classes(self) -> bool:
+        """Whether objects are chosen by a class."""
+        asked = (self.classifier, self.version, self.class_name, self.ranking, self.probability)
+        return any(value is not None for value in asked)
+
+
+class Classifier(NamedTuple):
+    """A version of a classifier whose classes count for some object."""
+
+    name: str
+    version: str
+    classes: list[str]
+
+
+class Index:
+    """The index, read by many threads. Raises IndexFault where there is none."""
+
+    def __init__(self, url: str, *, connections: int = 40, limit_s: float = 10.0) -> None:
+        self._url, self._connections, self._limit_s = url, connections, limit_s
+        self._lock = Lock()
+        self._local = local()
+        self._engine = reader(url, connections)
+        self._inode = file_of(url).stat().st_ino
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def one_state(self) -> Iterator[None]:
+        """All that this thread asks inside sees one state of the index, and is cheaper."""
+        with self._connect():
+            yield
+
+    @contextmanager
+    def _connect(self) -> Iterator[Connection]:
+        """A connection that sees one state of the index. Raises QueryTooLong and IndexFault."""
+        current: Connection | None = getattr(self._local, "connection", None)
+        if current is not None:
+            yield current
+            return
+        with self._new_connection() as connection:
+            # What changes seldom is kept with the connection until somebody has written.
+            state = state_of(connection)
+            if _kept(connection).get("state") != state:
+                connection.info["kept"] = {"state": state}
+            self._local.connection = connection
+            try:
+                yield connection
+            finally:
+                self._local.connection = None
+
+    @contextmanager
+    def _new_connection(self) -> Iterator[Connection]:
+        self._follow_file()
+        with self._engine.connect() as connection:
+            end = monotonic() + self._limit_s
+            raw: Any = connection.connection.dbapi_connection
+            raw.set_progress_handler(lambda: int(monotonic() > end), _STEPS_BETWEEN_LOOKS)
+            try:
+                yield connection
+            except OperationalError as error:
+                if "interrupted" in str(error.orig):
+                    raise QueryTooLong(
+                        f"the query took more than {self._limit_s:g} s and was ended; ask for less, or with a filter "
+                        "on class, ndet, firstmjd, lastmjd or place"
+                    ) from None
+                raise IndexFault(f"the index {file_of(self._url)} cannot be read: {error.orig}") from error
+            finally:
+                raw.set_progress_handler(None, 0)
+
+    def _follow_file(self) -> None:
+        """Leave a file that was deleted for the one that was made in its place."""
+        try:
+            inode = file_of(self._url).stat().st_ino
+        except FileNotFoundError:
+            raise IndexFault(f"no index {file_of(self._url)}; build it with: alerce-spark index build") from None
+        with self._lock:
+            if inode != self._inode:
+                self._engine.dispose()
+                self._inode = inode
+
+    # One object.
+
+    def object(self, oid: str) -> Item | None:
+        """Columns of an object; None where there is none."""
+        with self._connect() as connection:
+            row = connection.execute(select(*_COLUMNS).where(_o.oid == oid)).mappings().first()
+        return None if row is None else dict(row)
+
+    def place(self, oid: str) -> tuple[float, float] | None:
+        """Position [deg] of an object; None where there is none."""
+        with self._connect() as connection:
+            row = connection.execute(select(_o.meanra, _o.meandec).where(_o.oid == oid)).first()
+        return None if row is None else (row[0], row[1])
+
+    def probabilities(self, oid: str) -> list[Item] | None:
+        """Classes of an object by each classifier, best first; None where there is no such object."""
+        with self._connect() as connection:
+            id_ = connection.execute(select(_o.id).where(_o.oid == oid)).scalar()
+            if id_ is None:
+                return None
+            word = _words(connection)
+            columns = (_p.classifier, _p.version, _p["class"], _p.probability, _p.ranking)
+            rows = connection.execute(select(*columns).where(_p.id == id_)).all()
+        names = ("classifier_name", "classifier_version", "class_name")
+        found = [dict(zip(names, map(word.get, row[:3]), strict=True)) | _ranked(row) for row in rows]
+        return sorted(found, key=lambda item: (item["classifier_name"], item["ranking"]))
+
+    # Lists.
+
+    def keys(
+        self, asked: Filter, *, order: str | None = None, descending: bool = False, limit: int, offset: int = 0
+    ) -> list[Key]:
+        """Rows of a list, in order; equal values always in the same order.
+
+        Without `order`: as `oids` are given; else by probability, best first, where classes are asked for; else by the
+        first range that is asked for, or as the objects came. What has no value comes last.
+        """
+        with self._connect() as connection:
+            query = _query(connection, asked, order, descending)
+            if query is None:
+                return []
+            if asked.oids and order is None:
+                place = {oid: k for k, oid in reversed(list(enumerate(asked.oids)))}
+                rows = connection.execute(query.add_columns(_o.oid)).all()
+                ordered = sorted(rows, key=lambda row: place[row[-1]])
+                return [Key(*row[:-1]) for row in ordered[offset : offset + limit]]
+            return [Key(*row) for row in connection.execute(query.limit(limit).offset(offset))]
+
+    def count(self, asked: Filter) -> int:
+        """Number of rows of a list, counted up to COUNTED."""
+        with self._connect() as connection:
+            query = _query(connection, asked, None, False)
+            if query is None:
+                return 0
+            inner = query.order_by(None).limit(COUNTED).subquery()
+            return int(connection.execute(select(func.count()).select_from(inner)).scalar_one())
+
+    def items(self, keys: Sequence[Key]) -> list[Item]:
+        """Values of rows of a list: `id` and columns of the object, and of its class `class`, `classifier`, `version`,
+        `probability`, `ranking`. An object that went meanwhile is left out.
+        """
+        with self._connect() as connection:
+            word = _words(connection)
+            lightcurve = {name: number for number, name in word.items()}.get(LIGHTCURVE)
+            ids = [key.id for key in keys]
+            objects = {row["id"]: row for row in _mappings(connection, select(_o.id, *_COLUMNS), _o.id, ids)}
+            shown = [Key(key.id, lightcurve) if key.classifier is None else key for key in keys]
+            classes = _classes_of(connection, shown)
+        found = []
+        for key in shown:
+            if key.id not in objects:
+                continue
+            values = dict(objects[key.id])
+            class_, version, probability, ranking = classes.get(key, (None, None, None, None))
+            values |= {"class": word.get(class_), "version": word.get(version)}
+            values |= {"classifier": None if class_ is None else word.get(key.classifier)}
+            found.append(values | {"probability": probability, "ranking": ranking})
+        return found
+
+    def near(self, ra: ArrayLike, dec: ArrayLike, radius: float, every: bool = False) -> list[tuple[int, Key, float]]:
+        """Objects within `radius` arcsec of each of many positions [deg]: row of the position, object, separation.
+
+        The nearest of each position, or with `every` all, the nearest first. Positions off the sphere have none.
+        """
+        ra, dec = (np.atleast_1d(np.asarray(x, np.float64)) for x in (ra, dec))
+        placed = np.flatnonzero(np.isfinite(ra) & (np.abs(dec) <= 90))
+        placed = placed[np.argsort(sky.healpix(ra[placed], dec[placed]), kind="stable")]
+        found: list[tuple[int, Key, float]] = []
+        for begin in range(0, placed.size, _ASKED):
+            rows = placed[begin : begin + _ASKED]
+            with self._connect() as connection:
+                ids, *there = _around(connection, ra[rows], dec[rows], radius)
+            pairs = within(ra[rows], dec[rows], there[0], there[1], radius)
+            for row, source, separation in zip(pairs.row, pairs.source, pairs.separation, strict=True):
+                if every or not found or found[-1][0] != rows[row]:
+                    found.append((int(rows[row]), Key(int(ids[source])), float(separation)))
+        return sorted(found, key=lambda pair: (pair[0], pair[2]))
+
+    # The whole.
+
+    def limits(self) -> Item:
+        """Smallest and largest `ndet` and `firstmjd`; None where there is no object."""
+        ends = (
+            select(f(column)).scalar_subquery().label(f"{word}_{column.name}")
+            for column in (_o.ndet, _o.firstmjd)
+            for word, f in (("min", func.min), ("max", func.max))
+        )
+        with self._connect() as connection:
+            return dict(connection.execute(select(*ends)).mappings().one())
+
+    def classifiers(self) -> list[Classifier]:
+        """The classifiers by name and version of their model; the last of a name is the newest."""
+        c, t = schema.classified.c, schema.taxonomy.c
+        with self._connect() as connection:
+            classes = dict(connection.execute(select(t.classifier, t.classes).order_by(t.version)).all())
+            word = _words(connection)
+            number = {name: id_ for id_, name in word.items()}
+            found = []
+            for name, listed in classes.items():
+                versions = _distinct(connection, c.version, c.classifier == number.get(name, -1))
+                found += [Classifier(name, word[version], json.loads(listed)) for version in versions]
+        # Versions are dates, but for those of the models that ship with the package, which come first.
+        return sorted(found, key=lambda c: (c.name, c.version[:1].isdigit(), c.version))
+
+    def versions(self) -> dict[str, int]:
+        """Versions of the lake's tables that the index shows."""
+        with self._connect() as connection:
+            a = schema.applied.c
+            return dict(connection.execute(select(a.table, a.version)).all())
+
+    def about(self) -> dict[str, str]:
+        """Facts of the index: schema, lake, healpix_order, built [s since 1970]. Raises IndexFault for an old one."""
+        with self._connect() as connection:
+            facts = _facts(connection)
+        if facts.get("schema") != schema.fingerprint():
+            raise IndexFault(
+                f"the index {file_of(self._url)} is of another version; build it with: alerce-spark index build"
+            )
+        return facts
+
+    @property
+    def healpix_order(self) -> int:
+        """HEALPix order of the lake's partitions."""
+        return int(self.about()["healpix_order"])
+
+
+_COLUMNS = [_o[name] for name in schema.OBJECT_COLUMNS]
+
+
+def _ranked(row: Any) -> Item:
+    return {"probability": row[3], "ranking": row[4]}
+
+
+def _kept(connection: Connection) -> dict[str, Any]:
+    """What was read by a connection and holds until somebody writes."""
+    kept: dict[str, Any] = connection.info.setdefault("kept", {})
+    return kept
+
+
+def _words(connection: Connection) -> dict[int | None, str]:
+    kept = _kept(connection)
+    if "words" not in kept:
+        kept["words"] = dict(connection.execute(select(_w.id, _w.word)).all())
+    words: dict[int | None, str] = kept["words"]
+    return words
+
+
+def _facts(connection: Connection) -> dict[str, str]:
+    kept = _kept(connection)
+    if "facts" not in kept:
+        a = schema.about.c
+        try:
+            kept["facts"] = dict(connection.execute(select(a.name, a.value)).all())
+        except OperationalError:
+            return {}
+    facts: dict[str, str] = kept["facts"]
+    return facts
+
+
+def _distinct(connection: Connection, column: Any, condition: Any) -> list[Any]:
+    """Distinct values of an indexed column, each by one step in the index."""
+    found: list[Any] = []
+    query = select(func.min(column)).where(condition)
+    value = connection.execute(query).scalar()
+    while value is not None:
+        found.append(value)
+        value = connection.execute(query.where(column > value)).scalar()
+    return found
+
+
+def _mappings(connection: Connection, query: Select[Any], column: Any, values: Sequence[Any]) -> Iterator[Any]:
+    for begin in range(0, len(values), _ASKED):
+        yield from connection.execute(query.where(column.in_(values[begin : begin + _ASKED]))).mappings()
+
+
+def _classes_of(connection: Connection, keys: Sequence[Key]) -> dict[Key, tuple[int, int, float, int]]:
+    """Class, version, probability, ranking of keys; without a class the first of the classifier."""
+    found: dict[Key, tuple[int, int, float, int]] = {}
+    query = select(_p.id, _p.classifier, _p["class"], _p.version, _p.ranking, _p.probability)
+    by_classifier: dict[int | None, list[Key]] = {}
+    for key in keys:
+        by_classifier.setdefault(key.classifier, []).append(key)
+    for classifier, mine in by_classifier.items():
+        if classifier is None:
+            continue
+        # A list mostly has one class or the first of all; only the rows that it shows are read.
+        chosen = query.where(_p.classifier == classifier)
+        if all(key.class_ is None for key in mine):
+            chosen = chosen.where(_p.ranking == 1)
+        elif len(classes := {key.class_ for key in mine}) <= 20 and None not in classes:
+            chosen = chosen.where(_p["class"].in_(sorted(c for c in classes if c is not None)))
+        for row in _mappings(connection, chosen, _p.id, [key.id for key in mine]):
+            value = row["class"], row["version"], row["probability"], row["ranking"]
+            found[Key(row["id"], classifier, row["class"])] = value
+            if row["ranking"] == 1:
+                found[Key(row["id"], classifier)] = value
+    return found
+
+
+def _query(connection: Connection, asked: Filter, order: str | None, descending: bool) -> Select[Any] | None:
+    """Ids in order, of a filter; None where nothing can be found."""
+    conditions: list[Any] = []
+    if asked.cone is not None:
+        inside = _inside(connection, asked.cone)
+        if not inside:
+            return None
+        conditions.append(lambda column: column.in_(_literal(inside)))
+    if asked.is_of_classes:
+        return _of_classes(connection, asked, conditions, order, descending)
+    return _of_objects(connection, asked, conditions, order, descending)
+
+
+def _literal(ids: Sequence[int]) -> Any:
+    """Numbers of objects as one value: there may be more of them than a statement can bind."""
+    return select(literal_column("value")).select_from(func.json_each(json.dumps(list(ids))))
+
+
+def _of_objects(
+    connection: Connection, asked: Filter, places: list[Any], order: str | None, descending: bool
+) -> Select[Any]:
+    query = select(_o.id).where(*(place(_o.id) for place in places), *_object_conditions(asked, _o))
+    if order is None and not (places or asked.oids or asked.pattern):
+        # Nobody cares, so the index that chooses the rows also orders them.
+        order = next((name for name in ("firstmjd", "lastmjd", "ndet") if getattr(asked, name) != (None, None)), None)
+    if order in CLASS_ORDERS:
+        number = {word: id_ for id_, word in _words(connection).items()}
+        first = and_(_p.id == _o.id, _p.ranking == 1, _p.classifier == number.get(LIGHTCURVE, -1))
+        query = query.select_from(schema.objects.outerjoin(schema.probability, first))
+    return query.order_by(*_ordered(order, descending, _o, _o.id, is_outer=True))
+
+
+def _of_classes(
+    connection: Connection, asked: Filter, places: list[Any], order: str | None, descending: bool
+) -> Select[Any] | None:
+    number = {word: id_ for id_, word in _words(connection).items()}
+    conditions: list[Any] = [place(_p.id) for place in places]
+    classifier = asked.classifier or _only_classifier(connection, asked.class_name)
+    for column, value in (
+        (_p.classifier, classifier),
+        (_p.version, asked.version),
+        (_p["class"], asked.class_name),
+    ):
+        if value is not None:
+            if value not in number:
+                return None
+            conditions.append(column == number[value])
+    is_named = any(v is not None for v in (asked.classifier, asked.version, asked.class_name))
+    ranking = asked.ranking if asked.ranking is not None else (1 if is_named else None)
+    if ranking is not None:
+        conditions.append(_p.ranking == ranking)
+    if asked.probability is not None:
+        conditions.append(_p.probability >= asked.probability)
+    # Rows of ranking 1 repeat what objects are chosen by; for others the object must be looked at.
+    repeated = ranking == 1 and not asked.oids and asked.pattern is None
+    source: Any = schema.probability
+    if not repeated or (order in OBJECT_ORDERS and order not in _REPEATED):
+        source = schema.probability.join(schema.objects, _o.id == _p.id)
+    conditions += _object_conditions(asked, _p if repeated else _o)
+    base = select(_p.id, _p.classifier, _p["class"]).select_from(source).where(*conditions)
+    if classifier is None:
+        base = _one_an_object(connection, base, conditions, source, number)
+    return base.order_by(*_ordered(order or "probability", descending or order is None, _p if repeated else _o, _p.id))
+
+
+_REPEATED = ("ndet", "firstmjd", "lastmjd")
+
+
+def _only_classifier(connection: Connection, class_name: str | None) -> str | None:
+    """The classifier that has a class, if no other one has it."""
+    if class_name is None:
+        return None
+    kept = _kept(connection)
+    if "classes" not in kept:
+        t = schema.taxonomy.c
+        rows = connection.execute(select(t.classifier, t.classes)).all()
+        kept["classes"] = [(classifier, json.loads(classes)) for classifier, classes in rows]
+    having = {classifier for classifier, classes in kept["classes"] if class_name in classes}
+    return having.pop() if len(having) == 1 else None
+
+
+def _one_an_object(
+    connection: Connection, base: Select[Any], conditions: list[Any], source: Any, number: dict[str, int | None]
+) -> Select[Any]:
+    """Of several rows of an object the one of the light-curve classifier, then that of the best rank."""
+    first = case((_p.classifier == number.get(LIGHTCURVE, -1), 0), else_=1)
+    place = func.row_number().over(partition_by=_p.id, order_by=(first, _p.ranking, _p.classifier)).label("place")
+    ranked = select(_p.id, _p.classifier, _p["class"], place).select_from(source).where(*conditions).subquery()
+    chosen = and_(
+        ranked.c.id == _p.id,
+        ranked.c.classifier == _p.classifier,
+        ranked.c["class"] == _p["class"],
+        ranked.c.place == 1,
+    )
+    return select(_p.id, _p.classifier, _p["class"]).select_from(source.join(ranked, chosen))
+
+
+def _object_conditions(asked: Filter, table: Any) -> list[Any]:
+    conditions: list[Any] = []
+    for name in _REPEATED:
+        least, most = getattr(asked, name)
+        if least is not None:
+            conditions.append(table[name] >= least)
+        if most is not None:
+            conditions.append(table[name] <= most)
+    if asked.oids:
+        conditions.append(_o.oid.in_(asked.oids))
+    if asked.pattern is not None:
+        conditions += _like(asked.pattern)
+    return conditions
+
+
+def _like(pattern: str) -> list[Any]:
+    """Ids of a pattern; what stands before its first `*` chooses a range of the ids."""
+    text = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_").replace("*", "%")
+    conditions: list[Any] = [_o.oid.like(text, escape="\\")]
+    if prefix := pattern.partition("*")[0]:
+        conditions += [_o.oid >= prefix, _o.oid < prefix[:-1] + chr(ord(prefix[-1]) + 1)]
+    return conditions
+
+
+def _ordered(order: str | None, descending: bool, table: Any, id_: Any, is_outer: bool = False) -> list[Any]:
+    if order is None:
+        return [id_]
+    also: list[Any] = []
+    columns: dict[str, Any] = {"probability": _p.probability, "ranking": _p.ranking}
+    for name, code in (("class_name", "class"), ("classifier_name", "classifier"), ("classifier_version", "version")):
+        columns[name] = select(_w.word).where(_w.id == _p[code]).scalar_subquery()
+    if order in _REPEATED:
+        column = table[order]
+    elif order in columns:
+        column = columns[order]
+    else:
+        column = _o[order]
+    is_nullable = is_outer if order in columns else _o[order].nullable
+    ordered = column.desc() if descending else column.asc()
+    # Equal values in the order of the indices, so that a page needs no sorting.
+    if order in _REPEATED and table is _o:
+        second = _o.firstmjd if order == "ndet" else _o.ndet
+        also = [second.desc() if descending else second.asc()]
+    backwards = descending if also else order == "probability" and not descending
+    return [ordered.nulls_last() if is_nullable else ordered, *also, id_.desc() if backwards else id_.asc()]
+
+
+def _around(connection: Connection, ra: Any, dec: Any, radius: float) -> tuple[Any, Any, Any]:
+    """Numbers and positions of the objects around positions, those within `radius` arcsec and some more."""
+    order = int(np.clip(np.floor(np.log2(58.6 * 3600 / (4 * max(radius, 1.0)))), 0, 16))
+    cells = sky.near_pixels(ra, dec, order, max(radius, 0.01))
+    ends = np.flatnonzero(np.diff(cells) > 1)
+    begin, _ = sky.index_range(cells[np.r_[0, ends + 1]], order)
+    _, end = sky.index_range(cells[np.r_[ends, cells.size - 1]], order)
+    ranges = func.json_each(json.dumps(np.stack([begin, end - 1], axis=1).tolist())).table_valued("value")
+    first, last = (cast(func.json_extract(ranges.c.value, f"$[{k}]"), BigInteger) for k in (0, 1))
+    inside = schema.objects.c.healpix29.between(first, last)
+    query = select(_o.id, _o.meanra, _o.meandec).select_from(ranges.join(schema.objects, inside))
+    rows = np.array(connection.execute(query).all(), np.float64).reshape(-1, 3)
+    return rows[:, 0].astype(np.int64), np.ascontiguousarray(rows[:, 1]), np.ascontiguousarray(rows[:, 2])
+
+
+def _inside(connection: Connection, cone: Cone) -> list[int]:
+    """Numbers of the objects in a cone."""
+    order = int(np.clip(np.floor(np.log2(58.6 * 3600 / max(cone.radius, 0.1))), 0, 16))
+    # Objects are indexed where they are; a little more is read, since an index pixel has a size of its own.
+    pixels = sky.cone_pixels(cone.ra % 360, cone.dec, cone.radius + 0.01, order)
+    ends = np.flatnonzero(np.diff(pixels) > 1)
+    begin, _ = sky.index_range(pixels[np.r_[0, ends + 1]], order)
+    _, end = sky.index_range(pixels[np.r_[ends, pixels.size - 1]], order)
+    ranges = [and_(_o.healpix29 >= b, _o.healpix29 < e) for b, e in zip(begin.tolist(), end.tolist(), strict=True)]
+    query = select(_o.id, _o.meanra, _o.meandec).where(or_(*ranges))
+    rows = connection.execute(query).all()
+    if not rows:
+        return []
+    ids, ra, dec = zip(*rows, strict=True)
+    inside = sky.separation(ra, dec, cone.ra, cone.dec) <= cone.radius
+    return [id_ for id_, is_in in zip(ids, inside.tolist(), strict=True) if is_in]

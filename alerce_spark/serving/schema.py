@@ -1,0 +1,138 @@
+"""Tables of the index, made from those of the lake: the same in SQLite and in PostgreSQL.
+
+`object` is the lake's table `objects` without its partition. Of the classifications of an object the one that counts is
+kept for each classifier (as `lake.Lake.classes` chooses it), class by class in `probability`, ready for lists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    desc,
+)
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from alerce_spark.lake.tables import TABLES
+
+_TYPES = {"int": Integer, "long": BigInteger, "float": Double, "double": Double, "boolean": Boolean, "string": Text}
+#: SQLite counts rows by a column that is INTEGER and nothing else.
+_ID = BigInteger().with_variant(Integer, "sqlite")
+
+metadata = MetaData()
+
+#: Columns of the lake's `objects` that the index has.
+OBJECT_COLUMNS = tuple(c.name for c in TABLES["objects"].columns if c.name != "pixel")
+
+objects = Table(
+    "object",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    *(
+        Column(c.name, _TYPES[c.type], nullable=not c.required, comment=c.description)
+        for c in TABLES["objects"].columns
+        if c.name in OBJECT_COLUMNS
+    ),
+    Index("object_oid", "oid", unique=True),
+    Index("object_healpix29", "healpix29"),
+    # Pairs: a range of dates is mostly asked together with one of counts.
+    Index("object_firstmjd", "firstmjd", "ndet"),
+    Index("object_ndet", "ndet", "firstmjd"),
+    Index("object_lastmjd", "lastmjd", "ndet"),
+)
+
+#: Names of classifiers, versions and classes: rows of classes hold their numbers.
+words = Table(
+    "word",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("word", Text, nullable=False),
+    UniqueConstraint("word"),
+)
+
+#: Which classification counts, by object and classifier.
+classified = Table(
+    "classified",
+    metadata,
+    Column("id", _ID, primary_key=True, autoincrement=False),
+    Column("classifier", Integer, primary_key=True, autoincrement=False),
+    Column("version", Integer, nullable=False),
+    Column("candid", BigInteger, nullable=False),
+    Column("mjd", Double, nullable=False),
+    Column("ndet_used", Integer, nullable=False),
+    Index("classified_version", "classifier", "version"),
+    sqlite_with_rowid=False,
+)
+
+#: Its classes. Rows of ranking 1 repeat what lists choose objects by, so that one index answers them.
+probability = Table(
+    "probability",
+    metadata,
+    Column("id", _ID, primary_key=True, autoincrement=False),
+    Column("classifier", Integer, primary_key=True, autoincrement=False),
+    Column("class", Integer, primary_key=True, autoincrement=False),
+    Column("version", Integer, nullable=False),
+    Column("ranking", SmallInteger, nullable=False),
+    Column("probability", Double, nullable=False),
+    Column("ndet", Integer),
+    Column("firstmjd", Double),
+    Column("lastmjd", Double),
+    sqlite_with_rowid=False,
+)
+Index(
+    "probability_best",
+    probability.c.classifier,
+    probability.c["class"],
+    probability.c.ranking,
+    desc(probability.c.probability),
+    probability.c.id,
+    probability.c.ndet,
+    probability.c.firstmjd,
+    probability.c.lastmjd,
+)
+Index(
+    "probability_first",
+    probability.c.classifier,
+    probability.c.ranking,
+    desc(probability.c.probability),
+    probability.c.id,
+)
+
+#: Objects with classes in the lake that `objects` lacks so far: the class may be committed before the photometry.
+waiting = Table("waiting", metadata, Column("oid", Text, primary_key=True))
+
+taxonomy = Table(
+    "taxonomy",
+    metadata,
+    Column("classifier", Text, primary_key=True),
+    Column("version", Text, primary_key=True),
+    Column("classes", Text, nullable=False, comment="JSON list"),
+)
+
+#: Versions of the lake's tables that the rows show: written in the transaction that writes the rows.
+applied = Table(
+    "applied", metadata, Column("table", Text, primary_key=True), Column("version", BigInteger, nullable=False)
+)
+
+#: About the index itself: fingerprint of this schema, which lake it follows, its HEALPix order, when it was built.
+about = Table("about", metadata, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
+
+
+@cache
+def fingerprint() -> str:
+    """Changes with any table or index above: an index with another one must be built again."""
+    parts = [str(CreateTable(table)) for table in metadata.sorted_tables]
+    parts += sorted(str(CreateIndex(index)) for table in metadata.sorted_tables for index in table.indexes)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
