@@ -1,9 +1,10 @@
-"""Where lakes, archives and services are: each place has one spelling, checked where it enters."""
+"""Where lakes, archives and services are: each place has one spelling, checked where it enters; how it is synced."""
 
 from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from urllib.parse import unquote
 
 from alerce_spark.errors import InputError
@@ -82,3 +83,12 @@ def refuse_credentials(url: str) -> str:
 def is_remote(place: str) -> bool:
     """Whether a place is an URL of S3, not a folder."""
     return place.startswith(("s3://", "s3a://"))
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

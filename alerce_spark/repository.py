@@ -27,6 +27,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_afte
 
 from alerce_spark.config import ArchiveSettings
 from alerce_spark.errors import AlerceError
+from alerce_spark.places import sync
 
 #: Waits between the attempts of one request are drawn from 0 to a bound that doubles from the first to the longest [s].
 _FIRST_WAIT_S = 0.2
@@ -173,7 +174,7 @@ class DirectoryRepository(Repository):
             self._parts.mkdir(parents=True, exist_ok=True)
             _in_parallel(write, items, self._threads)
             for folder in {above for f in folders for above in (f, *f.parents) if above.is_relative_to(self._root)}:
-                _synchronise(folder)
+                sync(folder)
         except OSError as error:
             self._fail(error, "written")
         return there
@@ -359,14 +360,6 @@ def _directory(url: str) -> Path:
     """Folder of `file:<directory>`, `file:/<directory>` or `file:///<directory>`; its text is taken as it is."""
     path = url.removeprefix("file:")
     return Path(path.removeprefix("//") if path.startswith("///") else path)
-
-
-def _synchronise(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _in_parallel(store: Callable[[tuple[str, bytes]], None], items: Iterable[tuple[str, bytes]], threads: int) -> None:

@@ -24,7 +24,7 @@ from pyarrow import fs
 
 from alerce_spark.errors import AlerceError
 from alerce_spark.lake.tables import TABLES
-from alerce_spark.places import is_remote, lake_path
+from alerce_spark.places import is_remote, lake_path, sync
 
 Store = LocalStore | S3Store
 #: A line of the Delta log, or a part of one.
@@ -148,15 +148,6 @@ def settle_files(root: Path, files: Iterable[Path]) -> None:
         else:
             for one in together:
                 sync(one)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def size(files: Store, path: str) -> int | None:
