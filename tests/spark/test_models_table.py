@@ -18,12 +18,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.spark
 
 
-@pytest.fixture(params=["by Spark", "by delta-rs"])
-def lake(request: pytest.FixtureRequest, spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A lake whose table of models was made by Spark or will be made by the registry."""
+@pytest.fixture(params=["with the lake", "by the registry"])
+def lake(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A lake whose table of models was made with the others or will be made by the registry."""
     path = str(tmp_path / "lake")
-    if request.param == "by Spark":
-        monkeypatch.setattr(write, "TABLES", {name: TABLES[name] for name in ("models", "taxonomy")})
+    if request.param == "with the lake":
         write.create(path, 4)
     return path
 
