@@ -270,7 +270,8 @@ def demo(
     """A night from Kafka into the lake on this machine, with a summary and three light curves."""
     from alerce_spark.demo import run
 
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    # Not the handler of SIGINT as it stands: a background job ignores it, and what it starts would ignore SIGTERM too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run(settings_of(), folder, alerts, number, console)
     except KeyboardInterrupt:

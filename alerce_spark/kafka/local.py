@@ -115,7 +115,10 @@ def stop(folder: Path) -> bool:
     deadline = time.monotonic() + _STOP_S
     while _alive(broker.pid, folder.resolve()):
         if time.monotonic() > deadline:
-            raise KafkaError(f"the broker (process {broker.pid}) did not end within {_STOP_S:.0f} s; see {broker.log}")
+            raise KafkaError(
+                f"the broker (process {broker.pid}) did not end within {_STOP_S:.0f} s of SIGTERM; see {broker.log}, "
+                f"and end it with: kill -9 {broker.pid}"
+            )
         time.sleep(0.1)
     _state_file(folder).unlink(missing_ok=True)
     return True

@@ -242,3 +242,18 @@ def test_commands_and_targets_of_the_texts_exist(text: Path) -> None:
     assert {c for c in commands if not re.search(rf"^\W*{c} ", known, re.M)} == set()
     if text.name == "README.md":
         assert {"demo", "test"} <= targets
+
+
+def test_a_demo_in_the_background_leaves_its_children_a_sigterm_that_ends_them() -> None:
+    """A shell has its background jobs ignore SIGINT; what the demo starts must still end at SIGTERM."""
+    program = """
+import signal, subprocess, sys
+from alerce_spark import demo
+from alerce_spark.cli import app
+demo.run = lambda *_: print(subprocess.run([sys.executable, "-c", "import signal; print(signal.getsignal(15))"],
+                                           capture_output=True, text=True).stdout)
+app(["demo"])
+"""
+    command = [sys.executable, "-c", f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{program}"]
+    output = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert output.stdout.strip() == "0", output  # SIG_DFL
