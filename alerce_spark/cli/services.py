@@ -25,7 +25,8 @@ app.add_typer(index_app, name="index")
 logger = logging.getLogger(__name__)
 
 _PATIENCE_S = 20
-Index = Annotated[str | None, typer.Option("--index", help="File of the index; default: services.index.")]
+_INDEX_HELP = "File of the index, or postgresql://HOST/DATABASE; default: services.index."
+Index = Annotated[str | None, typer.Option("--index", help=_INDEX_HELP)]
 
 
 def _check_packages() -> None:
@@ -106,12 +107,12 @@ def build(lake: Lake = None, index: Index = None) -> None:
     """Build the index from nothing. Whoever reads it sees the old one until then."""
     settings = _settings(lake, index)
     from alerce_spark.serving import follow
-    from alerce_spark.serving.engine import file_of
+    from alerce_spark.serving.databases import store
 
     began = time.monotonic()
     follow.build(settings.lake.path, settings.index)
-    size = file_of(settings.index).stat().st_size
-    console.print(f"{settings.index}: {size / 1e6:.1f} MB in {time.monotonic() - began:.1f} s")
+    size = store(settings.index).size()
+    console.print(f"{store(settings.index).name}: {size / 1e6:.1f} MB in {time.monotonic() - began:.1f} s")
 
 
 @index_app.command(name="follow")

@@ -12,7 +12,18 @@ import pytest
 
 from alerce_spark.api.client import configuration
 from tests import small_lake
+from tests.postgres_server import PostgresServer, programs
 from tests.served import Served, serving
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL server."""
+    if programs() is None:
+        pytest.skip("PostgreSQL is not installed")
+    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")
