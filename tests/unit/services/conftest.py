@@ -12,6 +12,7 @@ import pytest
 
 from alerce_spark.api.client import configuration
 from tests import small_lake
+from tests.missing import missing
 from tests.postgres_server import PostgresServer, programs
 from tests.served import Served, serving
 
@@ -20,7 +21,7 @@ from tests.served import Served, serving
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A PostgreSQL server."""
     if programs() is None:
-        pytest.skip("PostgreSQL is not installed")
+        missing("PostgreSQL")
     server = PostgresServer(tmp_path_factory.mktemp("postgres"))
     yield server
     server.stop()
