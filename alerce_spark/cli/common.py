@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 import alerce_spark
 from alerce_spark import needs
 from alerce_spark.errors import InputError
+from alerce_spark.places import is_remote
 
 if TYPE_CHECKING:
     from alerce_spark.config import Settings
@@ -81,6 +82,14 @@ def _common(
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # It prints the trace of each failed batch; the stream says in one line what failed and what it does about it.
     logging.getLogger("py4j.clientserver").setLevel(logging.CRITICAL)
+
+
+def lake_of(settings: Settings) -> str:
+    """Path of the lake of the settings. Raises InputError where there is none, before what reads it is imported."""
+    path = settings.lake.path
+    if not is_remote(path) and not Path(path, "objects", "_delta_log").is_dir():
+        raise InputError(f"there is no lake in {path}; make one with: alerce-spark tables create --lake {path}")
+    return path
 
 
 def settings_of(**overrides: Any) -> Settings:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from alerce_spark.cli.common import COMPUTE, TRAIN, Lake, app, console, settings_of, there
+from alerce_spark.cli.common import COMPUTE, TRAIN, Lake, app, console, lake_of, settings_of, there
 from alerce_spark.cli.texts import say_unread
 from alerce_spark.errors import InputError
 from alerce_spark.outputs import TABLE_SUFFIXES, check_out
@@ -146,7 +146,7 @@ def labels(
     for source in sources:
         name, file = _source_and_file(source)
         files.setdefault(name, []).append(file)
-    path = _lake(lake)
+    path = lake_of(settings_of(lake={"path": lake}))
     from alerce_spark import lake as lakes
     from alerce_spark.lake.storage import LakeError
     from alerce_spark.training.catalogs import labels_from_files

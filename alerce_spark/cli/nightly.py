@@ -10,7 +10,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from alerce_spark.cli.common import MAINTAIN, TRAIN, Lake, app, console, settings_of, there
+from alerce_spark.cli.common import MAINTAIN, TRAIN, Lake, app, console, lake_of, settings_of, there
 from alerce_spark.cli.texts import plain
 from alerce_spark.nightly.nights import begin_of
 from alerce_spark.outputs import check_out, check_out_folder
@@ -40,9 +40,7 @@ def integrity(
     begin_of(chosen)
     if report is not None:
         check_out(report)
-    from alerce_spark import lake as lakes
-
-    lakes.open(settings.lake.path)  # is there a lake?
+    lake_of(settings)
     from alerce_spark.nightly.integrity import check
     from alerce_spark.session import spark_session
 
@@ -151,9 +149,7 @@ def _say(done: Outcome) -> None:
 def reclassify(lake: Lake = None) -> None:
     """Classify the latest features of all stored objects by the current model. Safe beside a running stream."""
     settings = settings_of(lake={"path": lake})
-    from alerce_spark import lake as lakes
-
-    lakes.open(settings.lake.path)  # is there a lake?
+    lake_of(settings)
     from alerce_spark.nightly.reclassify import reclassify as classify_again
     from alerce_spark.session import spark_session
 
@@ -179,9 +175,7 @@ def replay(
     settings = settings_of(lake={"path": lake})
     begin_of(night)
     check_out_folder(out)
-    from alerce_spark import lake as lakes
-
-    lakes.open(settings.lake.path)  # is there a lake?
+    lake_of(settings)
     from alerce_spark.nightly.replay import replay as run_again
     from alerce_spark.session import spark_session
 

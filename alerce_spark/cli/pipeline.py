@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from alerce_spark.cli.common import COMPUTE, LOOK, MAINTAIN, RUN, Lake, app, console, settings_of, there
+from alerce_spark.cli.common import COMPUTE, LOOK, MAINTAIN, RUN, Lake, app, console, lake_of, settings_of, there
 from alerce_spark.cli.texts import plain, say_unread
 from alerce_spark.errors import InputError
 from alerce_spark.outputs import check_out_folder
@@ -251,14 +251,12 @@ def compact(
 ) -> None:
     """Rewrite crowded pixels as sorted files and delete old ones. Safe beside a running stream."""
     settings = settings_of(lake={"path": lake}, maintenance={"retention_h": retention_hours})
-    from alerce_spark import lake as lakes
-
-    lakes.open(settings.lake.path)  # is there a lake?
+    path = lake_of(settings)
     from alerce_spark.lake.compact import compact_lake
     from alerce_spark.session import spark_session
 
     spark, retention = spark_session(settings), settings.maintenance.retention_h
-    for done in compact_lake(spark, settings.lake.path, max_files, retention):
+    for done in compact_lake(spark, path, max_files, retention):
         console.print(f"{done.table}: {done.pixels} pixels, {done.before} files became {done.after}")
 
 
@@ -278,5 +276,5 @@ def demo(
     try:
         run(settings_of(), folder, alerts, number, console)
     except KeyboardInterrupt:
-        console.print("Stopped; Kafka and Spark have ended. Run it again: make demo")
+        console.print("Stopped; Kafka and Spark have ended. The same command begins again")
         raise typer.Exit(130) from None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alerce_spark.cli.common import COMPUTE, LOOK, Lake, app, console, settings_of
+from alerce_spark.cli.common import COMPUTE, LOOK, Lake, app, console, lake_of, settings_of
 from alerce_spark.errors import InputError
 from alerce_spark.outputs import check_out, check_out_folder
 from alerce_spark.text import file_name
@@ -178,7 +178,7 @@ def plot(
     if period is not None and not 0 < period < math.inf:
         raise InputError(f"a period is a number of days above 0, not {period}")
     file = check_out(out or Path(f"{file_name(oid)}.png"), _IMAGES)
-    path = settings_of(lake={"path": lake}).lake.path
+    path = lake_of(settings_of(lake={"path": lake}))
     from alerce_spark import lake as lakes
     from alerce_spark.lake.storage import LakeError
 
