@@ -16,7 +16,6 @@ from alerce_spark.text import file_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyarrow import dataset
 
     #: Of each input its path and whether it is one file, not a folder.
     _Inputs = dict[str, tuple[str, bool]]
@@ -46,20 +45,21 @@ def features(
 def _compute(given: _Inputs, out: str, form: str, master: str | None) -> tuple[int, int]:
     """Write the features of tables, each a path and whether it is a file; returns numbers of objects."""
     from alerce_spark.analysis.features import MOST_ROWS
+    from alerce_spark.analysis.inputs import count_rows, read
 
     # Files are read and checked before Spark starts; what is a folder may be too large for that.
-    files = {what: _read(what, path) for what, (path, is_file) in given.items() if is_file}
+    files = {what: read(what, path) for what, (path, is_file) in given.items() if is_file}
     folders = {what: path for what, (path, is_file) in given.items() if not is_file}
-    spark_submitted = "PYSPARK_GATEWAY_PORT" in os.environ
-    if (
-        master is None
-        and not spark_submitted
-        and not any("://" in path or _is_delta(path) for path in folders.values())
-    ):
-        rows = sum(map(len, files.values())) + sum(_rows(what, path) for what, path in folders.items())
+    if master is None and not _needs_spark([out, *folders.values()]):
+        rows = sum(map(len, files.values())) + sum(count_rows(what, path) for what, path in folders.items())
         if rows <= MOST_ROWS:
-            return _compute_here(files | {what: _read(what, path) for what, path in folders.items()}, out, form)
+            return _compute_here(files | {what: read(what, path) for what, path in folders.items()}, out, form)
     return _compute_on_spark(files, folders, out, form, master)
+
+
+def _needs_spark(paths: list[str]) -> bool:
+    """Whether spark-submit has started this process, or one of the places is a Delta table or an object store."""
+    return "PYSPARK_GATEWAY_PORT" in os.environ or any("://" in path or _is_delta(path) for path in paths)
 
 
 def _compute_here(tables: dict[str, pa.Table], out: str, form: str) -> tuple[int, int]:
@@ -110,32 +110,6 @@ def _compute_on_spark(
     counted = objects.selectExpr("count(*)", "count_if(ndet_used > 0)").first()
     assert counted is not None
     return counted[0], counted[1]
-
-
-def _read(what: str, path: str) -> pa.Table:
-    """The columns that count of a file or of a folder of Parquet files. Raises TableFileError."""
-    from alerce_spark import tablefiles
-    from alerce_spark.features.io import checked
-    from alerce_spark.features.select import REQUIRED, REQUIRED_LIMITS
-
-    required = {"detections": REQUIRED, "non-detections": REQUIRED_LIMITS}
-    rows = tablefiles.read(path) if Path(path).is_file() else _folder(what, path).to_table()
-    return checked(rows, required.get(what, ()), f"{what} {path}")
-
-
-def _rows(what: str, path: str) -> int:
-    return _folder(what, path).count_rows()
-
-
-def _folder(what: str, path: str) -> dataset.Dataset:
-    """A folder of Parquet files, with columns in names of folders as Spark has them. Raises InputError."""
-    import pyarrow as pa
-    from pyarrow import dataset
-
-    try:
-        return dataset.dataset(path, format="parquet", partitioning="hive")
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise InputError(f"{what}: the folder {path} cannot be read as one Parquet table: {error}") from None
 
 
 def _is_delta(path: str) -> bool:

@@ -15,8 +15,9 @@ import pytest
 from deltalake import DeltaTable
 
 import alerce_spark
-from alerce_spark.analysis import features
+from alerce_spark.analysis import features, inputs
 from alerce_spark.cli import main
+from alerce_spark.features import io
 from alerce_spark.features.io import checked, table
 from alerce_spark.features.select import REQUIRED, REQUIRED_LIMITS
 from tests.curve_tables import curve_tables
@@ -99,6 +100,7 @@ def test_a_folder_of_bands_is_one_table(run: Callable[..., int], tmp_path: Path)
         detections, tmp_path / "curves", format="parquet", partitioning=["fid"], partitioning_flavor="hive"
     )
     assert run(detections="curves") == 0
+    assert io._READERS.keys() <= {*inputs.USED}
     assert pq.read_table(tmp_path / "out").equals(table(*curve_tables(4, 8)[:2]))
 
 
@@ -108,8 +110,9 @@ def test_a_folder_of_bands_is_one_table(run: Callable[..., int], tmp_path: Path)
         (("--master", "local[2]"), {}, features.MOST_ROWS),
         ((), {"PYSPARK_GATEWAY_PORT": "1"}, features.MOST_ROWS),
         ((), {}, 100),
+        (("--out", "s3a://bucket/out"), {}, features.MOST_ROWS),
     ],
-    ids=["a master is named", "under spark-submit", "large"],
+    ids=["a master is named", "under spark-submit", "large", "onto S3"],
 )
 def test_spark_computes_what_is_large_or_asked_of_it(
     run: Callable[..., int],
