@@ -2,8 +2,8 @@
 
 `python -m benchmarks.bench_start [--baseline COMMIT] [--repeats N]` prints JSON. The baseline is a commit, checked out
 beside this tree; both take turns, so that other work on the machine hits both alike. Each run is a process that Python
-starts with nothing loaded; medians, and processor seconds of the process with those below it. Kernels are compiled
-before. `spark_or_not` is `features` of growing tables on the cores of this machine and on Spark: where they cross.
+starts with nothing loaded; medians. Processor seconds are of the Python process, without a JVM that it starts. Kernels
+are compiled before. `spark_or_not` is `features` of growing tables on the cores of this machine and on Spark.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def compared(before: Path, folder: Path, arguments: list[str], repeats: int, wit
     for name, pairs in found.items():
         wall, cores = (round(statistics.median(values), 3) for values in zip(*pairs, strict=True))
         made |= {f"{name}_s": wall, f"{name}_core_s": cores}
-    return made | {"before_over_now": round(made["before_core_s"] / made["now_core_s"], 1)}
+    return made | {"before_over_now": round(made["before_s"] / made["now_s"], 1)}
 
 
 def crossing(folder: Path, sizes: list[int]) -> dict[str, Any]:
