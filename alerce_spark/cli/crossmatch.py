@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from alerce_spark.cli.common import Lake, app, console, settings_of
+from alerce_spark.cli.common import LOOK, MAINTAIN, Lake, app, console, settings_of, there
 from alerce_spark.errors import InputError
 from alerce_spark.outputs import TABLE_SUFFIXES, check_out, check_out_folder
 from alerce_spark.places import is_remote
@@ -30,16 +30,19 @@ if TYPE_CHECKING:
 _REQUEST = 1000
 
 catalog_app = typer.Typer(no_args_is_help=True, help="Local catalogues that objects are matched with.")
-app.add_typer(catalog_app, name="catalog")
+app.add_typer(catalog_app, name="catalog", rich_help_panel=MAINTAIN)
 
 
 @catalog_app.command("import")
 def catalog_import(
     name: Annotated[str, typer.Argument(help="Catalogue, a table of conf/catalogs.toml.")],
-    files: Annotated[list[Path], typer.Argument(help="CSV, FITS, Parquet, VOTable, … files, HATS folders.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="CSV, FITS, Parquet, VOTable, … files, HATS folders.", callback=there)
+    ],
     lake: Lake = None,
     settings: Annotated[
-        Path | None, typer.Option(help="Settings of catalogues; default: catalogs.toml beside alerce.toml.")
+        Path | None,
+        typer.Option(help="Settings of catalogues; default: catalogs.toml beside alerce.toml.", callback=there),
     ] = None,
     scratch: Annotated[
         Path | None, typer.Option(help="Folder for sorting, as large as the rows; default: the system's.")
@@ -81,7 +84,7 @@ def catalog_list(lake: Lake = None) -> None:
     console.print(table)
 
 
-@app.command("crossmatch")
+@app.command("crossmatch", rich_help_panel=LOOK)
 def crossmatch(
     names: Annotated[list[str] | None, typer.Argument(help="Catalogues; default: all imported ones.")] = None,
     lake: Lake = None,
@@ -90,7 +93,9 @@ def crossmatch(
     cds: Annotated[
         bool, typer.Option("--cds", help="Ask the CDS X-Match service; default: about all of crossmatch.cds_tables.")
     ] = False,
-    csv: Annotated[Path | None, typer.Option(help="Match the positions of this table, not the objects.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Match the positions of this table, not the objects.", callback=there)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="With --csv: the result, .csv or .parquet.")] = None,
     oid_column: Annotated[str, typer.Option(help="With --csv.")] = "oid",
     ra_column: Annotated[str, typer.Option(help="With --csv: degrees, or sexagesimal hours.")] = "ra",
@@ -101,31 +106,32 @@ def crossmatch(
     every: Annotated[bool, typer.Option("--all", help="With --csv: all sources within the radius.")] = False,
 ) -> None:
     """Match all objects of the lake with its catalogues, into the table xmatch; or a file, into another file."""
+    if names and len(set(names)) < len(names):
+        raise InputError(f"a catalogue is named twice: {', '.join(names)}")
+    if cds and (csv is not None or radius is not None):
+        raise InputError("--cds asks about the objects of the lake, within the radius of conf/catalogs.toml")
+    if csv is not None:
+        if out is None:
+            raise InputError("say with --out where the result goes")
+        check_out(out, TABLE_SUFFIXES)
+    settings = settings_of(lake={"path": lake})
+    path = settings.lake.path
+    if cds:
+        _ask_cds(settings, names, again)
+        return
     from alerce_spark.lake.catalogs import check_radius, imported, match
     from alerce_spark.lake.storage import LakeError
     from alerce_spark.tablefiles import write
 
     if radius is not None:
         check_radius(radius)
-    if names and len(set(names)) < len(names):
-        raise LakeError(f"a catalogue is named twice: {', '.join(names)}")
-    settings = settings_of(lake={"path": lake})
-    path = settings.lake.path
-    if cds:
-        if csv is not None or radius is not None:
-            raise LakeError("--cds asks about the objects of the lake, within the radius of conf/catalogs.toml")
-        _ask_cds(settings, names, again)
-        return
     chosen = names or [catalog.name for catalog in imported(path)]
     if not chosen:
         raise LakeError(f"no catalogues in {path}; import one with: alerce-spark catalog import NAME FILE…")
-    if csv is None:
+    if csv is None or out is None:
         for name in chosen:
             _match_lake(settings, name, partial(match, path, name, radius=radius), again)
         return
-    if out is None:
-        raise LakeError("say with --out where the result goes")
-    check_out(out, TABLE_SUFFIXES)
     positions, notes = _positions(csv, oid_column, ra_column, dec_column, mjd_column)
     found = _matched(path, positions, chosen, radius, every)
     write(found.to_arrow(), out)

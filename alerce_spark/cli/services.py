@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alerce_spark.cli.common import Lake, app, console, settings_of
+from alerce_spark.cli.common import SERVE, Lake, app, console, settings_of
 from alerce_spark.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from alerce_spark.serving.follow import Progress
 
 index_app = typer.Typer(no_args_is_help=True, help="The index that the services ask; made of the tables alone.")
-app.add_typer(index_app, name="index")
+app.add_typer(index_app, name="index", rich_help_panel=SERVE)
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def _settings(lake: str | None, index: str | None) -> Settings:
     return settings_of(lake={"path": lake}, services={"index": index})
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE)
 def serve(
     lake: Lake = None,
     index: Index = None,
@@ -54,12 +54,12 @@ def serve(
 ) -> None:
     """Answer ALeRCE's HTTP routes from the lake, until SIGTERM. The routes are described at /docs."""
     _check_packages()
+    services = {"index": index, "host": host, "port": port}
+    settings = settings_of(lake={"path": lake}, archive={"url": archive}, services=services)
     import uvicorn
 
     from alerce_spark.api.app import make
 
-    services = {"index": index, "host": host, "port": port}
-    settings = settings_of(lake={"path": lake}, archive={"url": archive}, services=services)
     config = uvicorn.Config(
         make(settings),
         host=settings.services.host,
@@ -155,7 +155,7 @@ def status(lake: Lake = None, index: Index = None) -> None:
     raise typer.Exit(0 if shown == newest else 1)
 
 
-@app.command(name="client-config")
+@app.command(name="client-config", rich_help_panel=SERVE)
 def client_config(url: Annotated[str, typer.Argument(help="Address of the server, as http://127.0.0.1:8800.")]) -> None:
     """Write the configuration that points ALeRCE's own Python client at a server.
 
