@@ -95,7 +95,7 @@ def classify(
     from alerce_spark.classifiers import lightcurve
     from alerce_spark.lake.serving import LightcurveModels
 
-    check_out(out, TABLE_SUFFIXES)
+    check_out(out, TABLE_SUFFIXES, [features, model])
     if model is not None:
         chosen = lightcurve.load(model)
     else:
@@ -119,7 +119,8 @@ def classify_stamps(
     from alerce_spark.classifiers.stamp import StampModel, classify_paths
     from alerce_spark.lake.serving import stamp_models
 
-    check_out(out, TABLE_SUFFIXES)
+    # A folder of packets may get a table beside them.
+    check_out(out, TABLE_SUFFIXES, [*(path for path in paths if path.is_file()), model])
     if model is not None:
         chosen = StampModel.load(model)
     else:
@@ -144,11 +145,11 @@ def labels(
     from alerce_spark.lake.storage import LakeError
     from alerce_spark.training.catalogs import labels_from_files
 
-    check_out(out, TABLE_SUFFIXES)
     files: dict[str, list[Path]] = {}
     for source in sources:
         name, file = _source_and_file(source)
         files.setdefault(name, []).append(file)
+    check_out(out, TABLE_SUFFIXES, [file for given in files.values() for file in given])
     objects = lakes.open(_lake(lake)).table("objects").select("oid", "meanra", "meandec").collect().to_arrow()
     if not len(objects):
         raise LakeError(f"{_lake(lake)} has no objects that could get labels: take alerts in first")

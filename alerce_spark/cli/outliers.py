@@ -65,7 +65,7 @@ def uncertain(
     from alerce_spark.training.catalogs import read_oids
 
     if out is not None:
-        check_out(out, TABLE_SUFFIXES)
+        check_out(out, TABLE_SUFFIXES, [labels])
     path = settings_of(lake={"path": lake}).lake.path
     known = [] if labels is None else read_oids(labels)
     if known:
