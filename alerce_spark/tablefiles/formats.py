@@ -333,8 +333,8 @@ def _is_null(hdu: Any, name: str, rows: slice) -> Any:
     column = hdu.columns[name]
     stored = hdu.data.view(np.ndarray)[name][rows]
     if isinstance(hdu, fits.TableHDU):
-        null = np.char.strip(stored)
-        return (null == b"") | (null == str(column.null or "").strip().encode())
+        word = np.char.strip(stored)
+        return (word == b"") | (word == str(column.null or "").strip().encode())
     null = 0 if column.format == "L" else column.null
     return stored == null if null is not None and stored.dtype.kind in "iu" else False
 

@@ -30,8 +30,8 @@ def match(labels: pa.Table, objects: pa.Table, radius_arcsec: float = MATCH_RADI
     """Nearest label of each source within `radius_arcsec` of each object.
 
     `labels` as from `read` (of one or more sources), `objects` with oid, meanra, meandec [deg]. Columns: oid, label
-    (row of `labels`), separation [arcsec],
-    ambiguous (the source has another class there too), source, source_id, class_name, original_class; one row for an object and a
+    (row of `labels`), separation [arcsec], ambiguous (the source has another class there too), source, source_id,
+    class_name, original_class; one row for an object and a
     source, in the order of objects and then of priority. Of two labels at the same distance the earlier row counts; a
     label may belong to several objects (a star split in two by the survey). Objects without a position match nothing.
     Raises ValueError for a radius that is not in (0, 3600].
