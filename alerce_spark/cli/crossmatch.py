@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 #: Objects that a service is asked about at a time; their rows are stored before it is asked about others.
 _REQUEST = 1000
 
+#: The year 1880, when plates began: 0 is a code for no time, and 2016.5 a year.
+_FIRST_MJD = 7715.0
+#: Options that mean something with --csv only, besides --all.
+_OF_A_FILE = ("out", "oid_column", "ra_column", "dec_column", "mjd_column")
+
 catalog_app = typer.Typer(no_args_is_help=True, help="Local catalogues that objects are matched with.")
 app.add_typer(catalog_app, name="catalog", rich_help_panel=MAINTAIN)
 
@@ -86,6 +91,7 @@ def catalog_list(lake: Lake = None) -> None:
 
 @app.command("crossmatch", rich_help_panel=LOOK)
 def crossmatch(
+    context: typer.Context,
     names: Annotated[list[str] | None, typer.Argument(help="Catalogues; default: all imported ones.")] = None,
     lake: Lake = None,
     radius: Annotated[float | None, typer.Option(help="Arcsec; default: that of each catalogue.")] = None,
@@ -113,7 +119,9 @@ def crossmatch(
     if csv is not None:
         if out is None:
             raise InputError("say with --out where the result goes")
-        check_out(out, TABLE_SUFFIXES)
+        check_out(out, TABLE_SUFFIXES, [csv])
+    else:
+        _refuse_without_csv(context)
     settings = settings_of(lake={"path": lake})
     path = settings.lake.path
     if cds:
@@ -142,6 +150,16 @@ def crossmatch(
     if not matched:
         console.print("no position has a source within the radius")
         raise typer.Exit(1)
+
+
+def _refuse_without_csv(context: typer.Context) -> None:
+    """Raises InputError for an option of a file where none is given: the whole lake would be matched."""
+    flags = {"every": "--all", **{name: "--" + name.replace("_", "-") for name in _OF_A_FILE}}
+    given = [
+        flag for name, flag in flags.items() if (how := context.get_parameter_source(name)) and how.name != "DEFAULT"
+    ]
+    if given:
+        raise InputError(f"{', '.join(given)} without --csv: name the table with --csv, or leave the option out")
 
 
 def _ask_cds(settings: Settings, names: list[str] | None, again: bool) -> None:
@@ -212,7 +230,7 @@ def _positions(path: Path, oid: str, ra: str, dec: str, mjd: str | None) -> tupl
     time = pa.nulls(len(rows), pa.float64())
     if mjd is not None:
         time = strict_numbers(rows[columns["mjd"]], f"{path}: {columns['mjd']}")
-        check_mjd(time, f"{path}: {columns['mjd']}")
+        check_mjd(time, f"{path}: {columns['mjd']}", _FIRST_MJD)
     names = ids(rows[columns["oid"]], f"{path}: {columns['oid']}")
     where = (pa.array(values, from_pandas=True) for values in places)
     return pl.DataFrame(pa.table([names, *where, time], names=["oid", "ra", "dec", "mjd"])), notes

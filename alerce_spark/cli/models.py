@@ -97,7 +97,7 @@ def classify(
     lake: Lake = None,
 ) -> None:
     """Classify a table of features: class, probability, all classes and branches, model version."""
-    check_out(out, TABLE_SUFFIXES)
+    check_out(out, TABLE_SUFFIXES, [features, model])
     path = _lake(lake)
     from alerce_spark.analysis.classes import light_curve_model
     from alerce_spark.classifiers import lightcurve
@@ -119,7 +119,8 @@ def classify_stamps(
     lake: Lake = None,
 ) -> None:
     """Classify alerts by their stamps; what cannot be read is listed and skipped, then with exit status 1."""
-    check_out(out, TABLE_SUFFIXES)
+    # A folder of packets may get a table beside them.
+    check_out(out, TABLE_SUFFIXES, [*(path for path in paths if path.is_file()), model])
     path = _lake(lake)
     from alerce_spark.classifiers.stamp import StampModel, classify_paths
     from alerce_spark.lake.serving import stamp_models
@@ -141,11 +142,11 @@ def labels(
     lake: Lake = None,
 ) -> None:
     """Labels of the lake's objects from the catalogues of the paper, by priority; prints where catalogues disagree."""
-    check_out(out, TABLE_SUFFIXES)
     files: dict[str, list[Path]] = {}
     for source in sources:
         name, file = _source_and_file(source)
         files.setdefault(name, []).append(file)
+    check_out(out, TABLE_SUFFIXES, [file for given in files.values() for file in given])
     path = lake_of(settings_of(lake={"path": lake}))
     from alerce_spark import lake as lakes
     from alerce_spark.lake.storage import LakeError

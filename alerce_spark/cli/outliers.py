@@ -63,7 +63,7 @@ def uncertain(
 ) -> None:
     """List the objects whose label would teach the light-curve classifier most, no two of them alike."""
     if out is not None:
-        check_out(out, TABLE_SUFFIXES)
+        check_out(out, TABLE_SUFFIXES, [labels])
     path = settings_of(lake={"path": lake}).lake.path
     from alerce_spark import lake as lakes
     from alerce_spark.lake.discovery import uncertain as most_telling
