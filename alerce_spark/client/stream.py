@@ -47,12 +47,13 @@ def messages(
     name: str = records.LIGHTCURVE_TOPIC,
     *,
     night: str | None = None,
+    survey: str | None = None,
     group: str | None = None,
     beginning: bool = False,
     follow: bool = False,
     options: Mapping[str, str] = _NO_OPTIONS,
 ) -> Iterator[Received]:
-    """Records of the topics `name` of a night (YYYYMMDD), or of all nights that the brokers keep.
+    """Records of the topics `name` of a night (YYYYMMDD), or of all nights that are kept; of one survey, or all.
 
     Without a `group` they begin with the earliest. A group remembers where it was: it goes on there (`beginning`: with
     the earliest). A record counts as read when the next is asked for, so that none is lost; the last one before a crash
@@ -68,7 +69,9 @@ def messages(
     consumer = Consumer({**client_options(bootstrap_servers, options), **topics.ISOLATION, **own, **ends})
     try:
         reader = _Reader(consumer, pattern, group is not None, beginning)
-        yield from reader.read(follow)
+        for one in reader.read(follow):
+            if survey is None or one.record.get("survey") == survey:
+                yield one
     finally:
         consumer.close()
 
