@@ -145,6 +145,21 @@ AVRO_INFO = _of(
 )
 
 
+_QUERY = {
+    **{"records_per_pages": 20, "page": 1, "sortBy": "nobs"},
+    "query_parameters": {
+        "filters": {"nobs": {"min": 6, "max": 40}, "classrf": "SNIa", "pclassrf": 0.5},
+        "coordinates": {"ra": 185.7, "dec": 15.8, "sr": 0.5},
+        "dates": {"firstmjd": {"min": 58855.0}},
+    },
+}
+_SQL = (
+    "SELECT object.*\nFROM ztf.object\nWHERE object.ndet >= 6\nORDER BY object.ndet DESC, object.oid\nLIMIT 20 OFFSET 0"
+)
+GET_SQL = _of(None, errors=(400,), content={"text/plain": {"schema": {"type": "string"}, "example": _SQL}})
+GET_SQL["requestBody"] = {"content": _json(_QUERY)}
+
+
 # Many objects.
 
 _FORMAT = _parameter(

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import httpx
 
 from alerce_spark.client import formats
-from alerce_spark.client.errors import APIError, CandidError, ClientError, ObjectNotFoundError
+from alerce_spark.client.errors import CandidError, ClientError, ObjectNotFoundError
 from alerce_spark.client.formats import Row
 from alerce_spark.client.progress import Progress, reporter
 from alerce_spark.client.sending import Request, get, path
@@ -256,9 +256,13 @@ class Queries(ABC):
 
     # SQL.
 
-    def get_sql(self, **parameters: Any) -> Any:
-        """The SQL that `query_objects` with these parameters means, for TAP or a database with ALeRCE's tables."""
-        return self._run(_sql(parameters))
+    def get_sql(self, params: dict[str, Any]) -> Any:
+        """The SQL of a query in the words of ALeRCE's first client: for TAP, or a database with ALeRCE's tables.
+
+        params: {"query_parameters": {"filters": {oid, nobs {min, max}, classrf, pclassrf, classearly, pclassearly},
+        "coordinates": {ra, dec, sr [deg]}, "dates": {"firstmjd": {min, max}}}, records_per_pages, page, sortBy}.
+        """
+        return self._run(_sql(params))
 
     #: Address of the server.
     url: str
@@ -601,6 +605,6 @@ def _plot(url: str, oid: str | int, candid: int | str | None) -> Steps:
     return None
 
 
-def _sql(parameters: dict[str, Any]) -> Steps:
-    raise APIError("no SQL")
-    yield
+def _sql(params: dict[str, Any]) -> Steps:
+    answer = yield from _one_of(Request("/get_sql", method="POST", body=params))
+    return answer.text

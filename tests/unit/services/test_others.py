@@ -115,6 +115,30 @@ def test_a_redshift_is_a_redshift(alerce: Any, catalogs: tuple[str, dict[str, pl
     assert known > 10
 
 
+@pytest.mark.parametrize("form", ["pandas", "votable"])
+def test_our_client_finds_what_alerces_finds(
+    alerce: Any, catalogs: tuple[str, dict[str, pl.DataFrame]], form: str
+) -> None:
+    from alerce.crossmatch import AlerceXmatch
+
+    from alerce_spark.client import Client
+
+    url, made = catalogs
+    theirs, ours = AlerceXmatch(CATSHTM_API_URL=url), Client(url)
+    for place in PLACES:
+        for method in ("catshtm_conesearch", "catshtm_crossmatch"):
+            for name, radius in (("all", 30.0), ("stars", 30.0), ("galaxies", 0.001), ("stars", 1e-6)):
+                asked = {"catalog_name": name, "format": form}
+                expected = getattr(theirs, method)(*place, radius, **asked)
+                found = getattr(ours, method)(*place, radius, **asked)
+                assert type(found) is type(expected)
+                assert repr(found) == repr(expected)
+        assert ours.catshtm_redshift(*place, 30.0) == theirs.catshtm_redshift(*place, 30.0)
+    assert ours.catshtm_conesearch(*PLACES[0], 30.0, "stars", format="polars").height > 0
+    assert ours.catshtm_conesearch(*PLACES[0], 30.0, "stars", format="json").keys() >= {"RA", "Dec"}
+    assert len(made) == 2
+
+
 def test_unknown_catalogues_and_places(catalogs: tuple[str, dict[str, pl.DataFrame]]) -> None:
     url, _ = catalogs
     for asked, named in (
