@@ -72,7 +72,8 @@ class _Body:
             class_, least = self._filters.get(f"class{ending}"), self._number(self._filters, f"pclass{ending}")
             if class_ is not None or least is not None:
                 conditions = [f"{name}.oid = object.oid", f"{name}.classifier_name = {_text(classifier)}"]
-                conditions += [f"{name}.ranking = 1"] if class_ is None else [f"{name}.class_name = {_text(class_)}"]
+                conditions += [f"{name}.ranking = 1"]
+                conditions += [] if class_ is None else [f"{name}.class_name = {_text(class_)}"]
                 conditions += [] if least is None else [f"{name}.probability >= {least!r}"]
                 yield f"JOIN ztf.probability AS {name} ON " + " AND ".join(conditions)
 

@@ -472,7 +472,7 @@ def _lightcurve(oid: Oids, form: str, survey: str, progress: Progress) -> Steps:
     if oids is None and form not in (*formats.TYPED, "votable"):
         answer = yield from _one_of(get(path(_ZTF + "/lightcurve", oid)))
         return formats.of_rows(answer.json(), form)
-    found = {}
+    found: dict[str, Any] = {}
     for kind in ("detections", "non_detections"):
         found[kind] = yield from _rows(kind, oid, form, survey, progress=progress, quiet=bool(found))
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def test_our_client_finds_what_alerces_finds(
     from alerce_spark.client import Client
 
     url, made = catalogs
-    theirs, ours = AlerceXmatch(CATSHTM_API_URL=url), Client(url)
+    theirs, ours, compared = AlerceXmatch(CATSHTM_API_URL=url), Client(url), 0
     for place in PLACES:
         for method in ("catshtm_conesearch", "catshtm_crossmatch"):
             for name, radius in (("all", 30.0), ("stars", 30.0), ("galaxies", 0.001), ("stars", 1e-6)):
@@ -133,7 +134,10 @@ def test_our_client_finds_what_alerces_finds(
                 found = getattr(ours, method)(*place, radius, **asked)
                 assert type(found) is type(expected)
                 assert repr(found) == repr(expected)
-        assert ours.catshtm_redshift(*place, 30.0) == theirs.catshtm_redshift(*place, 30.0)
+        with suppress(TypeError):  # theirs fails where the nearest source has no redshift
+            assert theirs.catshtm_redshift(*place, 30.0) == ours.catshtm_redshift(*place, 30.0)
+            compared += 1
+    assert compared > 1
     assert ours.catshtm_conesearch(*PLACES[0], 30.0, "stars", format="polars").height > 0
     assert ours.catshtm_conesearch(*PLACES[0], 30.0, "stars", format="json").keys() >= {"RA", "Dec"}
     assert len(made) == 2
