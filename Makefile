@@ -78,4 +78,4 @@ $(TOM_VENV)/.ready: clients/tom_alerce_spark/pyproject.toml
 	@touch $@
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) dist demo-lake .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(TOM_VENV) dist demo-lake .pytest_cache .mypy_cache .ruff_cache

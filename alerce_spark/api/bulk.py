@@ -22,7 +22,7 @@ router = APIRouter(prefix="/bulk", tags=["Bulk"])
 
 #: Objects of a request, and of a part of its reply: the rows of a part are in memory at the same time.
 MOST_OIDS = 500
-_PART = 25
+_PART = 50
 #: Bytes of the header that names objects that are not there.
 _LONGEST_HEADER = 6_000
 UNKNOWN = "X-Unknown-Oids"
@@ -136,7 +136,9 @@ def _rows(kind: str, request: Request) -> Response:
 def _unknown(oids: Sequence[str], places: Places) -> dict[str, str]:
     """A header that tells which objects are not there: their rows are missing."""
     names = ",".join(quote(oid) for oid in oids if oid not in places)
-    return {UNKNOWN: names[:_LONGEST_HEADER]} if names else {}
+    if len(names) > _LONGEST_HEADER:
+        names = names[:_LONGEST_HEADER].rpartition(",")[0] + quote(",…", safe=",")
+    return {UNKNOWN: names} if names else {}
 
 
 _MEANINGS = {

@@ -25,6 +25,8 @@ from alerce_spark.client.sending import Request, get, path
 #: Objects of one request for rows of many, and objects of a page of all.
 _AT_ONCE, _PAGE = 100, 5_000
 _UNKNOWN, _HAS_NEXT = "x-unknown-oids", "x-has-next"
+#: The name of no object.
+_NOBODY = "-"
 #: Unknown objects that a warning names.
 _NAMED = 10
 _STAMPS = {"science": "cutoutScience", "template": "cutoutTemplate", "difference": "cutoutDifference"}
@@ -349,14 +351,14 @@ def _all_objects(
 
 
 def _object(oid: Oids, form: str, survey: str, progress: Progress) -> Steps:
-    oids = _list_of(oid)
-    if oids is None:
+    oids, typed = _list_of(oid), form in formats.TYPED and survey == "ztf"
+    if oids is None and not typed:
         other = get("/object_api/object", oid=oid, survey_id=survey)
         answer = yield from _one_of(get(path(_ZTF, oid)) if survey == "ztf" else other)
         return formats.of_rows(answer.json(), form)
     _only_ztf(survey, "lists of objects")
-    parts = _parts(oids)
-    typed = form in formats.TYPED
+    names = [str(oid)] if oids is None else oids
+    parts = _parts(names)
     requests = [_page(form, survey, {"oid": part, "page_size": len(part)}) for part in parts]
     answers = yield Batch(requests, _counted(progress, "objects", parts))
     if typed:
@@ -366,7 +368,10 @@ def _object(oid: Oids, form: str, survey: str, progress: Progress) -> Steps:
         rows = [row for answer in answers for row in answer.json()["items"]]
         found = [row["oid"] for row in rows]
     known = set(found)
-    _warn(oids, [oid for oid in oids if oid not in known])
+    missing = [name for name in names if name not in known]
+    if oids is None and missing:
+        raise ObjectNotFoundError(f"no object {oid}", 404)
+    _warn(names, missing)
     return formats.of_arrow(table, form) if typed else formats.of_rows(rows, form)
 
 
@@ -414,6 +419,8 @@ def _bulk(
 ) -> Steps:
     parts = _parts([str(oid)] if oids is None else oids)
     typed = form in formats.TYPED
+    if not parts and typed:  # the columns of a table without rows are told by the server
+        parts, quiet = [[_NOBODY]], True
     requests = [get(f"/bulk/{kind}", oid=part, format="arrow" if typed else "json") for part in parts]
     if not requests:
         return formats.of_rows([], form)

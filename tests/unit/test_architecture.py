@@ -44,6 +44,13 @@ def test_services_import_neither_spark_nor_its_rooms(file: Path) -> None:
             assert not name.startswith(("alerce_spark.lake.log", "alerce_spark.lake.snapshots")), name
 
 
+@pytest.mark.parametrize("file", _files(("client",)), ids=lambda f: f.relative_to(PACKAGE).as_posix())
+def test_the_client_knows_the_server_by_its_routes_alone(file: Path) -> None:
+    own = ("alerce_spark.client", "alerce_spark.errors")
+    own += ("alerce_spark.kafka",) if file.name == "stream.py" else ()
+    assert [name for name in _imports(file) if name.startswith("alerce_spark.") and not name.startswith(own)] == []
+
+
 def test_one_module_of_the_services_reads_the_log_of_delta() -> None:
     reading = {f.name for f in _files(("serving", "api")) if "alerce_spark.lake.snapshots" in _imports(f)}
     assert reading == {"changes.py"}

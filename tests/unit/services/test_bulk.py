@@ -107,6 +107,11 @@ def test_objects_that_are_not_there_are_named(served: Served, oids: list[str]) -
     assert answer.headers["x-unknown-oids"] == "ZTF99a,%C3%A9%0A%2Cb"
     assert set(table(answer)["oid"].to_pylist()) == {oids[0]}
     assert "x-unknown-oids" not in served.get("/bulk/magstats", oid=oids).headers
+    # A header has bounds: a name is there in full or not at all.
+    many = [f"ZTF99{k:030d}" for k in range(300)]
+    named = served.get("/bulk/magstats", oid=many).headers["x-unknown-oids"].split(",")
+    assert named[-1] == "%E2%80%A6"
+    assert named[:-1] == many[: len(named) - 1]
 
 
 @pytest.mark.parametrize("form", FORMS[1:])
@@ -151,6 +156,29 @@ def test_parts_are_made_one_by_one(served: Served) -> None:
         made.clear()
         forms.stream(parts(), schema, form, {})
         assert len(made) == 1, form
+
+
+def test_many_objects_count_as_a_tenth_each() -> None:
+    from alerce_spark.api.limits import _cost
+
+    def cost(path: str, query: str = "") -> int:
+        return _cost({"path": path, "query_string": query.encode()})
+
+    one = cost("/ztf/v1/objects/ZTF1/detections")
+    assert cost("/bulk/detections", "oid=ZTF1&format=arrow") == one == 2
+    assert cost("/bulk/probabilities", "&".join(f"oid={k}" for k in range(500))) == one + 50
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_first_part_that_cannot_be_read_is_an_error_and_no_broken_reply(form: str) -> None:
+    from alerce_spark.api import forms
+
+    def parts() -> Any:
+        raise OSError("the lake is away")
+        yield
+
+    with pytest.raises(OSError, match="away"):
+        forms.stream(parts(), pa.schema([("x", pa.int64())]), form, {})
 
 
 def test_documented_with_examples(served: Served) -> None:

@@ -215,7 +215,13 @@ def test_many_objects_by_the_other_methods(client: Client, served: Served, oids:
     for form in ("json", "polars", "arrow"):
         found = client.query_feature(oids, "Amplitude", format=form)
         assert len(found) == 2 * len(oids)
+    assert (
+        client.query_object(oids[3], format="polars").to_dicts()
+        == client.query_object(oids, format="polars")[3].to_dicts()
+    )
     assert client.query_detections([]) == []
+    assert client.query_object([]) == []
+    assert client.query_detections([], format="polars").schema == both["detections"].schema
 
 
 def test_unknown_objects_are_named(client: Client, oids: list[str]) -> None:
