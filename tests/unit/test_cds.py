@@ -502,7 +502,7 @@ def test_what_the_command_cannot_ask_is_said(filled: str, capsys: pytest.Capture
     for arguments, said in (
         (("sdss",), "crossmatch.cds_tables has no sdss; there are allwise"),
         (("--radius", "2"), "--cds asks about the objects of the lake"),
-        (("--csv", "mine.csv"), "--cds asks about the objects of the lake"),
+        (("--csv", __file__), "--cds asks about the objects of the lake"),
     ):
         code, text = _run(capsys, "--cds", *arguments)
         assert code == 2
