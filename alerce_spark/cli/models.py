@@ -141,7 +141,7 @@ def labels(
 ) -> None:
     """Labels of the lake's objects from the catalogues of the paper, by priority; prints where catalogues disagree."""
     from alerce_spark import lake as lakes
-    from alerce_spark.lake.storage import LakeError
+    from alerce_spark.errors import LakeError
     from alerce_spark.training.catalogs import labels_from_files
 
     check_out(out, TABLE_SUFFIXES)

@@ -60,8 +60,8 @@ def uncertain(
 ) -> None:
     """List the objects whose label would teach the light-curve classifier most, no two of them alike."""
     from alerce_spark import lake as lakes
+    from alerce_spark.errors import LakeError
     from alerce_spark.lake.discovery import uncertain as most_telling
-    from alerce_spark.lake.storage import LakeError
     from alerce_spark.training.catalogs import read_oids
 
     if out is not None:

@@ -70,7 +70,7 @@ def tables_describe(
     table: Annotated[str | None, typer.Argument(help="One table; default: all of them.")] = None,
 ) -> None:
     """Show tables: keys, columns, units and meanings."""
-    from alerce_spark.lake.storage import LakeError
+    from alerce_spark.errors import LakeError
     from alerce_spark.lake.tables import TABLES
 
     if table is None:
@@ -170,7 +170,7 @@ def stream(
 @app.command()
 def status(lake: Lake = None) -> None:
     """What the running (or last) stream does: lag, rate, latency, and why queries fail (then exit status 1)."""
-    from alerce_spark.lake.storage import LakeError
+    from alerce_spark.errors import LakeError
     from alerce_spark.streaming import metrics
 
     path = settings_of(lake={"path": lake}).lake.path

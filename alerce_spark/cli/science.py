@@ -102,9 +102,9 @@ def plot(
 ) -> None:
     """Draw an object: light curve, folded light curve, periodogram, model fits."""
     from alerce_spark import lake as lakes
+    from alerce_spark.errors import LakeError
     from alerce_spark.features.plot import figure
     from alerce_spark.features.select import select
-    from alerce_spark.lake.storage import LakeError
 
     if period is not None and not 0 < period < math.inf:
         raise InputError(f"a period is a number of days above 0, not {period}")

@@ -9,11 +9,10 @@ import numpy as np
 import polars as pl
 
 from alerce_spark.classifiers.taxonomy import BRANCHES, LIGHTCURVE, LIGHTCURVE_CLASSES
-from alerce_spark.errors import InputError
+from alerce_spark.errors import InputError, LakeError
 from alerce_spark.features.names import FEATURES, FEATURES_VERSION
 from alerce_spark.lake.read import Lake, open_lake
 from alerce_spark.lake.serving import LightcurveModels
-from alerce_spark.lake.storage import LakeError
 from alerce_spark.training import active
 
 #: Most uncertain objects among which `uncertain` chooses: their distances to each other are kept in memory.

@@ -17,11 +17,10 @@ import pyarrow as pa
 
 from alerce_spark import sky
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
-from alerce_spark.errors import InputError
-from alerce_spark.lake.handles import delta_table, healpix_order, scan
-from alerce_spark.lake.storage import LakeError, table_path
+from alerce_spark.errors import InputError, LakeError
+from alerce_spark.lake.handles import delta_table, healpix_order, scan, table_path
 from alerce_spark.lake.tables import TABLES
-from alerce_spark.places import lake_path
+from alerce_spark.location import lake_path
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession

@@ -22,8 +22,6 @@ from typing import Any, TypeVar
 
 import polars as pl
 import pyarrow as pa
-from deltalake.exceptions import DeltaError
-from obstore.exceptions import BaseError
 from sqlalchemy import Connection, Delete, Engine, Select, Table, bindparam, delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -32,10 +30,9 @@ from alerce_spark.classifiers.taxonomy import STAMP
 from alerce_spark.errors import AlerceError
 from alerce_spark.lake import lookup
 from alerce_spark.lake.handles import healpix_order
-from alerce_spark.lake.storage import Action
 from alerce_spark.lake.tables import TABLES as LAKE_TABLES
 from alerce_spark.serving import schema
-from alerce_spark.serving.changes import Changes, Commit, HistoryGone, commits, identity
+from alerce_spark.serving.changes import Changes, Commit, File, HistoryGone, commits, identity
 from alerce_spark.serving.engine import only_follower, writer
 
 log = logging.getLogger(__name__)
@@ -338,7 +335,7 @@ def follow(
                     done = follower.step()
                     wait = poll_s
                     progress(done)
-                except (AlerceError, OSError, DeltaError, BaseError) as error:
+                except (AlerceError, OSError) as error:
                     wait = min(2 * wait + 0.5, _LONGEST_WAIT_S)
                     log.error("the index stands still, next look in %.0f s: %s", wait, error)
                 stop.wait(wait)
@@ -356,16 +353,16 @@ def build(lake: str, url: str) -> None:
             follower.close()
 
 
-def _groups(changes: Changes) -> Iterator[list[Action]]:
+def _groups(changes: Changes) -> Iterator[list[File]]:
     """The live files, together up to _GROUP_BYTES; those of a pixel follow each other."""
-    group: list[Action] = []
+    group: list[File] = []
     size = 0
     for _, add in sorted(changes.live.items()):
-        if group and size + add["size"] > _GROUP_BYTES:
+        if group and size + add.size > _GROUP_BYTES:
             yield group
             group, size = [], 0
         group.append(add)
-        size += add["size"]
+        size += add.size
     if group:
         yield group
 
