@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from alerce_spark.delta.kept import parquet_file
 from alerce_spark.delta.protocol import Action
+from alerce_spark.delta.rules import RuleBroken
 from alerce_spark.location import Location
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def _puts(table: Table, rows: pa.Table, partition: Sequence[str], layout: Layout
         yield put(table.location, rows, {}, layout.footer)
         return
     (name,) = partition
+    if pa.types.is_string(rows[name].type) and pc.any(pc.equal(rows[name], "")).as_py():
+        raise RuleBroken(f"table {table.name}: the partition column {name} cannot hold an empty text; leave it null")
     runs = pc.run_end_encode(rows[name].combine_chunks())
     ends = runs.run_ends.to_pylist()
     for start, end, value in zip([0, *ends[:-1]], ends, runs.values.to_pylist(), strict=True):
@@ -158,6 +161,17 @@ def rows(table: Table, file: File, schema: pa.Schema, *, deleted: bool = False) 
     if kept is not None:
         whole = whole.filter(pa.array(np.pad(kept, (0, size - kept.size), constant_values=True)))
     return whole
+
+
+def refuse_damaged(table: Table) -> None:
+    """Read every live file; raises the LakeError that names the first that is damaged or gone."""
+    for file in table.newest().files.values():
+        try:
+            with reading(table, file.path), opened(table, file) as parquet:
+                for group in range(parquet.metadata.num_row_groups):
+                    parquet.read_row_group(group, use_threads=False)
+        except FileNotFoundError:
+            raise table.log.damaged(file.path, "is gone") from None
 
 
 def _value(text: str | None, kind: pa.DataType) -> pa.Scalar:

@@ -10,7 +10,9 @@ import polars as pl
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
+from deltalake.table import ProtocolVersions
 
+from alerce_spark.delta.protocol import Unsupported
 from alerce_spark.delta.table import Table
 from alerce_spark.errors import LakeError
 from alerce_spark.location import is_remote
@@ -20,6 +22,9 @@ __all__ = ["DeltaError", "Handle", "checkpoint", "scan", "vacuum"]
 T = TypeVar("T")
 
 _MASK = pa.list_(pa.bool_())
+#: Reader features about the log, which delta-rs reads, and about columns of other types or names than in their files,
+#: which `scan` refuses where there are some.
+_OF_THE_LOG = {"v2Checkpoint", "vacuumProtocolCheck", "columnMapping", "typeWidening", "typeWidening-preview"}
 
 
 class Handle(DeltaTable):
@@ -52,6 +57,12 @@ class Handle(DeltaTable):
                 f"table {name} in {folder} cannot be opened: {error}; docs/operations.md, Recover, says what to do"
             ) from error
 
+    def protocol(self) -> ProtocolVersions:
+        """The protocol without features that ask nothing of who reads the data files, which polars does not know."""
+        said = super().protocol()
+        asking = set(said.reader_features or ()) - _OF_THE_LOG
+        return said._replace(reader_features=sorted(asking)) if said.reader_features is not None else said
+
     @property
     def table_uri(self) -> str:
         """Place of the table, on a file system as it is written there; delta-rs gives %-escapes, polars takes none."""
@@ -77,6 +88,9 @@ def _plain(uri: str) -> str:
 def scan(handle: Handle) -> pl.LazyFrame:
     """A table for polars. Raises LakeError for a file that is gone or of another length: polars would panic."""
     table = handle.table
+    widened = [f["name"] for f in table.at(handle.version()).metadata.fields if "delta.typeChanges" in f["metadata"]]
+    if widened:
+        raise Unsupported(f"table {table.name}: columns whose type was widened are not read here: {', '.join(widened)}")
     for file in table.at(handle.version()).files.values():
         try:
             there = table.location.size(file.place)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import polars as pl
+from polars.exceptions import PanicException, PolarsError
+
 from alerce_spark import delta
 from alerce_spark.delta import Change, NotMade, Table
+from alerce_spark.delta.files import refuse_damaged
 from alerce_spark.delta.handles import Handle, scan
 from alerce_spark.errors import LakeError
 from alerce_spark.lake.tables import TABLES
@@ -11,6 +15,7 @@ from alerce_spark.location import at, lake_path
 
 __all__ = [
     "Handle",
+    "collect",
     "delta_table",
     "healpix_order",
     "is_made",
@@ -56,6 +61,16 @@ def table(lake: str, name: str) -> Table:
 def delta_table(lake: str, name: str) -> Handle:
     """A handle of delta-rs on the newest version. Raises LakeError where the lake has not been made."""
     return Handle(table(lake, name))
+
+
+def collect(lake: str, frame: pl.LazyFrame) -> pl.DataFrame:
+    """Rows of tables of a lake. Where polars cannot read them, the LakeError that names the damaged file, if one is."""
+    try:
+        return frame.collect()
+    except (PolarsError, PanicException, OSError):
+        for name in TABLES:
+            refuse_damaged(table(lake, name))
+        raise
 
 
 def healpix_order(lake: str) -> int:

@@ -23,8 +23,8 @@ from alerce_spark.delta.files import put
 from alerce_spark.delta.files import rows as rows_of
 from alerce_spark.errors import InputError, LakeError
 from alerce_spark.features.names import FEATURES, FEATURES_VERSION
-from alerce_spark.lake.handles import delta_table, is_made
-from alerce_spark.lake.read import open_lake
+from alerce_spark.lake.handles import collect, delta_table, is_made
+from alerce_spark.lake.read import BY_VERSION, open_lake
 from alerce_spark.lake.write import unhindered
 from alerce_spark.location import Location, at, lake_path
 from alerce_spark.training.sets import SCHEMA, FeatureSet, from_arrow
@@ -117,7 +117,7 @@ def unlabelled(lake: str, labelled: Sequence[str], limit: int, seed: int) -> Fea
     """Latest features of at most `limit` objects that have no label, drawn with `seed`; class names are empty."""
     at = delta_table(lake, "features").version()
     table = open_lake(lake).table("features", version=at).filter(pl.col("version") == FEATURES_VERSION)
-    known = table.filter(pl.col("ndet_used") > 0).select("oid").unique().collect()["oid"].sort()
+    known = collect(lake, table.filter(pl.col("ndet_used") > 0).select("oid").unique())["oid"].sort()
     free = known.filter(~known.is_in(pl.Series(labelled, dtype=pl.String).implode())).to_numpy()
     chosen = np.random.default_rng(seed).permutation(len(free))[:limit]
     rows, versions = _latest(lake, free[np.sort(chosen)].tolist())
@@ -142,7 +142,7 @@ def _latest(lake: str, oids: Sequence[str]) -> tuple[pl.DataFrame, dict[str, str
         .agg(pl.coalesce("magmean_corr", "magmean").drop_nulls().last().alias("magnitude"))
     )
     place = objects.select("oid", "meanra", "meandec")
-    rows = newest.join(place, "oid", "left").join(brightness, "oid", "left").sort("oid").collect()
+    rows = collect(lake, newest.join(place, "oid", "left").join(brightness, "oid", "left").sort("oid"))
     return rows, {f"{name}_version": str(version) for name, version in at.items()}
 
 
@@ -157,5 +157,5 @@ def stamp_classes(lake: str, oids: Sequence[str]) -> dict[str, str]:
     if not is_made(lake, "probabilities"):
         return {}
     rows = open_lake(lake).table("probabilities", oid=oids).filter(pl.col("classifier") == STAMP)
-    first = rows.sort("version", "candid", descending=[True, False]).unique("oid", keep="first", maintain_order=True)
-    return dict(first.select("oid", "class").collect().iter_rows())
+    first = rows.sort(BY_VERSION, "candid", descending=[True, False]).unique("oid", keep="first", maintain_order=True)
+    return dict(collect(lake, first.select("oid", "class")).iter_rows())

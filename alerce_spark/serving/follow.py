@@ -26,7 +26,7 @@ from sqlalchemy import Connection, Delete, Engine, Select, Table, bindparam, del
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from alerce_spark.classifiers.taxonomy import STAMP
+from alerce_spark.classifiers.taxonomy import STAMP, version_order
 from alerce_spark.errors import AlerceError
 from alerce_spark.lake import lookup
 from alerce_spark.lake.handles import healpix_order
@@ -423,7 +423,8 @@ def _ranked(row: Row, order: dict[str, int]) -> list[tuple[str, float]]:
 
 def _rank(classifier: str, version: str, candid: int, mjd: float, used: int) -> tuple[Any, ...]:
     """What decides which classification counts, as in `lake.Lake.classes`: the largest does."""
-    return (version, -candid) if classifier == STAMP else (mjd, version, used, candid)
+    order = version_order(version)
+    return (order, -candid) if classifier == STAMP else (mjd, order, used, candid)
 
 
 def _rank_of(row: Row) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable, QueryBuilder
 from pyroaring import BitMap64
@@ -72,9 +73,8 @@ def assert_read(spark: SparkSession, path: Path, version: int | None = None) -> 
     return expected
 
 
-@pytest.mark.parametrize("by", ["text", "day", "at", "value"])
-def test_partitions_with_nulls_and_special_characters(spark: SparkSession, tmp_path: Path, by: str) -> None:
-    make(spark, tmp_path / "t", by, count=len(ODD))
+def test_partitions_with_nulls_and_special_characters(spark: SparkSession, tmp_path: Path) -> None:
+    make(spark, tmp_path / "t", "text, day, at, value", count=len(ODD))
     assert len(assert_read(spark, tmp_path / "t")) == len(ODD)
 
 
@@ -100,10 +100,7 @@ CHECKPOINTS: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
 
 
 @pytest.mark.parametrize("kind", CHECKPOINTS)
-@pytest.mark.parametrize("hint", [True, False])
-def test_checkpoints_and_logs_without_their_first_commits(
-    spark: SparkSession, tmp_path: Path, kind: str, hint: bool
-) -> None:
+def test_checkpoints_and_logs_without_their_first_commits(spark: SparkSession, tmp_path: Path, kind: str) -> None:
     properties, settings, suffix = CHECKPOINTS[kind]
     path = tmp_path / "t"
     for key, value in settings.items():
@@ -123,10 +120,10 @@ def test_checkpoints_and_logs_without_their_first_commits(
     schema = spark.read.format("delta").load(str(path)).toArrow().schema
     then = by_us(path, schema, 3)
     _forget_before(path, 3)
-    if not hint:
-        (path / "_delta_log" / "_last_checkpoint").unlink()
-    assert by_us(path, schema) == expected
-    assert by_us(path, schema, 3) == then
+    for _ in range(2):
+        assert by_us(path, schema) == expected
+        assert by_us(path, schema, 3) == then
+        (path / "_delta_log" / "_last_checkpoint").unlink(missing_ok=True)
     with pytest.raises(FileNotFoundError, match="no longer has version 1"):
         by_us(path, schema, 1)
 
@@ -169,7 +166,7 @@ def test_deletion_vectors_in_the_log(spark: SparkSession, tmp_path: Path) -> Non
 
 def test_columns_under_other_names_are_refused(spark: SparkSession, tmp_path: Path) -> None:
     make(spark, tmp_path / "t", properties={"delta.columnMapping.mode": "name"}, count=3)
-    with pytest.raises(delta.Unsupported, match="table t has features .* columnMapping"):
+    with pytest.raises(delta.Unsupported, match=r"table t has features .* columnMapping"):
         delta.Table(at(str(tmp_path / "t"))).newest()
 
 
@@ -229,8 +226,7 @@ def _sorted(found: pa.Table) -> list[str]:
     return [repr(row) for row in kept.to_pylist()]
 
 
-@pytest.mark.parametrize("how", OTHERS)
-@pytest.mark.parametrize("by", [None, "text"])
+@pytest.mark.parametrize(("how", "by"), [*((how, None) for how in OTHERS), ("plain", "text")])
 def test_spark_delta_rs_and_polars_read_what_we_write(
     spark: SparkSession, tmp_path: Path, how: str, by: str | None
 ) -> None:
@@ -242,15 +238,20 @@ def test_spark_delta_rs_and_polars_read_what_we_write(
     if OTHERS[how]:
         _set(spark, path, OTHERS[how])
     version = table.live().version
-    version = table.commit(version, Change(_added(table, ours(0, 24), by)), synced=False)
+    first = ours(0, 24)
+    if by:  # in a folder's name an empty text would be a null
+        with pytest.raises(delta.RuleBroken, match="cannot hold an empty text"):
+            _added(table, first, by)
+        first = first.filter(pc.or_kleene(pc.is_null(first[by]), pc.not_equal(first[by], "")))
+    version = table.commit(version, Change(_added(table, first, by)), synced=False)
     victims = [(file.path, k) for file in table.live().files.values() for k in range(0, 2, 3)]
     gone = pl.DataFrame(victims, ["path", "position"], orient="row")
-    batch = ours(100, 5)
+    batch = ours(110, 5)
     version = table.commit(version, Change(_added(table, batch, by), gone, operation="MERGE"), synced=False)
     expected = _sorted(
         pa.concat_tables([SCHEMA.empty_table(), *(files.rows(table, f, SCHEMA) for f in table.newest().files.values())])
     )
-    assert len(expected) == 24 + 5 - len(victims)
+    assert len(expected) == len(first) + 5 - len(victims)
     assert _sorted(spark.read.format("delta").load(str(path)).toArrow()) == expected
     if how not in ("times in the commits", "v2 checkpoints", "features that ask nothing"):  # delta-rs may not know them
         assert checkpoint(table) == version
@@ -261,16 +262,8 @@ def test_spark_delta_rs_and_polars_read_what_we_write(
         ),
     }
     for name, read in readers.items():
-        try:
-            found = read()
-        except LakeError as error:
-            assert how == "features that ask nothing", f"{name}: {error}"
-            continue
-        except Exception as error:
-            if name == "delta-rs" and how == "features that ask nothing":
-                continue
-            raise AssertionError(f"{name}: {error}") from error
-        assert _sorted(_maps(found)) == expected, name
+        if name == "polars" or how != "features that ask nothing":  # delta-rs by itself does not read all of them
+            assert _sorted(_maps(read())) == expected, name
 
 
 def _maps(found: pa.Table) -> pa.Table:
