@@ -69,13 +69,15 @@ class Handle(DeltaTable):
         return _plain(super().table_uri)
 
     def file_uris(self, *arguments: Any, **options: Any) -> list[str]:
-        """Places of the live files, likewise."""
-        return [_plain(uri) for uri in super().file_uris(*arguments, **options)]
+        """Places of the live files: that of the table is spelled likewise, names in it are as they are."""
+        root, plain = (uri.removeprefix("file://").rstrip("/") for uri in (super().table_uri, self.table_uri))
+        uris = super().file_uris(*arguments, **options)
+        return [plain + uri.removeprefix(root) if uri.startswith(root) else _plain(uri) for uri in uris]
 
     def deletion_vectors(self) -> pa.Table:
         """As the base class, which hangs where 512 files have one (`deletion_vectors.py`)."""
         files = self.table.at(self.version()).files.values()
-        kept = [(f"{self.table_uri.rstrip('/')}/{file.path}", self.table.kept(file)) for file in files]
+        kept = [(f"{self.table_uri.rstrip('/')}/{file.place}", self.table.kept(file)) for file in files]
         rows = [(uri, mask) for uri, mask in kept if mask is not None]
         columns = [pa.array([uri for uri, _ in rows], pa.string()), pa.array([mask for _, mask in rows], _MASK)]
         return pa.table(columns, ["filepath", "selection_vector"])
