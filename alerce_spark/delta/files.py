@@ -200,7 +200,7 @@ def reading(table: Table, path: str) -> Iterator[None]:
             raise
         if table.location.is_remote and table.location.status(path) is None:
             raise FileNotFoundError(f"{path} of {table.location.place} is gone") from error
-        raise table.log.damaged(path, f"is damaged ({error})") from error
+        raise table.log.damaged(path, f"is damaged ({' '.join(str(error).split())})") from error
 
 
 def records(table: Table, add: Action) -> int:

@@ -11,7 +11,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -239,12 +239,22 @@ def match(
     if radius is not None:
         check_radius(radius)
     ra, dec, mjd = (np.atleast_1d(np.asarray(x, float)) for x in (ra, dec, mjd))
-    # Files of a catalogue that is replaced may go while they are read: then it is opened again, once.
+    return _read(lake, name, lambda opened: _match(opened, ra, dec, mjd, radius, every))
+
+
+def _read(lake: str, name: str, ask: Callable[[_Open], pa.Table]) -> pa.Table:
+    """What an open catalogue answers. Its files may go while it is replaced: then it is opened again, once."""
     try:
-        return _match(_needed(lake, name), ra, dec, mjd, radius, every)
+        return ask(_needed(lake, name))
     except OSError:
         delta.open(_place(lake, name), INDEX).forget()
-        return _match(_needed(lake, name), ra, dec, mjd, radius, every)
+    try:
+        return ask(_needed(lake, name))
+    except OSError as error:
+        raise LakeError(
+            f"the catalogue {name} in {lake} cannot be read: {error}; import it again with: "
+            f"alerce-spark catalog import {name} FILE…"
+        ) from error
 
 
 def check_radius(radius: float) -> None:
@@ -259,11 +269,11 @@ def sources(lake: str, name: str, ra: float, dec: float, radius: float) -> pl.Da
     Columns source_id, ra, dec [deg], proper motions and attributes if it has some, separation [arcsec]. Raises
     LakeError where the catalogue is not imported.
     """
-    opened = _needed(lake, name)
-    rows = opened.read(_ranges(np.array([ra]), np.array([dec]), radius))
+    ranges = _ranges(np.array([ra]), np.array([dec]), radius)
+    rows = _read(lake, name, lambda opened: opened.read(ranges))
     found = within(ra, dec, rows["ra"].to_numpy(), rows["dec"].to_numpy(), radius, ids=rows["source_id"])
     frame = pl.DataFrame(rows.take(pa.array(found.source)))
-    chosen = frame.select("source_id", "ra", "dec", *opened.attributes)
+    chosen = frame.select("source_id", "ra", "dec", *_needed(lake, name).attributes)
     return chosen.with_columns(separation=pl.Series(found.separation, dtype=pl.Float64))
 
 
