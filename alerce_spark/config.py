@@ -19,7 +19,7 @@ from pydantic_settings import (
 
 from alerce_spark.errors import AlerceError
 from alerce_spark.kafka.options import client_options
-from alerce_spark.places import lake_path, refuse_credentials
+from alerce_spark.location import lake_path, refuse_credentials
 
 #: Variables that begin with the prefix of the settings and are not settings; the last is of ALeRCE's client.
 _NOT_SETTINGS = {"ALERCE_CONF", "ALERCE_TEST_DATA", "ALERCE_CONFIG_PATH"}

@@ -36,8 +36,7 @@ from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from alerce_spark.errors import AlerceError
-from alerce_spark.lake.storage import LakeError
+from alerce_spark.errors import AlerceError, LakeError
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_afte
 
 from alerce_spark.config import ArchiveSettings
 from alerce_spark.errors import AlerceError
-from alerce_spark.places import sync
+from alerce_spark.location import sync
 
 #: Waits between the attempts of one request are drawn from 0 to a bound that doubles from the first to the longest [s].
 _FIRST_WAIT_S = 0.2

@@ -31,7 +31,7 @@ import numpy as np
 from scipy import stats
 
 from alerce_spark.kafka import local, topics
-from alerce_spark.lake import log
+from alerce_spark.lake.handles import table as table_of
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.streaming import metrics
 from benchmarks.bench_stream import produce
@@ -124,7 +124,7 @@ def sample(driver: int, lake: str, collect: bool) -> dict[str, float]:
         for name, count in kept.descriptors.items():
             figures[f"{kind} {name}"] = count
     figures["all mb"] = round(sum(value for name, value in figures.items() if name.endswith(" mb")), 1)
-    figures["files of tables"] = sum(len(log.files(lake, name).files) for name in TABLES)
+    figures["files of tables"] = sum(len(table_of(lake, name).live().files) for name in TABLES)
     return figures | (heap(driver) if collect else {})
 
 

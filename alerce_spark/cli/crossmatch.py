@@ -12,8 +12,8 @@ from rich.table import Table
 
 from alerce_spark.cli.common import LOOK, MAINTAIN, Lake, app, console, settings_of, there
 from alerce_spark.errors import InputError
+from alerce_spark.location import is_remote
 from alerce_spark.outputs import TABLE_SUFFIXES, check_out, check_out_folder
-from alerce_spark.places import is_remote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,8 +127,8 @@ def crossmatch(
     if cds:
         _ask_cds(settings, names, again)
         return
+    from alerce_spark.errors import LakeError
     from alerce_spark.lake.catalogs import check_radius, imported, match
-    from alerce_spark.lake.storage import LakeError
     from alerce_spark.tablefiles import write
 
     if radius is not None:
@@ -240,8 +240,8 @@ def _matched(path: str, positions: pl.DataFrame, names: list[str], radius: float
     """Matches of each position, one row each and an empty one where there is none; attributes as columns."""
     import polars as pl
 
+    from alerce_spark.errors import LakeError
     from alerce_spark.lake import catalogs
-    from alerce_spark.lake.storage import LakeError
 
     parts = []
     for name in names:

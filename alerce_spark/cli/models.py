@@ -149,7 +149,7 @@ def labels(
     check_out(out, TABLE_SUFFIXES, [file for given in files.values() for file in given])
     path = lake_of(settings_of(lake={"path": lake}))
     from alerce_spark import lake as lakes
-    from alerce_spark.lake.storage import LakeError
+    from alerce_spark.errors import LakeError
     from alerce_spark.training.catalogs import labels_from_files
 
     objects = lakes.open(path).table("objects").select("oid", "meanra", "meandec").collect().to_arrow()

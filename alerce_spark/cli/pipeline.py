@@ -71,7 +71,7 @@ def tables_describe(
     table: Annotated[str | None, typer.Argument(help="One table; default: all of them.")] = None,
 ) -> None:
     """Show tables: keys, columns, units and meanings."""
-    from alerce_spark.lake.storage import LakeError
+    from alerce_spark.errors import LakeError
     from alerce_spark.lake.tables import TABLES
 
     if table is None:

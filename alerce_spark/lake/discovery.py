@@ -9,11 +9,11 @@ import numpy as np
 import polars as pl
 
 from alerce_spark.classifiers.taxonomy import BRANCHES, LIGHTCURVE, LIGHTCURVE_CLASSES
-from alerce_spark.errors import InputError
+from alerce_spark.errors import InputError, LakeError
 from alerce_spark.features.names import FEATURES, FEATURES_VERSION
+from alerce_spark.lake.handles import collect
 from alerce_spark.lake.read import Lake, open_lake
 from alerce_spark.lake.serving import LightcurveModels
-from alerce_spark.lake.storage import LakeError
 from alerce_spark.training import active
 
 #: Most uncertain objects among which `uncertain` chooses: their distances to each other are kept in memory.
@@ -54,9 +54,9 @@ def outlying(
         rows = rows.filter(pl.col("novelty").abs() >= min_novelty)
     named = ("oid", "outlier_score", "novelty", "class", "probability", "candid", "version", "outlier_version")
     first = rows.sort("outlier_score", "probability", "oid", descending=[True, False, False]).head(limit)
-    found = first.select(named).collect()
+    found = collect(lake, first.select(named))
     oids = found["oid"].to_list()
-    objects, features = opened.table("objects", oid=oids).collect(), _features(opened, oids)
+    objects, features = collect(lake, opened.table("objects", oid=oids)), _features(opened, oids)
     extra = {}
     for name in columns:
         if name in found.columns:
@@ -85,7 +85,7 @@ def uncertain(lake: str, count: int = 100, labelled: Sequence[str] = ()) -> pl.D
     if count < 1:
         raise InputError(f"count = {count}: at least one object is wanted")
     opened = open_lake(lake)
-    classes = opened.classes(LIGHTCURVE).collect()
+    classes = collect(lake, opened.classes(LIGHTCURVE))
     doubt = active.uncertainty(classes.select(LIGHTCURVE_CLASSES).to_numpy())
     classes = classes.with_columns(uncertainty=pl.Series(doubt))
     free = classes.filter(~pl.col("oid").is_in(list(labelled))).sort("uncertainty", "oid", descending=[True, False])
@@ -98,14 +98,15 @@ def uncertain(lake: str, count: int = 100, labelled: Sequence[str] = ()) -> pl.D
     found = among[chosen].with_columns(covers=pl.Series(covers))
     order = np.argsort(-found.select(LIGHTCURVE_CLASSES).to_numpy(), axis=1)[:, 1]
     found = found.with_columns(second=pl.Series([LIGHTCURVE_CLASSES[k] for k in order], dtype=pl.String))
-    about = opened.table("objects", oid=found["oid"].to_list()).select("oid", *_ABOUT).collect()
+    about = collect(lake, opened.table("objects", oid=found["oid"].to_list()).select("oid", *_ABOUT))
     named = ("oid", "class", "probability", "second", "uncertainty", "covers")
     return found.select(named).join(about, "oid", "left", maintain_order="left")
 
 
 def _features(opened: Lake, oids: Sequence[str]) -> pl.DataFrame:
     """Latest features of these objects, of the present version of the features, sorted by oid."""
-    return opened.features(oid=list(oids)).filter(pl.col("version") == FEATURES_VERSION).collect()
+    rows = opened.features(oid=list(oids)).filter(pl.col("version") == FEATURES_VERSION)
+    return collect(opened.path, rows)
 
 
 def _odd(lake: str, features: pl.DataFrame) -> pl.DataFrame:

@@ -14,15 +14,19 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake import Schema
 
+from alerce_spark import delta
 from alerce_spark.classifiers.taxonomy import STAMP
-from alerce_spark.errors import InputError
+from alerce_spark.delta import Change, Definition, Metadata
+from alerce_spark.delta.files import put
+from alerce_spark.delta.files import rows as rows_of
+from alerce_spark.errors import InputError, LakeError
 from alerce_spark.features.names import FEATURES, FEATURES_VERSION
-from alerce_spark.lake.handles import delta_table
-from alerce_spark.lake.read import open_lake
-from alerce_spark.lake.storage import LakeError, OpenTable, is_made, storage_options
-from alerce_spark.places import lake_path
+from alerce_spark.lake.handles import collect, delta_table, is_made
+from alerce_spark.lake.read import BY_VERSION, open_lake
+from alerce_spark.lake.write import unhindered
+from alerce_spark.location import Location, at, lake_path
 from alerce_spark.training.sets import SCHEMA, FeatureSet, from_arrow
 
 _PROVENANCE = "alerce.provenance"
@@ -37,49 +41,57 @@ def write(lake: str, name: str, features: FeatureSet) -> str:
 
     One commit; rows are sorted by oid. Raises LakeError for a name with other characters than letters, digits, _ and -.
     """
-    path, options = _path(lake, name), storage_options(lake)
-    write_deltalake(
-        path,
-        features.to_arrow(),
-        mode="overwrite",
-        name=name,
-        description="A labelled set of light-curve features; where it comes from is in the commit.",
-        configuration=_PROPERTIES,
-        storage_options=options,
-        commit_properties=CommitProperties(custom_metadata={_PROVENANCE: json.dumps(dict(features.provenance))}),
-    )
-    return newest(lake, name)
+    place, rows = _place(lake, name), features.to_arrow()
+    schema = Schema.from_arrow(rows.schema).to_json()
+    described = "A labelled set of light-curve features; where it comes from is in the commit."
+    definition = Definition(schema, described, name, configuration=_PROPERTIES)
+    info = {_PROVENANCE: json.dumps(dict(features.provenance))}
+    added = [put(place, rows, {}, ())]
+    if delta.create(place, definition, added=added, info=info, synced=False):
+        return f"{name}@0"
+    table = delta.open(place)
+
+    def change() -> int:
+        now = table.live()
+        fields = json.loads(schema)["fields"]
+        metadata = None if fields == now.metadata.fields else Metadata(now.metadata.action | {"schemaString": schema})
+        removed = {path: file.vector for path, file in now.files.items()}
+        return table.commit(now.version, Change(added, removed=removed, metadata=metadata, info=info), synced=False)
+
+    return f"{name}@{unhindered(change)}"
 
 
 def read(lake: str, named: str) -> FeatureSet:
     """The set `name@version`, sorted by oid, with its provenance. Raises LakeError where there is none."""
     name, _, version = named.partition("@")
-    path, options = _path(lake, name), storage_options(lake)
-    if not version.isdecimal() or not DeltaTable.is_deltatable(path, options):
+    table = delta.open(_place(lake, name))
+    if not version.isdecimal() or not delta.is_made(table.location):
         raise LakeError(f"no training set {named!r} in {lake}; it is written name@version")
-    handle = OpenTable(path, storage_options=options)
-    if int(version) > handle.version():
-        raise LakeError(f"no training set {named!r} in {lake}; the newest is {name}@{handle.version()}")
-    # The history begins at the newest version, whichever one is loaded.
-    commit = next(c for c in handle.history() if c["version"] == int(version))
-    provenance = json.loads(commit[_PROVENANCE])
-    handle.load_as_version(int(version))
-    rows = pl.scan_delta(handle).collect().to_arrow()
-    return from_arrow(pa.Table.from_arrays([rows[n] for n in SCHEMA.names], SCHEMA.names), provenance)
+    newest = table.newest().version
+    if int(version) > newest:
+        raise LakeError(f"no training set {named!r} in {lake}; the newest is {name}@{newest}")
+    commit = next((info for number, info in table.history() if number == int(version)), {})
+    if _PROVENANCE not in commit:
+        raise LakeError(f"{named} in {lake} is no training set; the newest is {name}@{newest}")
+    stored = table.at(int(version))
+    names = {field["name"] for field in stored.metadata.fields}
+    schema = pa.schema([field for field in SCHEMA if field.name in names])
+    rows = pa.concat_tables([schema.empty_table(), *(rows_of(table, f, schema) for f in stored.files.values())])
+    return from_arrow(rows, json.loads(commit[_PROVENANCE]))
 
 
 def newest(lake: str, name: str) -> str:
     """`name@version` of the newest set of this name. Raises LakeError where there is none."""
-    path, options = _path(lake, name), storage_options(lake)
-    if not DeltaTable.is_deltatable(path, options):
+    place = _place(lake, name)
+    if not delta.is_made(place):
         raise LakeError(f"no training set {name!r} in {lake}")
-    return f"{name}@{OpenTable(path, storage_options=options).version()}"
+    return f"{name}@{delta.open(place).newest().version}"
 
 
-def _path(lake: str, name: str) -> str:
+def _place(lake: str, name: str) -> Location:
     if not _NAME.fullmatch(name):
         raise LakeError(f"{name!r} is no name of a training set: letters, digits, _ and - only")
-    return f"{lake_path(lake)}/_training/{name}".replace("s3a://", "s3://", 1)
+    return at(f"{lake_path(lake)}/_training/{name}")
 
 
 def from_lake(lake: str, labels: pa.Table) -> FeatureSet:
@@ -105,7 +117,7 @@ def unlabelled(lake: str, labelled: Sequence[str], limit: int, seed: int) -> Fea
     """Latest features of at most `limit` objects that have no label, drawn with `seed`; class names are empty."""
     at = delta_table(lake, "features").version()
     table = open_lake(lake).table("features", version=at).filter(pl.col("version") == FEATURES_VERSION)
-    known = table.filter(pl.col("ndet_used") > 0).select("oid").unique().collect()["oid"].sort()
+    known = collect(lake, table.filter(pl.col("ndet_used") > 0).select("oid").unique())["oid"].sort()
     free = known.filter(~known.is_in(pl.Series(labelled, dtype=pl.String).implode())).to_numpy()
     chosen = np.random.default_rng(seed).permutation(len(free))[:limit]
     rows, versions = _latest(lake, free[np.sort(chosen)].tolist())
@@ -130,7 +142,7 @@ def _latest(lake: str, oids: Sequence[str]) -> tuple[pl.DataFrame, dict[str, str
         .agg(pl.coalesce("magmean_corr", "magmean").drop_nulls().last().alias("magnitude"))
     )
     place = objects.select("oid", "meanra", "meandec")
-    rows = newest.join(place, "oid", "left").join(brightness, "oid", "left").sort("oid").collect()
+    rows = collect(lake, newest.join(place, "oid", "left").join(brightness, "oid", "left").sort("oid"))
     return rows, {f"{name}_version": str(version) for name, version in at.items()}
 
 
@@ -145,5 +157,5 @@ def stamp_classes(lake: str, oids: Sequence[str]) -> dict[str, str]:
     if not is_made(lake, "probabilities"):
         return {}
     rows = open_lake(lake).table("probabilities", oid=oids).filter(pl.col("classifier") == STAMP)
-    first = rows.sort("version", "candid", descending=[True, False]).unique("oid", keep="first", maintain_order=True)
-    return dict(first.select("oid", "class").collect().iter_rows())
+    first = rows.sort(BY_VERSION, "candid", descending=[True, False]).unique("oid", keep="first", maintain_order=True)
+    return dict(collect(lake, first.select("oid", "class")).iter_rows())

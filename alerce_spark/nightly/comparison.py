@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from alerce_spark.classifiers.taxonomy import STAMP
-from alerce_spark.lake.storage import table_path
+from alerce_spark.lake.handles import table_path
 from alerce_spark.pages import page
 from alerce_spark.training import figures
 from alerce_spark.training.figures import Agreement

@@ -31,7 +31,7 @@ from alerce_spark import lake as lakes
 from alerce_spark.config import Settings
 from alerce_spark.errors import InputError
 from alerce_spark.lake import write
-from alerce_spark.lake.handles import healpix_order
+from alerce_spark.lake.handles import collect, healpix_order
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.nightly import invariants, packets
 from alerce_spark.nightly.invariants import ALERTS, FINDINGS, MISSING
@@ -205,7 +205,7 @@ class _Job:
 
     def _in_tables(self, known: pl.DataFrame) -> Iterator[pl.DataFrame]:
         lake = lakes.open(self.settings.lake.path)
-        refused = lake.table("quarantine").select("sha256", "stage").collect()
+        refused = collect(lake.path, lake.table("quarantine").select("sha256", "stage"))
         unreadable = known.filter(pl.col("oid").is_null()).select("sha256").unique()
         unreadable = unreadable.join(refused.filter(stage="photometry"), "sha256", "anti")
         yield unreadable.select(
@@ -215,7 +215,7 @@ class _Job:
         yield _without_reason(found, known, refused)
         for name, table in TABLES.items():
             if not table.on_sky:
-                yield invariants.twice(name, lake.table(name).select(table.key).collect())
+                yield invariants.twice(name, collect(lake.path, lake.table(name).select(table.key)))
 
     def _of_objects(self, known: pl.DataFrame) -> pl.DataFrame:
         """`invariants.violations` in the workers: slices of the sky, so that each reads few files."""

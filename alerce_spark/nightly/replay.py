@@ -27,15 +27,14 @@ from alerce_spark.classifiers import lightcurve, outliers
 from alerce_spark.classifiers.stamp import StampModel
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
 from alerce_spark.config import ArchiveSettings, Settings
-from alerce_spark.errors import InputError
-from alerce_spark.lake import catalogs, log, lookup, models, write
-from alerce_spark.lake.handles import healpix_order
-from alerce_spark.lake.storage import LakeError, is_made
+from alerce_spark.errors import InputError, LakeError
+from alerce_spark.lake import catalogs, lookup, models, write
+from alerce_spark.lake.handles import healpix_order, is_made
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.lease import Lease
+from alerce_spark.location import lake_path
 from alerce_spark.nightly.comparison import Comparison, classes, compare
 from alerce_spark.nightly.nights import begin_of
-from alerce_spark.places import lake_path
 from alerce_spark.repository import absolute, open_repository
 from alerce_spark.streaming.crossmatch import match_objects
 from alerce_spark.streaming.lightcurves import of_stored
@@ -208,7 +207,7 @@ class _Job:
             parts = [write.unpacked(change["change"]) for change in made if change["kind"] == table]
             if parts:
                 self.check_lease()
-                log.commit(self.into, table, version, write.joined(parts))
+                write.commit(self.into, table, version, write.joined(parts))
 
     def _match_catalogs(self) -> None:
         """Neighbours in the imported catalogues of the stored lake, of objects that had no attempt there."""

@@ -27,7 +27,6 @@ from alerce_spark import sky
 from alerce_spark.alerts.avro import decode
 from alerce_spark.crossmatch.packet import neighbours
 from alerce_spark.lake import catalogs, lookup, write
-from alerce_spark.lake import log as commits
 from alerce_spark.lake.handles import delta_table, healpix_order, scan
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.lightcurves.statistics import MJD_ZERO
@@ -108,7 +107,7 @@ class Crossmatch:
             rows = pa.concat_tables([rows, self._answered(finished, asked, version)])
         if rows.num_rows:
             self.check_lease()
-            commits.commit(self.lake, _TABLE, version, write.replace(self.lake, _TABLE, rows, version))
+            write.commit(self.lake, _TABLE, version, write.replace(self.lake, _TABLE, rows, version))
         if self.service is not None and asked:
             self._hand_in(self.service, _rows(pieces, "due"), asked)
         received = _rows(pieces, "received")
@@ -199,7 +198,7 @@ def match_objects(
         def change(rows: pa.Table = rows) -> int:
             version = lookup.versions(lake, [_TABLE])[_TABLE]
             check_lease()
-            return commits.commit(lake, _TABLE, version, write.replace(lake, _TABLE, rows, version))
+            return write.commit(lake, _TABLE, version, write.replace(lake, _TABLE, rows, version))
 
         write.unhindered(change)
         yield Matched(len(part), *_counted(rows))

@@ -29,10 +29,10 @@ from pyspark.sql import functions as F
 
 from alerce_spark import sky
 from alerce_spark.alerts.avro import decode, strip_stamps
-from alerce_spark.lake import log, lookup, write
+from alerce_spark.lake import lookup, write
 from alerce_spark.lake.handles import healpix_order
-from alerce_spark.lake.log import Change
 from alerce_spark.lake.tables import TABLES, ddl_of
+from alerce_spark.lake.write import Change
 from alerce_spark.lightcurves.assemble import Rows, assemble, unusable_entries
 from alerce_spark.streaming import quarantine
 from alerce_spark.streaming.source import refusal
@@ -152,7 +152,7 @@ class Photometry:
             parts = [write.unpacked(c["change"]) for c in made if c["kind"].split("+")[0] == table]
             if parts:
                 self.check_lease()
-                log.commit(self.lake, table, versions[table], write.joined(parts))
+                write.commit(self.lake, table, versions[table], write.joined(parts))
         clock.lap("commit")
         return counts
 

@@ -24,7 +24,6 @@ from pyspark.sql import functions as F
 from alerce_spark import sky
 from alerce_spark.kafka import records
 from alerce_spark.kafka.records import MessageError
-from alerce_spark.lake import log as commits
 from alerce_spark.lake import lookup, write
 from alerce_spark.lake.handles import healpix_order
 from alerce_spark.lake.tables import TABLES, ddl_of
@@ -114,7 +113,7 @@ class Results:
             version = lookup.versions(self.lake, [name])[name]
             chosen = self._better(rows, name, version)
             self.check_lease()
-            commits.commit(self.lake, name, version, write.replace(self.lake, name, chosen, version))
+            write.commit(self.lake, name, version, write.replace(self.lake, name, chosen, version))
             return len(chosen)
 
         return write.unhindered(change)

@@ -19,11 +19,10 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from alerce_spark.config import Settings, conf_dir
 from alerce_spark.crossmatch import catalogs
-from alerce_spark.errors import AlerceError
+from alerce_spark.errors import AlerceError, LakeError
 from alerce_spark.kafka.topics import subscription
 from alerce_spark.lake import write
 from alerce_spark.lake.compact import compact
-from alerce_spark.lake.storage import LakeError
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lease import WRITERS, Lease, LeaseLost
 from alerce_spark.streaming import checkpoints, kernels

@@ -20,10 +20,10 @@ from pyspark.sql import SparkSession
 
 from alerce_spark import lake
 from alerce_spark.config import Settings
-from alerce_spark.errors import InputError
+from alerce_spark.errors import InputError, LakeError
 from alerce_spark.kafka import topics
-from alerce_spark.lake import log, lookup, write
-from alerce_spark.lake.storage import LakeError, table_path
+from alerce_spark.lake import lookup, write
+from alerce_spark.lake.handles import table_path
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.nightly import packets as night_packets
 from alerce_spark.nightly.integrity import Integrity, check
@@ -146,7 +146,7 @@ def _add_results(path: str, oid: str) -> None:
         here = [row[column].alias(column) for column in ("oid", "candid", "nown", "healpix29", "pixel")]
         rows = of.head(1).with_columns(here).to_arrow().select(TABLES[name].names).cast(TABLES[name].arrow)
         version = lookup.versions(path, [name])[name]
-        log.commit(path, name, version, write.append(path, name, rows))
+        write.commit(path, name, version, write.append(path, name, rows))
 
 
 def test_packets_that_a_stream_never_saw(mended: tuple[Path, Integrity], packets: list[bytes]) -> None:

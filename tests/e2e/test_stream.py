@@ -18,10 +18,10 @@ from pyspark.sql import DataFrame, SparkSession
 
 from alerce_spark.alerts.files import insist
 from alerce_spark.config import Settings
+from alerce_spark.errors import LakeError
 from alerce_spark.kafka import topics
 from alerce_spark.lake import write
 from alerce_spark.lake.handles import delta_table
-from alerce_spark.lake.storage import LakeError
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.night import Traits, simulate
 from alerce_spark.streaming.backfill import send_through_stream

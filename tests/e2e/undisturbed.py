@@ -32,7 +32,7 @@ from alerce_spark.classifiers.taxonomy import STAMP
 from alerce_spark.config import Settings, load
 from alerce_spark.features.select import select
 from alerce_spark.kafka import records
-from alerce_spark.lake import log
+from alerce_spark.lake import write
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.night import Night, Traits, simulate
@@ -303,16 +303,16 @@ class CrashingCommits:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Stand before the function that makes all commits."""
-        commit = log.commit
+        commit = write.commit
 
-        def guarded(lake: str, table: str, version: int, change: log.Change) -> int:
+        def guarded(lake: str, table: str, version: int, change: write.Change) -> int:
             with self._guard:
                 if self.armed and not change.is_empty and table not in self.crashed:
                     self.crashed.add(table)
                     raise Crash(f"injected before a commit to {table}")
             return commit(lake, table, version, change)
 
-        monkeypatch.setattr(log, "commit", guarded)
+        monkeypatch.setattr(write, "commit", guarded)
 
     def again_and_again(self, step: Callable[[], object], between: Callable[[], object] = lambda: None) -> None:
         """Run `step` with a crash at each of its commits until it ends; others do `between` after each crash."""

@@ -266,9 +266,9 @@ def test_readers_of_other_languages_and_open_handles_survive_maintenance(
 
 
 def test_catalogue_comments_and_order_are_in_the_tables(spark: SparkSession, settings_for: SettingsFor) -> None:
+    from alerce_spark.errors import LakeError
     from alerce_spark.lake import write
     from alerce_spark.lake.handles import healpix_order
-    from alerce_spark.lake.storage import LakeError
     from alerce_spark.lake.tables import TABLES
 
     settings = settings_for(lake={"healpix_order": 3})

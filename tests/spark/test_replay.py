@@ -17,8 +17,8 @@ from alerce_spark import lake
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
 from alerce_spark.config import Settings, conf_dir
 from alerce_spark.crossmatch.catalogs import load
+from alerce_spark.errors import LakeError
 from alerce_spark.lake import catalogs, models
-from alerce_spark.lake.storage import LakeError
 from alerce_spark.nightly.replay import replay
 from alerce_spark.repository import key, night, open_repository
 from alerce_spark.simulation.night import simulate

@@ -23,7 +23,7 @@ def _imports(file: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
 
 
@@ -41,9 +41,25 @@ def test_services_import_neither_spark_nor_its_rooms(file: Path) -> None:
         assert not any(name.startswith(f"alerce_spark.{room}") for room in ("streaming", "nightly", "session", "cli"))
         if "/api/" in str(file):  # SQL and Delta are the business of `serving`
             assert name.split(".")[0] != "sqlalchemy", name
-            assert not name.startswith(("alerce_spark.lake.log", "alerce_spark.lake.snapshots")), name
+            assert not name.startswith("alerce_spark.delta"), name
 
 
-def test_one_module_of_the_services_reads_the_log_of_delta() -> None:
-    reading = {f.name for f in _files(("serving", "api")) if "alerce_spark.lake.snapshots" in _imports(f)}
-    assert reading == {"changes.py"}
+#: What the room of Delta tables stands on.
+UNDER_DELTA = ("alerce_spark.delta", "alerce_spark.errors", "alerce_spark.location")
+
+
+@pytest.mark.parametrize("file", _files(("delta",)), ids=lambda f: f.name)
+def test_delta_knows_no_table_of_ours(file: Path) -> None:
+    names = {name for name in _imports(file) if name.startswith("alerce_spark.")}
+    assert all(name.startswith(UNDER_DELTA) for name in names), names
+    ours = {"oid", "healpix29", "pixel", "candid", "survey", "detections", "objects", "alerce.sync"}
+    texts = {n.value for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Constant)}
+    assert not texts & ours
+
+
+def test_delta_is_reached_through_the_lake() -> None:
+    everything = [f.relative_to(PACKAGE) for f in PACKAGE.rglob("*.py")]
+    users = {f for f in everything if any(n.startswith("alerce_spark.delta") for n in _imports(PACKAGE / f))}
+    users |= {f for f in everything if "deltalake" in {n.split(".")[0] for n in _imports(PACKAGE / f)}}
+    beyond = {f.as_posix() for f in users if f.parts[0] not in ("delta", "lake")}
+    assert beyond == {"serving/changes.py", "location.py"}  # the latter has delta-rs' files for Arrow

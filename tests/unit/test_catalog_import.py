@@ -24,8 +24,8 @@ from alerce_spark.config import conf_dir
 from alerce_spark.crossmatch import files, match
 from alerce_spark.crossmatch.catalogs import Catalog, CatalogSettingsError, load
 from alerce_spark.crossmatch.files import BROKEN, NO_ID, NO_POSITION, Counts
+from alerce_spark.errors import LakeError
 from alerce_spark.lake import catalogs
-from alerce_spark.lake.storage import LakeError
 from alerce_spark.tablefiles import TableFileError, formats
 
 SETTINGS = Catalog(

@@ -30,7 +30,7 @@ from alerce_spark.crossmatch.catalogs import Attribute, Catalog, CatalogSettings
 from alerce_spark.crossmatch.cds import FINISHED, Asynchronous, Cds, CdsError
 from alerce_spark.crossmatch.rows import ATTEMPTS
 from alerce_spark.kafka.local import free_port
-from alerce_spark.lake import log, write
+from alerce_spark.lake import write
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.sky import healpix, parent
 from alerce_spark.streaming.crossmatch import Crossmatch
@@ -439,7 +439,7 @@ def filled(
     nothing = {pa.string(): "", pa.bool_(): False}
     values = [known.get(f.name, [None if f.nullable else nothing.get(f.type, 0)] * len(sky[0])) for f in schema]
     rows = pa.table([pa.array(v, f.type) for v, f in zip(values, schema, strict=True)], schema=schema)
-    log.commit(path, "objects", DeltaTable(f"{path}/objects").version(), write.append(path, "objects", rows))
+    write.commit(path, "objects", DeltaTable(f"{path}/objects").version(), write.append(path, "objects", rows))
     for name in ("W2mag", "W3mag", *(f"e_W{band}mag" for band in (1, 2, 3, 4)), "Jmag", "Hmag", "Kmag"):
         service.sources[name] = np.arange(len(service.sources), dtype=np.float32)
     monkeypatch.setenv("ALERCE_LAKE__PATH", path)

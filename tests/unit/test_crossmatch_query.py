@@ -23,7 +23,7 @@ from alerce_spark.alerts.avro import decode
 from alerce_spark.crossmatch.catalogs import Catalog
 from alerce_spark.crossmatch.packet import CATALOGS
 from alerce_spark.crossmatch.rows import ATTEMPTS, attempts
-from alerce_spark.lake import catalogs, log, lookup, write
+from alerce_spark.lake import catalogs, lookup, write
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lightcurves.assemble import assemble
 from alerce_spark.simulation.night import simulate
@@ -148,7 +148,7 @@ def test_a_commit_that_fails_is_made_good_by_the_replay(
     lake: str, night: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(log, "commit", _fail)
+        patched.setattr(write, "commit", _fail)
         with pytest.raises(RuntimeError, match="injected"):
             _query(lake).process(_Packets(night))
     assert _stored(lake).is_empty()
@@ -235,7 +235,7 @@ def _fill(lake: str, night: list[bytes]) -> pl.DataFrame:
         ("non_detections", rows.limits_new),
         ("objects", rows.objects),
     ):
-        log.commit(lake, name, versions[name], write.append(lake, name, new.select(TABLES[name].names).to_arrow()))
+        write.commit(lake, name, versions[name], write.append(lake, name, new.select(TABLES[name].names).to_arrow()))
     return rows.objects
 
 

@@ -22,7 +22,7 @@ from botocore.exceptions import ClientError
 from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 
-from alerce_spark.lake.storage import LakeError
+from alerce_spark.errors import LakeError
 from alerce_spark.lease import Lease, LeaseHeld, LeaseLost
 
 _ACCOUNT = "123456789012"  # moto's

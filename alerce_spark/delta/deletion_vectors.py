@@ -11,10 +11,11 @@ import binascii
 import struct
 import uuid
 
-from obstore.exceptions import GenericError, NotFoundError
 from pyroaring import BitMap64
 
-from alerce_spark.lake.storage import Action, LakeError, Store
+from alerce_spark.delta.protocol import Action
+from alerce_spark.errors import LakeError
+from alerce_spark.location import Location
 
 #: First number of a serialised array of bitmaps, and the byte that opens a file of them.
 _MAGIC = 1681511377
@@ -48,7 +49,7 @@ class Writer:
         self._offset += len(self._parts[-1])
         return vector
 
-    def put(self, files: Store) -> str | None:
+    def put(self, files: Location) -> str | None:
         """Write the file, if there is anything to write; its path."""
         if len(self._parts) == 1:
             return None
@@ -56,32 +57,43 @@ class Writer:
         return _path(self._name)
 
 
-def read(files: Store, vector: Action) -> BitMap64:
+def read(files: Location, vector: Action) -> BitMap64:
     """The deleted rows of a file.
 
-    Raises FileNotFoundError where the vector was vacuumed, LakeError where it is damaged or not in a file.
+    Raises FileNotFoundError where the vector was vacuumed, LakeError where it is damaged or outside of the table.
     """
-    if vector["storageType"] != "u":
-        raise LakeError(f"a deletion vector is stored in a way not known here: {vector}")
-    text, size = vector["pathOrInlineDv"], vector["sizeInBytes"]
-    folder, name = text[:-_UUID_CHARS], base64.b85decode(text[-_UUID_CHARS:].translate(_FROM_Z85))
+    kind, text, size = vector["storageType"], vector["pathOrInlineDv"], vector["sizeInBytes"]
+    if kind == "i":
+        return _rows(_decoded(text)[:size], f"in the log of {files.place}")
+    if kind != "u":
+        raise LakeError(
+            f"a deletion vector of {files.place} is kept in a file outside of the table: {text}; use a copy"
+        )
+    folder, name = text[:-_UUID_CHARS], _decoded(text[-_UUID_CHARS:])
     path = f"{folder}/" * bool(folder) + _path(uuid.UUID(bytes=name))
     try:
-        found = bytes(files.get_range(path, start=vector["offset"], length=size + 8))
-    except NotFoundError as error:
-        raise FileNotFoundError(f"the deletion vector {path} of {files} is gone") from error
-    except GenericError:
-        # A store says no more about a range that lies behind the end of the file.
-        if files.head(path)["size"] >= vector["offset"] + size + 8:
-            raise
-        found = b""
+        found = files.get_range(path, vector["offset"], size + 8)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"the deletion vector {path} of {files.place} is gone") from error
     data = found[4:-4]
     frame = struct.pack(">i", size) + data + struct.pack(">I", binascii.crc32(data))
     if len(data) != size or found != frame:
-        raise LakeError(
-            f"the deletion vector {path} of {files} is damaged; docs/operations.md says how to go on: After a power cut"
-        )
+        raise _damaged(f"{path} of {files.place}")
+    return _rows(data, f"{path} of {files.place}")
+
+
+def _decoded(text: str) -> bytes:
+    return base64.b85decode(text.translate(_FROM_Z85))
+
+
+def _rows(data: bytes, where: str) -> BitMap64:
+    if len(data) < 4 or struct.unpack("<i", data[:4]) != (_MAGIC,):
+        raise _damaged(where)
     return BitMap64.deserialize(data[4:])
+
+
+def _damaged(where: str) -> LakeError:
+    return LakeError(f"the deletion vector {where} is damaged; docs/operations.md says how to go on: After a power cut")
 
 
 def _path(name: uuid.UUID) -> str:
