@@ -40,13 +40,15 @@ from alerce_spark.lake.compact import compact
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.session import spark_session
 from alerce_spark.streaming.backfill import import_alerts
+from alerce_spark.streaming.queries import declared, names
 from alerce_spark.streaming.run import Stream
 from benchmarks.processes import Memory, Processor, tree
 from benchmarks.sky import Sky, mix, say
 
 PAPER_RATE = 150.0
 RUBIN_RATE = 350.0
-QUERIES = ["archive", "stamps", "lightcurves", "photometry", "crossmatch", "results"]
+#: Those that read alerts, then those that read what these publish.
+QUERIES = sorted(names(), key=lambda name: declared(name).reads is not None)
 PARTS = ["cost", "sustained", "latency", "scaling"]
 #: Share of the cores that a stream may use on average, so that it can catch up.
 _LOAD = 0.7

@@ -19,7 +19,7 @@ from alerce_spark.lake import files, log, lookup, write
 from alerce_spark.lake.log import Change
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.simulation.night import Traits, simulate
-from alerce_spark.streaming import archive, photometry
+from alerce_spark.streaming.queries import archive, photometry
 
 ORDER = 3
 SURVEY = "ztf"

@@ -166,7 +166,7 @@ def replay(
     from alerce_spark.nightly.nights import begin_of
     from alerce_spark.nightly.replay import replay as run_again
     from alerce_spark.session import spark_session
-    from alerce_spark.streaming.photometry import Summary
+    from alerce_spark.streaming.queries.photometry import Summary
 
     def progress(packets: int, total: int, batch: Summary) -> None:
         console.print(f"{packets} of {total} packets")

@@ -47,3 +47,8 @@ def test_services_import_neither_spark_nor_its_rooms(file: Path) -> None:
 def test_one_module_of_the_services_reads_the_log_of_delta() -> None:
     reading = {f.name for f in _files(("serving", "api")) if "alerce_spark.lake.snapshots" in _imports(f)}
     assert reading == {"changes.py"}
+
+
+@pytest.mark.parametrize("file", _files(("streaming",)), ids=lambda f: f.relative_to(PACKAGE).as_posix())
+def test_the_stream_does_not_import_the_simulation(file: Path) -> None:
+    assert not any(name.startswith("alerce_spark.simulation") for name in _imports(file))

@@ -1,0 +1,26 @@
+"""The queries of the stream: one file each, which declares it as `QUERY` (`streaming/query.py`). No list names them."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from alerce_spark.streaming.query import Query
+
+
+def names() -> list[str]:
+    """Names of the queries, which are those of the files here. Loads none of them: settings ask for it too."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def declared(name: str) -> Query:
+    """The declaration of a query."""
+    query: Query = importlib.import_module(f"{__name__}.{name}").QUERY
+    return query
+
+
+def writers() -> list[str]:
+    """Queries that write tables: who holds the leases of all of them may write any table."""
+    return [name for name in names() if declared(name).tables]
