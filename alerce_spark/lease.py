@@ -40,9 +40,6 @@ from alerce_spark.errors import AlerceError, LakeError
 
 log = logging.getLogger(__name__)
 
-#: Queries whose tables nobody else writes, `quarantine` excepted. Who takes all of these may write any table.
-WRITERS = ("photometry", "results", "crossmatch")
-
 _FOLDER = "_leases"
 _CHANGED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 _ABSENT = ("NoSuchKey", "404")
@@ -98,8 +95,8 @@ class Lease:
         self,
         lake: str,
         holder: str,
-        timeout: float = 60.0,
-        scope: Iterable[str] = WRITERS,
+        timeout: float,
+        scope: Iterable[str],
         on_loss: Callable[[LeaseLost], None] = lambda error: None,
     ) -> None:
         self._lake, self._timeout, self._on_loss = lake, timeout, on_loss

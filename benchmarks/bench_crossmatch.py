@@ -34,7 +34,7 @@ from alerce_spark.crossmatch.match import nearest, within
 from alerce_spark.lake import catalogs, write
 from alerce_spark.session import spark_session
 from alerce_spark.simulation.night import simulate
-from alerce_spark.streaming.crossmatch import Crossmatch
+from alerce_spark.streaming.queries.crossmatch import Crossmatch
 from alerce_spark.streaming.source import from_files, names
 
 #: Libraries read these when they start; `main` sets them and starts again.

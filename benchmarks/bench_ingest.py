@@ -30,7 +30,7 @@ from alerce_spark.lake import write
 from alerce_spark.lake.handles import delta_table
 from alerce_spark.session import spark_session
 from alerce_spark.simulation import night
-from alerce_spark.streaming.photometry import Photometry, Summary
+from alerce_spark.streaming.queries.photometry import Photometry, Summary
 from alerce_spark.streaming.run import Stream
 from alerce_spark.streaming.source import from_files, names
 from benchmarks.processes import Memory
@@ -180,7 +180,7 @@ def _settings(folder: Path, name: str, servers: str, queries: list[str], batch: 
             "archive": {"url": f"file:{folder / 'archive'}"},
             "kafka": {"bootstrap_servers": servers, "topics": [TOPIC]},
             # Rounding in each partition of the topic would leave a last batch of a few alerts.
-            "stream": {"queries": queries, "photometry_min_alerts": 1, "photometry_max_alerts": batch + PARTITIONS},
+            "stream": {"queries": queries, "photometry": {"min_messages": 1, "max_messages": batch + PARTITIONS}},
         },
     )
 
@@ -193,7 +193,7 @@ def main() -> None:
     """Prints the measurement as one JSON object."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--alerts", type=int, default=24_000)
-    parser.add_argument("--batch", type=int, default=8000, help="alerts of a batch, as photometry_max_alerts")
+    parser.add_argument("--batch", type=int, default=8000, help="alerts of a batch of photometry")
     parser.add_argument("--quick", action="store_true", help="600 alerts in batches of 200")
     options = parser.parse_args()
     number, batch = (600, 200) if options.quick else (options.alerts, options.batch)

@@ -33,20 +33,22 @@ import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 from pyspark.sql import SparkSession
 
-from alerce_spark.config import Settings, conf_dir, load
+from alerce_spark.config import Settings, conf_dir, load, query_names
 from alerce_spark.kafka import local, topics
 from alerce_spark.kafka.records import LIGHTCURVE_TOPIC
 from alerce_spark.lake.compact import compact
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.session import spark_session
 from alerce_spark.streaming.backfill import import_alerts
+from alerce_spark.streaming.queries import declared
 from alerce_spark.streaming.run import Stream
 from benchmarks.processes import Memory, Processor, tree
 from benchmarks.sky import Sky, mix, say
 
 PAPER_RATE = 150.0
 RUBIN_RATE = 350.0
-QUERIES = ["archive", "stamps", "lightcurves", "photometry", "crossmatch", "results"]
+#: Those that read alerts, then those that read what these publish.
+QUERIES = sorted(query_names(), key=lambda name: declared(name).reads is not None)
 PARTS = ["cost", "sustained", "latency", "scaling"]
 #: Share of the cores that a stream may use on average, so that it can catch up.
 _LOAD = 0.7

@@ -65,7 +65,7 @@ def settings_for(tmp_path: Path) -> Callable[..., Settings]:
         sections: dict[str, dict[str, Any]] = {
             "lake": {"path": str(tmp_path / "lake"), "healpix_order": 4},
             "archive": {"url": f"file:{tmp_path / 'archive'}"},
-            "stream": {"photometry_interval_s": 0, "archive_interval_s": 0, "restart_wait_s": 0.5},
+            "stream": {"photometry": {"interval_s": 0}, "archive": {"interval_s": 0}, "restart_wait_s": 0.5},
         }
         for section, values in overrides.items():
             sections[section] = {**sections.get(section, {}), **values}

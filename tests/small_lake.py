@@ -20,7 +20,7 @@ from alerce_spark.lake.handles import table as table_of
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lake.write import Change
 from alerce_spark.simulation.night import Traits, simulate
-from alerce_spark.streaming import archive, photometry
+from alerce_spark.streaming.queries import archive, photometry
 
 ORDER = 3
 SURVEY = "ztf"

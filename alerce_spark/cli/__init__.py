@@ -1,4 +1,4 @@
-"""The command `alerce-spark`: every job of jobs/ is one of its commands."""
+"""The command `alerce-spark`; spark-submit runs it by jobs/alerce.py."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ def _match_lake(settings: Settings, name: str, ask: Ask, again: bool, most: int 
     """Attempts for the objects of the lake, in parts of `most`; `ask` as of `match_objects`."""
     from alerce_spark.crossmatch.rows import CdsError
     from alerce_spark.lease import Lease
-    from alerce_spark.streaming.crossmatch import match_objects
+    from alerce_spark.streaming.queries.crossmatch import match_objects
 
     path, objects, matched = settings.lake.path, 0, 0
     parts = {} if most is None else {"most": most}

@@ -121,7 +121,7 @@ def import_(
         console.print(f"{sent} packets sent to {through_stream}_reprocess; the running stream takes them from there")
         raise typer.Exit(1 if lost else 0)
     from alerce_spark.session import spark_session
-    from alerce_spark.streaming.photometry import Summary
+    from alerce_spark.streaming.queries.photometry import Summary
 
     def progress(done: int, files: int, batch: Summary) -> None:
         took = sum(batch.seconds.values())

@@ -36,13 +36,14 @@ from alerce_spark.location import lake_path
 from alerce_spark.nightly.comparison import Comparison, classes, compare
 from alerce_spark.nightly.nights import begin_of
 from alerce_spark.repository import absolute, open_repository
-from alerce_spark.streaming.crossmatch import match_objects
-from alerce_spark.streaming.lightcurves import of_stored
-from alerce_spark.streaming.photometry import Photometry, Summary
-from alerce_spark.streaming.results import Results
+from alerce_spark.streaming.queries import writers
+from alerce_spark.streaming.queries.crossmatch import match_objects
+from alerce_spark.streaming.queries.lightcurves import of_stored
+from alerce_spark.streaming.queries.photometry import Photometry, Summary
+from alerce_spark.streaming.queries.results import Results
+from alerce_spark.streaming.queries.stamps import stamps
 from alerce_spark.streaming.sink import as_packets
 from alerce_spark.streaming.source import PACKETS
-from alerce_spark.streaming.stamps import stamps
 from alerce_spark.worker import map_in_workers
 
 #: Packets of one batch: half a gigabyte of ZTF's.
@@ -143,7 +144,7 @@ def replay(
     keys = list(open_repository(archive).keys(f"{survey}/{night}/"))
     if not keys:
         raise InputError(f"{settings.archive.url} has no packet of {survey} and the night {night}: nothing to replay")
-    with Lease(target, "alerce-spark replay", settings.lake.lease_timeout_s) as lease:
+    with Lease(target, "alerce-spark replay", settings.lake.lease_timeout_s, writers()) as lease:
         write.create(target, healpix_order(lake), sync=settings.lake.sync)
         _install(lake, target, chosen)
         job = _Job(spark, lake, target, survey, begin, lease.check)

@@ -30,6 +30,7 @@ from alerce_spark.nightly.reclassify import reclassify
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.night import simulate
 from alerce_spark.streaming.backfill import import_alerts
+from alerce_spark.streaming.queries import writers
 from alerce_spark.streaming.run import Stream
 
 pytestmark = [pytest.mark.spark, pytest.mark.kafka]
@@ -288,7 +289,7 @@ def test_a_promoted_model_classifies_new_alerts_and_quiet_objects(
 
     # Beside a running stream, which holds the lake, they go through it.
     promote("third")
-    with Lease(path, "a stream"):
+    with Lease(path, "a stream", 60.0, writers()):
         assert reclassify(spark, settings) == (objects, "third", True)
     assert objects_of("third") == 0
     again()

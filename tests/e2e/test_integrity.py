@@ -56,14 +56,15 @@ def _settings(folder: Path, kafka: str, **stream: object) -> Settings:
     from alerce_spark.config import load
 
     conf = Path(__file__).resolve().parents[2] / "conf" / "alerce.toml"
-    rhythm = {f"{query}_interval_s": 1.0 for query in ("photometry", "archive", "results")}
+    rhythm = {query: {"interval_s": 1.0} for query in ("archive", "results")}
+    rhythm["photometry"] = {"interval_s": 1.0, "min_messages": 500}
     return load(
         conf,
         {
             "lake": {"path": str(folder / "lake"), "lease_timeout_s": 3.0},
             "archive": {"url": f"file:{folder / 'archive'}"},
             "kafka": {"bootstrap_servers": kafka, "topics": [TOPIC], "partitions": 1},
-            "stream": {**rhythm, "photometry_min_alerts": 500, "restart_wait_s": 0.2, **stream},
+            "stream": {**rhythm, "restart_wait_s": 0.2, **stream},
         },
     )
 

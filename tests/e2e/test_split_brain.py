@@ -68,7 +68,9 @@ def test_a_query_that_cannot_go_on_fails_alone_and_goes_on_when_it_is_mended_as_
 ) -> None:
     servers, topic = f"127.0.0.1:{local.free_port()}", "ztf_20200607_failures"
     queries = ["archive", "photometry"]
-    settings = settings_of(tmp_path, servers, topic, stream={"queries": queries, "photometry_min_alerts": 1})
+    settings = settings_of(
+        tmp_path, servers, topic, stream={"queries": queries, "photometry": {"interval_s": 1.0, "min_messages": 1}}
+    )
     sent = survey(71, 60, objects=36, nights=16, cadence=1, bad=0).packets
     checkpoint = Path(settings.checkpoints) / "archive"
     with running(Stream(spark, settings)) as stream:

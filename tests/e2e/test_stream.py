@@ -79,9 +79,7 @@ def _settings(folder: Path, kafka: str, topic: str, max_alerts: int) -> Settings
             "kafka": {"bootstrap_servers": kafka, "topics": [topic]},
             "stream": {
                 "queries": ["photometry"],
-                "photometry_min_alerts": max_alerts,
-                "photometry_max_alerts": max_alerts,
-                "photometry_interval_s": 0.5,
+                "photometry": {"interval_s": 0.5, "min_messages": max_alerts, "max_messages": max_alerts},
                 "restart_wait_s": 0.1,
                 "restart_wait_max_s": 0.1,
             },

@@ -103,13 +103,17 @@ def survey(seed: int, alerts: int, *, bad: int = 4, **options: Any) -> Sent:
 
 def settings_of(folder: Path, servers: str, topic: str, **overrides: dict[str, Any]) -> Settings:
     """Settings of a lake below `folder` whose queries have a fast rhythm; sections override by keyword."""
-    rhythm = {f"{query}_interval_s": 1.0 for query in ("photometry", "archive", "crossmatch", "results")}
-    limits = {"photometry_min_alerts": 200, "photometry_max_alerts": 1000, "archive_max_alerts": 1000}
+    rhythm = {
+        "photometry": {"interval_s": 1.0, "min_messages": 200, "max_messages": 1000},
+        "archive": {"interval_s": 1.0, "max_messages": 1000},
+        "crossmatch": {"interval_s": 1.0},
+        "results": {"interval_s": 1.0, "max_messages": 2000},
+    }
     sections: dict[str, dict[str, Any]] = {
         "lake": {"path": str(folder / "lake"), "lease_timeout_s": 2.0},
         "archive": {"url": f"file:{folder / 'archive'}"},
         "kafka": {"bootstrap_servers": servers, "topics": [topic], "partitions": 2},
-        "stream": {**rhythm, **limits, "results_max_messages": 2000, "restart_wait_s": 0.5, "restart_wait_max_s": 2.0},
+        "stream": {**rhythm, "restart_wait_s": 0.5, "restart_wait_max_s": 2.0},
     }
     chosen = {name: section | overrides.get(name, {}) for name, section in sections.items()}
     return load(Path(__file__).resolve().parents[2] / "conf" / "alerce.toml", chosen)

@@ -14,7 +14,7 @@ from alerce_spark.crossmatch.catalogs import Catalog
 from alerce_spark.crossmatch.packet import CATALOGS
 from alerce_spark.lake import catalogs, write
 from alerce_spark.simulation.night import simulate
-from alerce_spark.streaming.crossmatch import Crossmatch
+from alerce_spark.streaming.queries.crossmatch import Crossmatch
 from alerce_spark.streaming.source import PACKETS
 
 pytestmark = pytest.mark.spark

@@ -64,3 +64,8 @@ def test_delta_is_reached_through_the_lake() -> None:
     beyond = {f.as_posix() for f in users if f.parts[0] not in ("delta", "lake")}
     # The second has delta-rs' files for Arrow; the third writes features, outside of any lake.
     assert beyond == {"serving/changes.py", "location.py", "cli/science.py"}
+
+
+@pytest.mark.parametrize("file", _files(("streaming",)), ids=lambda f: f.relative_to(PACKAGE).as_posix())
+def test_the_stream_does_not_import_the_simulation(file: Path) -> None:
+    assert not any(name.startswith("alerce_spark.simulation") for name in _imports(file))

@@ -33,8 +33,8 @@ from alerce_spark.kafka.local import free_port
 from alerce_spark.lake import write
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.sky import healpix, parent
-from alerce_spark.streaming.crossmatch import Crossmatch
 from alerce_spark.streaming.pieces import PIECES
+from alerce_spark.streaming.queries.crossmatch import Crossmatch
 
 _ERROR_PAGE = b"<html><head><title>504 Gateway Time-out</title></head><body>The server is busy</body></html>"
 _REFUSAL = """<?xml version="1.0"?><VOTABLE version="1.3" xmlns="http://www.ivoa.net/xml/VOTable/v1.3">

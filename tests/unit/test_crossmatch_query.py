@@ -27,8 +27,8 @@ from alerce_spark.lake import catalogs, lookup, write
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lightcurves.assemble import assemble
 from alerce_spark.simulation.night import simulate
-from alerce_spark.streaming import crossmatch, lightcurves
-from alerce_spark.streaming.crossmatch import Crossmatch, lacking, match_objects
+from alerce_spark.streaming.queries import crossmatch, lightcurves
+from alerce_spark.streaming.queries.crossmatch import Crossmatch, lacking, match_objects
 
 SETTINGS = Catalog(
     title="AllWISE",

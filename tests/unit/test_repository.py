@@ -33,7 +33,7 @@ from alerce_spark.kafka.local import free_port
 from alerce_spark.repository import Repository, RepositoryError, open_repository
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.night import simulate
-from alerce_spark.streaming.archive import uploader
+from alerce_spark.streaming.queries.archive import uploader
 
 #: SHA-256 of nothing, from FIPS 180-4's examples.
 _SHA_OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

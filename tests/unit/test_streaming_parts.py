@@ -20,12 +20,13 @@ from alerce_spark.config import KafkaSettings
 from alerce_spark.features.names import FEATURES
 from alerce_spark.kafka import records
 from alerce_spark.lake.tables import TABLES
-from alerce_spark.streaming import checkpoints, metrics, results
+from alerce_spark.streaming import checkpoints, metrics
 from alerce_spark.streaming.causes import Cause
 from alerce_spark.streaming.metrics import Metrics
 from alerce_spark.streaming.pieces import unpack
+from alerce_spark.streaming.queries import results
+from alerce_spark.streaming.queries.stamps import Seen
 from alerce_spark.streaming.sink import Topics
-from alerce_spark.streaming.stamps import Seen
 
 CAME = datetime(2020, 6, 1, 3, tzinfo=UTC)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import polars as pl
@@ -25,15 +25,17 @@ from alerce_spark.alerts import stamps as cutouts
 from alerce_spark.alerts.avro import decode
 from alerce_spark.alerts.model import Decoded, sign
 from alerce_spark.alerts.ztf import CUTOUTS
+from alerce_spark.classifiers.artefact import ModelError
 from alerce_spark.classifiers.stamp import StampModel, is_known_mover
-from alerce_spark.classifiers.taxonomy import STAMP_CLASSES
-from alerce_spark.config import KafkaSettings
+from alerce_spark.classifiers.taxonomy import STAMP, STAMP_CLASSES
+from alerce_spark.config import KafkaSettings, Settings
 from alerce_spark.kafka import records
 from alerce_spark.lake import lookup
 from alerce_spark.lake.models import Served
 from alerce_spark.lake.serving import stamp_models
 from alerce_spark.lightcurves.statistics import MJD_ZERO
 from alerce_spark.streaming import places
+from alerce_spark.streaming.query import InUse, Query
 from alerce_spark.streaming.sink import MESSAGES, Message, Topics, error_message, messages
 from alerce_spark.worker import map_in_workers, together
 
@@ -182,3 +184,38 @@ def _flags(alerts: pa.Table, is_mover: np.ndarray) -> list[list[str]]:
     stellar = pc.fill_null(pc.and_(near, pc.greater(alerts["sgscore1"], 0.5)), False).to_numpy()
     named = (("ephemeris", is_mover), ("negative", negative), ("stellar", stellar))
     return [[name for name, has in named if has[k]] for k in range(alerts.num_rows)]
+
+
+def _publish(packets: DataFrame, settings: Settings, is_warm_up: bool = False) -> DataFrame:
+    return stamps(packets, settings.lake.path, settings.survey, settings.kafka, is_warm_up)
+
+
+def _compile(lake: str, survey: str, packets: pa.RecordBatch) -> None:
+    list(classifier(lake, survey, None, is_warm_up=True)(iter([packets])))
+
+
+def _models(lake: str, clock: Callable[[], float]) -> Callable[[], Iterator[InUse]]:
+    models = stamp_models(lake, clock)
+
+    def look() -> Iterator[InUse]:
+        try:
+            _, version = models.get()
+        except ModelError as error:
+            yield InUse(STAMP, None, str(error))
+        else:
+            yield InUse(STAMP, version, models.alarm)
+
+    return look
+
+
+QUERY = Query(
+    name="stamps",
+    purpose="the class of an object's first alert, from its stamps",
+    interval_s=0.2,
+    max_messages=2000,
+    topics=(f"{records.STAMP_TOPIC}_<date>", records.ERROR_TOPIC),
+    publish=_publish,
+    warm_up=partial(_publish, is_warm_up=True),
+    compile=_compile,
+    models=_models,
+)

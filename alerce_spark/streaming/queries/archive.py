@@ -23,6 +23,7 @@ from alerce_spark.repository import (
     second_key,
     unreadable_key,
 )
+from alerce_spark.streaming.query import Application, Handler, Query
 from alerce_spark.worker import map_in_workers
 
 
@@ -93,3 +94,18 @@ def _own_key(name: str, packet: bytes, repository: Repository, survey: str) -> s
 
 def _bytes(packet: pa.Scalar) -> bytes:
     return packet.as_py() or b""
+
+
+def _handler(application: Application) -> Handler:
+    settings = application.settings
+    return lambda packets: archive(packets, settings.archive, settings.survey)
+
+
+QUERY = Query(
+    name="archive",
+    purpose="keep every packet as it came",
+    interval_s=10.0,
+    max_messages=4000,
+    elsewhere="the Avro repository",
+    handle=_handler,
+)

@@ -35,6 +35,7 @@ from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.lake.write import Change
 from alerce_spark.lightcurves.assemble import Rows, assemble, unusable_entries
 from alerce_spark.streaming import quarantine
+from alerce_spark.streaming.query import Application, Handler, Query
 from alerce_spark.streaming.source import refusal
 from alerce_spark.worker import map_in_workers
 
@@ -327,3 +328,30 @@ def _flagged(flagged: pl.DataFrame, lake: str, version: int) -> pl.DataFrame:
 def _arrow(frame: pl.DataFrame, table: str) -> pa.Table:
     schema = TABLES[table].arrow
     return frame.select(schema.names).to_arrow().cast(schema)
+
+
+def _handler(application: Application) -> Handler:
+    spark, settings = application.spark, application.settings
+    slices = spark.sparkContext.defaultParallelism
+    return Photometry(spark, settings.lake.path, settings.survey, slices, application.check_lease).process
+
+
+def _compile(lake: str, survey: str, packets: pa.RecordBatch) -> None:
+    alerts = decode(packets.column("packet")).alerts
+    homes = sky.parent(sky.healpix(alerts["ra"].to_numpy(), alerts["dec"].to_numpy()), healpix_order(lake))
+    met = alerts.select(["objectId", "ra", "dec"]).rename_columns(["oid", "ra", "dec"])
+    met = met.append_column("home", pa.array(homes, pa.int32())).append_column("packet", packets.column("packet"))
+    work = assembler(lake, survey, lookup.versions(lake, TABLES_WRITTEN))
+    list(work(iter(met.combine_chunks().to_batches())))
+
+
+QUERY = Query(
+    name="photometry",
+    purpose="detections, upper limits and statistics of every object; what cannot be used goes to quarantine",
+    interval_s=30.0,
+    min_messages=4000,
+    max_messages=8000,
+    tables=(*TABLES_WRITTEN, "quarantine"),
+    handle=_handler,
+    compile=_compile,
+)

@@ -30,6 +30,7 @@ from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.streaming import quarantine
 from alerce_spark.streaming.contents import Row, rows_of
 from alerce_spark.streaming.pieces import PIECES, piece, unpack
+from alerce_spark.streaming.query import Application, Handler, Query
 from alerce_spark.streaming.source import refusal
 from alerce_spark.worker import map_in_workers
 
@@ -169,3 +170,19 @@ def _pieces(made: dict[str, list[Row]], order: int) -> Iterator[pa.RecordBatch]:
             for k, row in enumerate(rows):
                 row |= {"healpix29": int(index[k]), "pixel": int(pixel[k])}
         yield piece(kind, pa.Table.from_pylist(rows, _SCHEMAS[kind]))
+
+
+def _handler(application: Application) -> Handler:
+    settings = application.settings
+    return Results(application.spark, settings.lake.path, settings.survey, application.check_lease).process
+
+
+QUERY = Query(
+    name="results",
+    purpose="features and classes that were published, and what the queries that published them could not use",
+    interval_s=30.0,
+    max_messages=10_000,
+    reads=TOPICS,
+    tables=("features", "probabilities", "quarantine"),
+    handle=_handler,
+)

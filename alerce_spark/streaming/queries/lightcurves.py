@@ -23,8 +23,9 @@ from pyspark.sql import DataFrame
 
 from alerce_spark import sky
 from alerce_spark.alerts.avro import decode
-from alerce_spark.classifiers.taxonomy import BRANCHES, LIGHTCURVE_CLASSES
-from alerce_spark.config import KafkaSettings
+from alerce_spark.classifiers.artefact import ModelError
+from alerce_spark.classifiers.taxonomy import BRANCHES, LIGHTCURVE, LIGHTCURVE_CLASSES, OUTLIER
+from alerce_spark.config import KafkaSettings, Settings
 from alerce_spark.features.curves import Objects
 from alerce_spark.features.io import from_objects
 from alerce_spark.features.names import FEATURES
@@ -35,6 +36,7 @@ from alerce_spark.lake.serving import LightcurveModels, Serving
 from alerce_spark.lightcurves import novelty
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, LIMIT_COLUMNS, Stored, light_curves, statistics_of
 from alerce_spark.streaming import places
+from alerce_spark.streaming.query import InUse, Query
 from alerce_spark.streaming.sink import MESSAGES, Message, Topics, error_message, messages
 from alerce_spark.worker import map_in_workers, together
 
@@ -242,3 +244,39 @@ def _records(
             "period_false_alarm": made["period_false_alarm"],
             "novelty": made["novelty"],
         }
+
+
+def _publish(packets: DataFrame, settings: Settings) -> DataFrame:
+    return lightcurves(packets, settings.lake.path, settings.survey, settings.kafka)
+
+
+def _compile(lake: str, survey: str, packets: pa.RecordBatch) -> None:
+    list(classifier(lake, survey, None)(iter([packets])))
+
+
+def _models(lake: str, clock: Callable[[], float]) -> Callable[[], Iterator[InUse]]:
+    models = LightcurveModels(lake, clock)
+
+    def look() -> Iterator[InUse]:
+        try:
+            serving = models.get()
+        except ModelError as error:
+            yield InUse(LIGHTCURVE, None, str(error))
+        else:
+            yield InUse(LIGHTCURVE, serving.version, models.classifier.alarm)
+            yield InUse(OUTLIER, serving.outlier_version, models.alarm)
+
+    return look
+
+
+QUERY = Query(
+    name="lightcurves",
+    purpose="features, class and outlier score of an object, from its light curve",
+    interval_s=0.5,
+    max_messages=2000,
+    topics=(f"{records.LIGHTCURVE_TOPIC}_<date>", records.ERROR_TOPIC),
+    publish=_publish,
+    warm_up=_publish,
+    compile=_compile,
+    models=_models,
+)

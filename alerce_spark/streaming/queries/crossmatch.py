@@ -25,12 +25,15 @@ from pyspark.sql import DataFrame, SparkSession
 
 from alerce_spark import sky
 from alerce_spark.alerts.avro import decode
+from alerce_spark.config import conf_dir
+from alerce_spark.crossmatch import catalogs as published
 from alerce_spark.crossmatch.packet import neighbours
 from alerce_spark.lake import catalogs, lookup, write
 from alerce_spark.lake.handles import delta_table, healpix_order, scan
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.lightcurves.statistics import MJD_ZERO
 from alerce_spark.streaming.pieces import PIECES, piece, unpack
+from alerce_spark.streaming.query import Application, Handler, Query
 from alerce_spark.worker import map_in_workers, together
 
 log = logging.getLogger(__name__)
@@ -332,3 +335,28 @@ def _counted(rows: pa.Table) -> tuple[dict[str, int], dict[str, int]]:
     told = counted.agg(pl.len(), found=pl.col("separation").count()).sort("catalog")
     names = told["catalog"].to_list()
     return dict(zip(names, told["len"].to_list(), strict=True)), dict(zip(names, told["found"].to_list(), strict=True))
+
+
+def _handler(application: Application) -> Handler:
+    spark, settings = application.spark, application.settings
+    tables = settings.crossmatch.cds_tables if settings.crossmatch.cds else {}
+    service = None
+    if tables:
+        from alerce_spark.crossmatch.cds import Asynchronous, Cds  # noqa: PLC0415 (half a second)
+
+        columns = published.load(conf_dir() / "catalogs.toml")
+        wait, url = settings.crossmatch.cds_timeout_s, settings.crossmatch.cds_url
+        service = Asynchronous(Cds(tables, columns, timeout_s=wait, url=url))
+        application.closing.callback(service.close)
+    lake, survey = settings.lake.path, settings.survey
+    return Crossmatch(spark, lake, survey, application.check_lease, service, tuple(tables)).process
+
+
+QUERY = Query(
+    name="crossmatch",
+    purpose="what other catalogues have where an object is",
+    interval_s=30.0,
+    max_messages=8000,
+    tables=(_TABLE,),
+    handle=_handler,
+)
