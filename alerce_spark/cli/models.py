@@ -116,6 +116,7 @@ def classify_stamps(
     lake: Lake = None,
 ) -> None:
     """Classify alerts by their stamps; what cannot be read is listed and skipped, then with exit status 1."""
+    from alerce_spark import surveys
     from alerce_spark.classifiers.stamp import StampModel, classify_paths
     from alerce_spark.lake.serving import stamp_models
 
@@ -124,7 +125,7 @@ def classify_stamps(
         chosen = StampModel.load(model)
     else:
         chosen, _ = stamp_models(_lake(lake)).get()
-    found = classify_paths(paths, chosen)
+    found = classify_paths(paths, chosen, surveys.get(settings_of().survey))
     lost = say_unread(found.skipped)
     if not found.table.num_rows:
         raise InputError(f"no alert of {', '.join(map(str, paths))} can be read; {out} is not written")

@@ -23,7 +23,7 @@ import numba
 import pyarrow as pa
 
 import alerce_spark
-from alerce_spark import jars, sky
+from alerce_spark import jars, sky, surveys
 from alerce_spark.alerts.avro import decode
 from alerce_spark.errors import AlerceError
 from alerce_spark.lake import lookup, write
@@ -86,7 +86,7 @@ def _mark() -> Path:
 
 def _compile() -> None:
     """What workers of the queries do with a batch, on an empty lake."""
-    packets, survey = some_packets(), "ztf"
+    packets, survey = some_packets(), surveys.DEFAULT
     batch = pa.RecordBatch.from_pydict(
         {
             "packet": pa.array(packets, pa.binary()),
@@ -96,7 +96,7 @@ def _compile() -> None:
             "received": [datetime.now(UTC)] * len(packets),
         }
     )
-    alerts = decode(batch.column("packet")).alerts
+    alerts = decode(batch.column("packet"), surveys.get(survey)).alerts
     with tempfile.TemporaryDirectory() as lake:
         write.create(lake, 4)
         homes = sky.parent(sky.healpix(alerts["ra"].to_numpy(), alerts["dec"].to_numpy()), healpix_order(lake))

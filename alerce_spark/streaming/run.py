@@ -17,6 +17,7 @@ from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
+from alerce_spark import surveys
 from alerce_spark.config import Settings, conf_dir
 from alerce_spark.crossmatch import catalogs
 from alerce_spark.errors import AlerceError
@@ -359,7 +360,7 @@ class Stream:
         if tables and self._service is None:
             from alerce_spark.crossmatch.cds import Asynchronous, Cds  # noqa: PLC0415 (half a second)
 
-            told = catalogs.load(conf_dir() / "catalogs.toml")
+            told = catalogs.load(conf_dir() / "catalogs.toml", surveys.get(settings.survey))
             wait, url = settings.crossmatch.cds_timeout_s, settings.crossmatch.cds_url
             self._service = Asynchronous(Cds(tables, told, timeout_s=wait, url=url))
         crossmatch = Crossmatch(
