@@ -36,7 +36,7 @@ def outliers(
     lake: Lake = None,
 ) -> None:
     """List the most outlying objects of a lake, with the features that make them odd."""
-    from alerce_spark.lake.discovery import outlying
+    from alerce_spark.nightly.discovery import outlying
 
     if out is not None:
         check_out(out, TABLE_SUFFIXES)
@@ -60,8 +60,8 @@ def uncertain(
 ) -> None:
     """List the objects whose label would teach the light-curve classifier most, no two of them alike."""
     from alerce_spark import lake as lakes
-    from alerce_spark.lake.discovery import uncertain as most_telling
     from alerce_spark.lake.storage import LakeError
+    from alerce_spark.nightly.discovery import uncertain as most_telling
     from alerce_spark.training.catalogs import read_oids
 
     if out is not None:

@@ -275,7 +275,8 @@ def _forced(decoded: Decoded, own: pl.DataFrame, stored: pl.DataFrame, survey: S
         scale = np.where(bad, np.nan, 10 ** ((8.9 - zero) / 2.5) * 1e6)
         flux, error = flux * scale, error * scale
         mag, e_mag = 23.9 - 2.5 * np.log10(np.abs(flux)), 2.5 / np.log(10) * error / np.abs(flux)
-    result = correct(mag, e_mag, *(_floats(rows, name) for name in survey.reference), np.sign(flux))
+    magnr, sigmagnr, distnr = (_floats(rows, name) for name in survey.reference)
+    result = correct(mag, e_mag, magnr, sigmagnr, distnr, np.sign(flux))
     return rows.with_columns(
         flux=_nullable(flux),
         e_flux=_nullable(error),

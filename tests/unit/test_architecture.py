@@ -23,7 +23,7 @@ def _imports(file: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
 
 
@@ -47,3 +47,21 @@ def test_services_import_neither_spark_nor_its_rooms(file: Path) -> None:
 def test_one_module_of_the_services_reads_the_log_of_delta() -> None:
     reading = {f.name for f in _files(("serving", "api")) if "alerce_spark.lake.snapshots" in _imports(f)}
     assert reading == {"changes.py"}
+
+
+def _all() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", _all(), ids=lambda f: f.relative_to(PACKAGE).as_posix())
+def test_only_surveys_knows_a_survey_by_name(file: Path) -> None:
+    """Others are handed a description. `simulation` may name ZTF, since its packets are those of this survey."""
+    if file.relative_to(PACKAGE).parts[0] not in ("surveys", "simulation"):
+        named = {f"alerce_spark.surveys.{f.stem}" for f in (PACKAGE / "surveys").glob("*.py")}
+        assert not (named - {"alerce_spark.surveys.survey"}) & _imports(file)
+
+
+@pytest.mark.parametrize(("room", "other"), [("lake", "training"), ("crossmatch", "training"), ("surveys", "alerts")])
+def test_a_room_does_not_know_what_stands_above_it(room: str, other: str) -> None:
+    for file in _files((room,)):
+        assert not any(name.startswith(f"alerce_spark.{other}") for name in _imports(file)), file

@@ -11,12 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from alerce_spark import surveys
 from alerce_spark.alerts.avro import decode, strip_stamps
-from alerce_spark.surveys.survey import BELOW_360, Check, Cutouts, Derived, Field, Record, Survey
+from alerce_spark.errors import InputError
+from alerce_spark.surveys.survey import BELOW_360, Check, Cutouts, Derived, Field, Record
 from alerce_spark.surveys.ztf import ZTF
 
 TAI_LATE = 37.0 / 86400.0
-BANDS = ["g", "r", "i", "z", "y", "u"]
+BANDS = pa.array(["g", "r", "i", "z", "y", "u"])
+ONE = pa.scalar(1, pa.int32())
 _SOURCE = (
     Field("diaSourceId", "long", "Alert", column="candid"),
     Field("midpointMjdTai", "double", "Middle of the exposure, TAI", unit="d"),
@@ -42,9 +45,7 @@ TOY = replace(
     derived=(
         Derived("objectId", "string", "diaObjectId", lambda ids: ids.cast(pa.string())),
         Derived("mjd", "double", "midpointMjdTai", lambda tai: pc.subtract(tai, TAI_LATE)),
-        Derived(
-            "fid", "int", "band", lambda band: pc.add(pc.index_in(band, pa.array(BANDS)), pa.scalar(1, pa.int32()))
-        ),
+        Derived("fid", "int", "band", lambda band: pc.add(pc.index_in(band, BANDS), ONE)),
     ),
     topic="toy_alerts_{night}",
     night_begins=0.5,
@@ -142,10 +143,7 @@ def test_nights_and_topics_are_its_own() -> None:
     assert (ZTF.night(61000.41), ZTF.night(61000.51)) == ("20251121", "20251121")
 
 
-def test_the_registry_names_what_it_knows(survey: Survey = ZTF) -> None:
-    from alerce_spark import surveys
-    from alerce_spark.errors import InputError
-
-    assert surveys.get(surveys.DEFAULT) is survey
+def test_the_registry_names_what_it_knows() -> None:
+    assert surveys.get(surveys.DEFAULT) is ZTF
     with pytest.raises(InputError, match="unknown survey 'toy'; known: ztf"):
         surveys.get("toy")
