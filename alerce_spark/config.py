@@ -17,6 +17,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from alerce_spark import surveys
 from alerce_spark.errors import AlerceError
 from alerce_spark.kafka.options import client_options
 from alerce_spark.location import lake_path, refuse_credentials
@@ -75,7 +76,7 @@ class KafkaSettings(_Section):
     """The brokers, the alert topics, and the one-node broker of `alerce-spark kafka start`."""
 
     bootstrap_servers: str = "127.0.0.1:19092"
-    topics: list[str] = ["ztf_[0-9]{8}_programid1"]
+    topics: list[str] = [surveys.get(surveys.DEFAULT).topics]
     options: dict[str, SecretStr] = {}
     partitions: Annotated[int, Field(ge=1)] = 4
     local_dir: Path = Path(".kafka")

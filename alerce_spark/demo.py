@@ -34,6 +34,7 @@ from alerce_spark.session import profile, spark_session
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.first_alerts import stamp_class
 from alerce_spark.simulation.night import Traits, simulate
+from alerce_spark.simulation.packets import SURVEY
 from alerce_spark.streaming import kernels
 from alerce_spark.streaming.queries import declared
 from alerce_spark.streaming.query import Query, Timed
@@ -69,7 +70,7 @@ def run(base: Settings, folder: Path, alerts: Path | None, number: int, console:
     folder = folder.resolve()
     needs.to_run(folder)
     night = f"{datetime.now(UTC):%Y%m%d}"
-    topic = f"ztf_{night}_programid1"
+    topic = SURVEY.topic.format(night=night)
     settings = _settings(base, folder, topic)
     servers = settings.kafka.bootstrap_servers
     console.print(_to_fetch(settings), highlight=False, soft_wrap=True)

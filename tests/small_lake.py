@@ -21,6 +21,7 @@ from alerce_spark.lake.tables import TABLES
 from alerce_spark.lake.write import Change
 from alerce_spark.simulation.night import Traits, simulate
 from alerce_spark.streaming.queries import archive, photometry
+from alerce_spark.surveys.ztf import ZTF
 
 ORDER = 3
 SURVEY = "ztf"
@@ -44,7 +45,7 @@ def packets(seed: int = 1, objects: int = 24, nights: int = 9) -> list[bytes]:
 def store(lake: str, batch: Sequence[bytes]) -> None:
     """What the query `photometry` writes of a batch of packets."""
     column = pa.array(batch, pa.binary())
-    found = decode(column).alerts
+    found = decode(column, ZTF).alerts
     alerts = pl.DataFrame(found.select(["objectId", "candid", "ra", "dec"])).rename({"objectId": "oid"})
     first = alerts.sort("candid").unique("oid", keep="first")
     versions = lookup.versions(lake, photometry.TABLES_WRITTEN)
@@ -52,7 +53,7 @@ def store(lake: str, batch: Sequence[bytes]) -> None:
     here = pl.Series("here", sky.healpix(first["ra"], first["dec"], ORDER), dtype=pl.Int32)
     placed = first.with_columns(here).join(known, "oid", "left").select("oid", home=pl.coalesce("pixel", "here"))
     met = alerts.join(placed, "oid", "left", maintain_order="left").select("oid", "home", "ra", "dec").to_arrow()
-    met = met.append_column("packet", strip_stamps(column.take(found["row"].combine_chunks())))
+    met = met.append_column("packet", strip_stamps(column.take(found["row"].combine_chunks()), ZTF))
     assemble = photometry.assembler(lake, SURVEY, versions)
     made = [row for part in assemble(iter(met.combine_chunks().to_batches())) for row in part.to_pylist()]
     for table in photometry.TABLES_WRITTEN:

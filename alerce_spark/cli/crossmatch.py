@@ -54,15 +54,17 @@ def catalog_import(
     ] = None,
 ) -> None:
     """Make or replace a catalogue in the lake. Bad rows are counted and left out."""
+    from alerce_spark import surveys
     from alerce_spark.config import conf_dir
     from alerce_spark.crossmatch.catalogs import CatalogSettingsError, load
     from alerce_spark.lake.catalogs import import_catalog
 
     file = settings or conf_dir() / "catalogs.toml"
-    known = load(file)
+    chosen = settings_of(lake={"path": lake})
+    known = load(file, surveys.get(chosen.survey))
     if name not in known:
         raise CatalogSettingsError(f"no catalogue {name!r} in {file}; there are {', '.join(known)}")
-    path = settings_of(lake={"path": lake}).lake.path
+    path = chosen.lake.path
     for folder in (scratch, None if is_remote(path) else Path(path)):
         if folder is not None:
             check_out_folder(folder)
@@ -164,13 +166,14 @@ def _refuse_without_csv(context: typer.Context) -> None:
 
 def _ask_cds(settings: Settings, names: list[str] | None, again: bool) -> None:
     """Ask the service about every object that lacks a row, one request's worth at a time."""
+    from alerce_spark import surveys
     from alerce_spark.config import ConfigError, conf_dir
     from alerce_spark.crossmatch.catalogs import load
 
     tables = settings.crossmatch.cds_tables
     if unknown := sorted(set(names or ()) - set(tables)):
         raise ConfigError(f"crossmatch.cds_tables has no {', '.join(unknown)}; there are {', '.join(tables)}")
-    known = load(conf_dir() / "catalogs.toml")
+    known = load(conf_dir() / "catalogs.toml", surveys.get(settings.survey))
     for name in names or tables:
         _match_lake(settings, name, _service(settings.crossmatch, known, name), again, _REQUEST)
 

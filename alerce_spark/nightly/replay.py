@@ -21,7 +21,7 @@ import pyarrow as pa
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 
-from alerce_spark import sky
+from alerce_spark import sky, surveys
 from alerce_spark.alerts.avro import decode
 from alerce_spark.classifiers import lightcurve, outliers
 from alerce_spark.classifiers.stamp import StampModel
@@ -60,7 +60,7 @@ _ALERTS = pa.schema(
     [
         pa.field("oid", pa.string()),
         pa.field("candid", pa.int64()),
-        pa.field("jd", pa.float64()),
+        pa.field("mjd", pa.float64()),
         pa.field("ra", pa.float64()),
         pa.field("dec", pa.float64()),
     ]
@@ -176,7 +176,7 @@ class _Job:
             batch = keys[start : start + _BATCH]
             packets = self._packets(batch, archive, slices).persist(StorageLevel.DISK_ONLY)
             try:
-                alerts.append(pl.DataFrame(map_in_workers(packets, _alerts, ddl_of(_ALERTS)).toArrow()))
+                alerts.append(pl.DataFrame(map_in_workers(packets, _alerts(self.survey), ddl_of(_ALERTS)).toArrow()))
                 self._copy_history(alerts[-1].join(total.objects, "oid", "anti"), slices)
                 summary = photometry.process(packets)
                 results.process(as_packets(stamps(packets, self.into, self.survey, None)))
@@ -274,10 +274,14 @@ def _as_packets(keys: list[str], packets: list[bytes]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns)
 
 
-def _alerts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        found = decode(batch.column("packet")).alerts.select(["objectId", *_ALERTS.names[1:]])
-        yield from found.rename_columns(_ALERTS.names).cast(_ALERTS).to_batches()
+def _alerts(survey: str) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def read_alerts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            alerts = decode(batch.column("packet"), surveys.get(survey)).alerts
+            found = alerts.select(["objectId", *_ALERTS.names[1:]])
+            yield from found.rename_columns(_ALERTS.names).cast(_ALERTS).to_batches()
+
+    return read_alerts
 
 
 def _copier(lake: str, into: str, begin: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
@@ -298,6 +302,6 @@ def _copier(lake: str, into: str, begin: int) -> Callable[[Iterator[pa.RecordBat
 
 
 def _placed(alerts: pl.DataFrame, order: int) -> pa.Table:
-    """Alerts with the partition of their own position: oid, candid, jd, pixel."""
+    """Alerts with the partition of their own position: oid, candid, mjd, pixel."""
     pixel = pl.Series("pixel", sky.healpix(alerts["ra"], alerts["dec"], order), pl.Int32)
-    return alerts.select("oid", "candid", "jd").with_columns(pixel).unique(["oid", "candid"]).to_arrow()
+    return alerts.select("oid", "candid", "mjd").with_columns(pixel).unique(["oid", "candid"]).to_arrow()

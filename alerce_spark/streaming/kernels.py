@@ -24,7 +24,7 @@ import numba
 import pyarrow as pa
 
 import alerce_spark
-from alerce_spark import jars
+from alerce_spark import jars, surveys
 from alerce_spark.config import query_names
 from alerce_spark.errors import AlerceError
 from alerce_spark.lake import write
@@ -96,7 +96,7 @@ def _compile() -> None:
         if (compile_ := declared(name).compile) is not None:
             with tempfile.TemporaryDirectory() as lake:
                 write.create(lake, 4)
-                compile_(lake, "ztf", pa.RecordBatch.from_pydict(columns))
+                compile_(lake, surveys.DEFAULT, pa.RecordBatch.from_pydict(columns))
 
 
 if __name__ == "__main__":

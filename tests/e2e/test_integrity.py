@@ -285,11 +285,11 @@ def test_topics_without_a_date_are_cut_by_the_time_of_their_messages(
     producer.produce("integrity_alerts", None, partition=2, timestamp=int((midnight + 7) * 1000))
     producer.flush()
     alerts = _settings(Path("unused"), kafka).kafka.model_copy(update={"topics": ["integrity_alert[st]"]})
-    found = night_packets.read(spark, alerts, NIGHT).sort("partition", "offset")
+    found = night_packets.read(spark, alerts, "ztf", NIGHT).sort("partition", "offset")
     assert found.select("partition", "offset").rows() == [(1, 0), (2, 0), (2, 1)]
     assert found["sha256"].to_list() == [sha256(p).hexdigest() for p in (packets[1], packets[2], b"")]
-    assert night_packets.read(spark, alerts, "20200530").select("partition", "offset").rows() == [(0, 0)]
-    assert night_packets.read(spark, alerts, "20200529").is_empty()
+    assert night_packets.read(spark, alerts, "ztf", "20200530").select("partition", "offset").rows() == [(0, 0)]
+    assert night_packets.read(spark, alerts, "ztf", "20200529").is_empty()
 
 
 def _wait(condition: Callable[[], bool], limit: float = 240) -> None:

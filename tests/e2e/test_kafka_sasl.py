@@ -52,7 +52,7 @@ def test_one_set_of_options_serves_spark_and_us(spark: SparkSession, broker: str
     assert topics.create(broker, ["night_20200601"], 2, options=kafka.revealed) == []
     assert topics.send(broker, "night_20200601", [b"no packet", b"nor this"], options=kafka.revealed) == 2
     assert packets.topics_of(spark, kafka, "20200601").whole == ["night_20200601"]
-    assert packets.read(spark, kafka, "20200601")["sha256"].n_unique() == 2
+    assert packets.read(spark, kafka, "ztf", "20200601")["sha256"].n_unique() == 2
 
 
 def test_a_wrong_password_is_said(broker: str) -> None:

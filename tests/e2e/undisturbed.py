@@ -38,6 +38,7 @@ from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.night import Night, Traits, simulate
 from alerce_spark.streaming import metrics
 from alerce_spark.streaming.backfill import import_alerts
+from alerce_spark.surveys.ztf import ZTF
 from tests.lakes import assert_complete, assert_keys_unique
 from tests.lakes import records as fastavro_records
 
@@ -211,7 +212,7 @@ def _assert_classified(found: dict[str, pl.DataFrame], sent: Sent) -> None:
 
 def _candids(packets: pl.Series) -> pl.Series:
     """Candid of each packet, null where it cannot be decoded."""
-    alerts = decode(pa.array(packets.to_list(), pa.binary())).alerts
+    alerts = decode(pa.array(packets.to_list(), pa.binary()), ZTF).alerts
     candid = dict(zip(alerts["row"].to_pylist(), alerts["candid"].to_pylist(), strict=True))
     return pl.Series([candid.get(row) for row in range(len(packets))], dtype=pl.Int64)
 

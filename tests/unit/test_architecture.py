@@ -62,10 +62,29 @@ def test_delta_is_reached_through_the_lake() -> None:
     users = {f for f in everything if any(n.startswith("alerce_spark.delta") for n in _imports(PACKAGE / f))}
     users |= {f for f in everything if "deltalake" in {n.split(".")[0] for n in _imports(PACKAGE / f)}}
     beyond = {f.as_posix() for f in users if f.parts[0] not in ("delta", "lake")}
-    # The second has delta-rs' files for Arrow; the third writes features, outside of any lake.
-    assert beyond == {"serving/changes.py", "location.py", "cli/science.py"}
+    # The second has delta-rs' files for Arrow. The others write tables that are none of the lake's: features where
+    # somebody wants them, and training sets, whose columns are those that `training` asks for.
+    assert beyond == {"serving/changes.py", "location.py", "cli/science.py", "nightly/training_sets.py"}
 
 
 @pytest.mark.parametrize("file", _files(("streaming",)), ids=lambda f: f.relative_to(PACKAGE).as_posix())
 def test_the_stream_does_not_import_the_simulation(file: Path) -> None:
     assert not any(name.startswith("alerce_spark.simulation") for name in _imports(file))
+
+
+def _all() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", _all(), ids=lambda f: f.relative_to(PACKAGE).as_posix())
+def test_only_surveys_knows_a_survey_by_name(file: Path) -> None:
+    """Others are handed a description. `simulation` may name ZTF, since its packets are those of this survey."""
+    if file.relative_to(PACKAGE).parts[0] not in ("surveys", "simulation"):
+        named = {f"alerce_spark.surveys.{f.stem}" for f in (PACKAGE / "surveys").glob("*.py")}
+        assert not (named - {"alerce_spark.surveys.survey"}) & _imports(file)
+
+
+@pytest.mark.parametrize(("room", "other"), [("lake", "training"), ("crossmatch", "training"), ("surveys", "alerts")])
+def test_a_room_does_not_know_what_stands_above_it(room: str, other: str) -> None:
+    for file in _files((room,)):
+        assert not any(name.startswith(f"alerce_spark.{other}") for name in _imports(file)), file

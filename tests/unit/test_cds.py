@@ -35,6 +35,7 @@ from alerce_spark.lake.tables import TABLES
 from alerce_spark.sky import healpix, parent
 from alerce_spark.streaming.pieces import PIECES
 from alerce_spark.streaming.queries.crossmatch import Crossmatch
+from alerce_spark.surveys.ztf import ZTF
 
 _ERROR_PAGE = b"<html><head><title>504 Gateway Time-out</title></head><body>The server is busy</body></html>"
 _REFUSAL = """<?xml version="1.0"?><VOTABLE version="1.3" xmlns="http://www.ivoa.net/xml/VOTable/v1.3">
@@ -265,7 +266,7 @@ def test_shipped_settings_of_allwise_fit_the_service(service: _Service, sky: tup
     # Columns of II/328/allwise as the service has them; the first and the W1 and W4 magnitudes are there already.
     for name in ("W2mag", "W3mag", *(f"e_W{band}mag" for band in (1, 2, 3, 4)), "Jmag", "Hmag", "Kmag"):
         service.sources[name] = np.arange(len(service.sources), dtype=np.float32)
-    shipped = load(conf_dir() / "catalogs.toml")["allwise"]
+    shipped = load(conf_dir() / "catalogs.toml", ZTF)["allwise"]
     found = _client(service, catalogs={"allwise": shipped}).attempts(*sky)
     assert found["source_id"].to_pylist() == _client(service).attempts(*sky)["source_id"].to_pylist()
     names = {name for row in found["attributes"].drop_null().to_pylist() for name, _ in row}
@@ -620,7 +621,7 @@ def test_the_stream_goes_on_and_objects_are_asked_for_again(service: _Service, f
 
     service.default = hang
     clock = _Clock()
-    shipped = {"allwise": load(conf_dir() / "catalogs.toml")["allwise"]}
+    shipped = {"allwise": load(conf_dir() / "catalogs.toml", ZTF)["allwise"]}
     asynchronous = Asynchronous(_client(service, catalogs=shipped), clock=clock)
     query = Crossmatch(None, filled, "ztf", lambda: None, asynchronous, ("allwise",))  # type: ignore[arg-type]
 

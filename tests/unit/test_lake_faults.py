@@ -16,8 +16,9 @@ from alerce_spark import lake as lakes
 from alerce_spark.classifiers.taxonomy import version_order
 from alerce_spark.crossmatch.catalogs import Catalog
 from alerce_spark.errors import LakeError
-from alerce_spark.lake import catalogs, handles, lookup, models, training_sets, write
+from alerce_spark.lake import catalogs, handles, lookup, models, write
 from alerce_spark.lake.handles import collect
+from alerce_spark.nightly import training_sets
 from tests.unit.test_log import ORDER, magstats, store, stored
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from alerce_spark.alerts import ztf
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lightcurves.statistics import MAGSTATS, OBJECTS
+from alerce_spark.surveys import ztf
 
 
 def test_every_table_of_the_design_is_there() -> None:

@@ -12,6 +12,7 @@ from functools import cache
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
+from alerce_spark import surveys
 from alerce_spark.alerts.avro import decode
 from alerce_spark.config import ArchiveSettings
 from alerce_spark.repository import (
@@ -24,6 +25,7 @@ from alerce_spark.repository import (
     unreadable_key,
 )
 from alerce_spark.streaming.query import Application, Handler, Query
+from alerce_spark.surveys.survey import Survey
 from alerce_spark.worker import map_in_workers
 
 
@@ -71,25 +73,26 @@ def _repository(settings: ArchiveSettings) -> Repository:
 
 
 def _store(packets: pa.Array, settings: ArchiveSettings, survey: str) -> None:
-    decoded = decode(packets)
+    described = surveys.get(survey)
+    decoded = decode(packets, described)
     repository = _repository(settings)
-    bad = {unreadable_key(survey, _bytes(packets[row])): row for row in decoded.errors["row"].to_pylist()}
+    bad = {unreadable_key(described, _bytes(packets[row])): row for row in decoded.errors["row"].to_pylist()}
     repository.put_all((name, _bytes(packets[row])) for name, row in bad.items())
-    columns = (decoded.alerts[name].to_pylist() for name in ("jd", "candid", "objectId", "row"))
-    row_of = {(jd, candid, oid): row for jd, candid, oid, row in zip(*columns, strict=True)}
-    good = ((key(survey, jd, candid), _bytes(packets[row])) for (jd, candid, _), row in row_of.items())
+    columns = (decoded.alerts[name].to_pylist() for name in ("mjd", "candid", "objectId", "row"))
+    row_of = {(mjd, candid, oid): row for mjd, candid, oid, row in zip(*columns, strict=True)}
+    good = ((key(described, mjd, candid), _bytes(packets[row])) for (mjd, candid, _), row in row_of.items())
     if there := repository.create_all(good):
-        repository.put_all({_own_key(name, packet, repository, survey): packet for name, packet in there}.items())
+        repository.put_all({_own_key(name, packet, repository, described): packet for name, packet in there}.items())
 
 
-def _own_key(name: str, packet: bytes, repository: Repository, survey: str) -> str:
+def _own_key(name: str, packet: bytes, repository: Repository, survey: Survey) -> str:
     """Where a packet belongs whose key is taken: there, or beside it where it is that of another object."""
-    alerts = decode([repository.get(name), packet]).alerts
+    alerts = decode([repository.get(name), packet], survey).alerts
     oids = alerts["objectId"].to_pylist()
     if len(oids) < 2 or oids[0] == oids[1]:
         return name
-    jd, candid = (alerts[column][1].as_py() for column in ("jd", "candid"))
-    return second_key(survey, jd, candid, oids[1])
+    mjd, candid = (alerts[column][1].as_py() for column in ("mjd", "candid"))
+    return second_key(survey, mjd, candid, oids[1])
 
 
 def _bytes(packet: pa.Scalar) -> bytes:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike
 from pyspark.sql import DataFrame, SparkSession
 
-from alerce_spark import sky
+from alerce_spark import sky, surveys
 from alerce_spark.alerts.avro import decode
 from alerce_spark.config import conf_dir
 from alerce_spark.crossmatch import catalogs as published
@@ -31,7 +31,6 @@ from alerce_spark.crossmatch.packet import neighbours
 from alerce_spark.lake import catalogs, lookup, write
 from alerce_spark.lake.handles import delta_table, healpix_order, scan
 from alerce_spark.lake.tables import TABLES, ddl_of
-from alerce_spark.lightcurves.statistics import MJD_ZERO
 from alerce_spark.streaming.pieces import PIECES, piece, unpack
 from alerce_spark.streaming.query import Application, Handler, Query
 from alerce_spark.worker import map_in_workers, together
@@ -225,7 +224,7 @@ def _matcher(
     def match(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in together(batches):
             # Packets that cannot be decoded are the business of `photometry`, which quarantines them.
-            whole = decode(batch.column("packet")).alerts
+            whole = decode(batch.column("packet"), surveys.get(survey)).alerts
             if not whole.num_rows:
                 continue
             came = batch.column("received").take(whole["row"].combine_chunks()).cast(_RECEIVED.field(0).type)
@@ -246,15 +245,15 @@ def _attempts(
     alerts: pa.Table, lake: str, survey: str, version: int, local: Sequence[str], asked: Sequence[str]
 ) -> tuple[pa.Table, pa.Table]:
     """Rows of xmatch that the alerts bring, and objects to ask a service about."""
-    told = pl.DataFrame(alerts.select(["objectId", "candid", "ra", "dec", "jd"])).rename({"objectId": "oid"})
+    told = pl.DataFrame(alerts.select(["objectId", "candid", "ra", "dec", "mjd"])).rename({"objectId": "oid"})
     told = told.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
     known = _stored(lake, told["oid"], told["ra"].to_numpy(), told["dec"].to_numpy(), version)
     firsts = told.sort("candid").unique("oid", keep="first", maintain_order=True)
-    found = [neighbours(alerts)]
+    found = [neighbours(alerts, surveys.get(survey))]
     for name in local:
         lacks = _without_earlier(firsts.with_columns(catalog=pl.lit(name)), known)
         if len(lacks):
-            matched = catalogs.match(lake, name, lacks["ra"], lacks["dec"], lacks["jd"] - MJD_ZERO)
+            matched = catalogs.match(lake, name, lacks["ra"], lacks["dec"], lacks["mjd"])
             row = lacks["row"].to_arrow().take(matched["row"].combine_chunks())
             found.append(matched.set_column(0, matched.schema.field(0), row))
     every = pa.concat_tables(found)
@@ -344,7 +343,7 @@ def _handler(application: Application) -> Handler:
     if tables:
         from alerce_spark.crossmatch.cds import Asynchronous, Cds  # noqa: PLC0415 (half a second)
 
-        columns = published.load(conf_dir() / "catalogs.toml")
+        columns = published.load(conf_dir() / "catalogs.toml", surveys.get(settings.survey))
         wait, url = settings.crossmatch.cds_timeout_s, settings.crossmatch.cds_url
         service = Asynchronous(Cds(tables, columns, timeout_s=wait, url=url))
         application.closing.callback(service.close)

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike
 from pyspark.sql import DataFrame
 
-from alerce_spark import sky
+from alerce_spark import sky, surveys
 from alerce_spark.alerts.avro import decode
 from alerce_spark.classifiers.artefact import ModelError
 from alerce_spark.classifiers.taxonomy import BRANCHES, LIGHTCURVE, LIGHTCURVE_CLASSES, OUTLIER
@@ -112,7 +112,8 @@ def _stored_classifier(lake: str, survey: str) -> Callable[[Iterator[pa.RecordBa
 
 def _classified(batch: pa.RecordBatch, survey: str, worker: _Worker) -> Iterator[Message]:
     # Packets that cannot be decoded are the business of `photometry`, which quarantines them.
-    decoded = decode(batch.column("packet"))
+    described = surveys.get(survey)
+    decoded = decode(batch.column("packet"), described)
     alerts = decoded.alerts
     if not alerts.num_rows:
         return
@@ -121,7 +122,7 @@ def _classified(batch: pa.RecordBatch, survey: str, worker: _Worker) -> Iterator
             yield from _classified(part, survey, worker)
         return
     where = (alerts[name].to_numpy() for name in ("ra", "dec"))
-    detections, limits = light_curves(decoded, _stored(worker.lake, pl.Series(alerts["objectId"]), *where))
+    detections, limits = light_curves(decoded, _stored(worker.lake, pl.Series(alerts["objectId"]), *where), described)
     features, failures = _features(detections, limits, worker.lake)
     # The alert in this batch that an object's message is about: its time in Kafka, its packet where something fails.
     rows = dict(zip(alerts["objectId"].to_pylist(), alerts["row"].to_pylist(), strict=True))

@@ -27,7 +27,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from alerce_spark import sky
+from alerce_spark import sky, surveys
 from alerce_spark.alerts.avro import decode, strip_stamps
 from alerce_spark.lake import lookup, write
 from alerce_spark.lake.handles import healpix_order
@@ -230,10 +230,12 @@ def _index_of(position: pl.Series) -> pl.Series:
 
 
 def _opener(survey: str) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    described = surveys.get(survey)
+
     def open_packets(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             packets = batch.column("packet")
-            decoded = decode(packets)
+            decoded = decode(packets, described)
             good = decoded.alerts["row"].combine_chunks()
             yield pa.RecordBatch.from_arrays(
                 [
@@ -242,7 +244,7 @@ def _opener(survey: str) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.Rec
                     decoded.alerts["ra"].combine_chunks(),
                     decoded.alerts["dec"].combine_chunks(),
                     batch.column("received").take(good).cast(_OPENED.field("received").type),
-                    strip_stamps(packets.take(good)),
+                    strip_stamps(packets.take(good), described),
                     pa.nulls(len(good), pa.binary()),
                 ],
                 schema=_OPENED,
@@ -251,7 +253,7 @@ def _opener(survey: str) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.Rec
             if errors:
                 yield _refused(_quarantine_rows(batch, errors, survey), None)
             # These are used all the same, so the row keeps a candid.
-            if entries := unusable_entries(decoded):
+            if entries := unusable_entries(decoded, described):
                 yield _refused(_quarantine_rows(batch, entries, survey), 0)
 
     return open_packets
@@ -281,11 +283,12 @@ def assembler(
         if not met:
             return
         alerts = pa.Table.from_batches(met)
-        decoded = decode(alerts["packet"])
+        described = surveys.get(survey)
+        decoded = decode(alerts["packet"], described)
         homes = pl.DataFrame({"oid": alerts["oid"], "pixel": alerts["home"]}).unique("oid").sort("oid")
         oid, ra, dec = (pl.Series(alerts[name]) for name in ("oid", "ra", "dec"))
         stored = lookup.stored_history(lake, oid, ra, dec, versions)
-        rows = assemble(decoded, stored, homes, survey=survey, order=healpix_order(lake))
+        rows = assemble(decoded, stored, homes, survey=described, order=healpix_order(lake))
         for kind, count, change in _changed(rows, lake, versions):
             yield pa.RecordBatch.from_pydict(
                 {"kind": [kind], "rows": [count], "change": [write.packed(change)]}, schema=_CHANGES
@@ -337,7 +340,7 @@ def _handler(application: Application) -> Handler:
 
 
 def _compile(lake: str, survey: str, packets: pa.RecordBatch) -> None:
-    alerts = decode(packets.column("packet")).alerts
+    alerts = decode(packets.column("packet"), surveys.get(survey)).alerts
     homes = sky.parent(sky.healpix(alerts["ra"].to_numpy(), alerts["dec"].to_numpy()), healpix_order(lake))
     met = alerts.select(["objectId", "ra", "dec"]).rename_columns(["oid", "ra", "dec"])
     met = met.append_column("home", pa.array(homes, pa.int32())).append_column("packet", packets.column("packet"))

@@ -20,11 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 
-from alerce_spark import sky
+from alerce_spark import sky, surveys
 from alerce_spark.alerts import stamps as cutouts
 from alerce_spark.alerts.avro import decode
 from alerce_spark.alerts.model import Decoded, sign
-from alerce_spark.alerts.ztf import CUTOUTS
 from alerce_spark.classifiers.artefact import ModelError
 from alerce_spark.classifiers.stamp import StampModel, is_known_mover
 from alerce_spark.classifiers.taxonomy import STAMP, STAMP_CLASSES
@@ -33,10 +32,10 @@ from alerce_spark.kafka import records
 from alerce_spark.lake import lookup
 from alerce_spark.lake.models import Served
 from alerce_spark.lake.serving import stamp_models
-from alerce_spark.lightcurves.statistics import MJD_ZERO
 from alerce_spark.streaming import places
 from alerce_spark.streaming.query import InUse, Query
 from alerce_spark.streaming.sink import MESSAGES, Message, Topics, error_message, messages
+from alerce_spark.surveys.survey import Survey
 from alerce_spark.worker import map_in_workers, together
 
 STAGE = "stamps"
@@ -107,7 +106,8 @@ def classifier(
 
 def _classified(batch: pa.RecordBatch, survey: str, worker: _Worker) -> Iterator[Message]:
     # Packets that cannot be decoded are the business of `photometry`, which quarantines them.
-    decoded = decode(batch.column("packet"), stamps=True)
+    described = surveys.get(survey)
+    decoded = decode(batch.column("packet"), described, stamps=True)
     if len(parts := places.parts(batch, decoded.alerts)) > 1:
         for part in parts:
             yield from _classified(part, survey, worker)
@@ -116,25 +116,24 @@ def _classified(batch: pa.RecordBatch, survey: str, worker: _Worker) -> Iterator
     if not firsts.size:
         return
     alerts = decoded.alerts.take(pa.array(firsts))
-    x, y = (alerts[name].to_numpy() for name in ("xpos", "ypos"))
-    images = cutouts.decode(*(alerts[name] for name in CUTOUTS), xpos=x, ypos=y)
-    is_mover = is_known_mover(alerts)
+    images = cutouts.of(alerts, described)
+    is_mover = is_known_mover(alerts, *described.mover)
     model, version = worker.model.get()
     probabilities, outlying, reasons = model.judge(images.images, alerts)
     probabilities[is_mover] = np.eye(len(STAMP_CLASSES))[STAMP_CLASSES.index("asteroid")]
     probabilities = records.published(probabilities)
-    flags = _flags(alerts, is_mover)
+    flags = _flags(alerts, is_mover, described)
     received = batch.column("received")
     rows = zip(
         alerts["row"].to_pylist(),
         alerts["objectId"].to_pylist(),
         alerts["candid"].to_pylist(),
-        alerts["jd"].to_pylist(),
+        alerts["mjd"].to_pylist(),
         alerts["ra"].to_pylist(),
         alerts["dec"].to_pylist(),
         strict=True,
     )
-    for k, (row, oid, candid, jd, ra, dec) in enumerate(rows):
+    for k, (row, oid, candid, mjd, ra, dec) in enumerate(rows):
         reason = None if is_mover[k] else images.reason[k] or reasons[k]
         if reason is not None:
             yield error_message(batch, row, STAGE, survey, oid, str(reason), worker.out)
@@ -150,7 +149,7 @@ def _classified(batch: pa.RecordBatch, survey: str, worker: _Worker) -> Iterator
             "outlier_score": None if np.isnan(outlying[k]) else float(outlying[k]),
             "survey": survey,
             "received": received[row].as_py(),
-            "mjd": jd - MJD_ZERO,
+            "mjd": mjd,
             "ra": ra,
             "dec": dec,
         }
@@ -177,11 +176,12 @@ def _first_alerts(decoded: Decoded, lake: str, seen: Seen) -> np.ndarray:
     return np.flatnonzero(is_first)
 
 
-def _flags(alerts: pa.Table, is_mover: np.ndarray) -> list[list[str]]:
+def _flags(alerts: pa.Table, is_mover: np.ndarray, survey: Survey) -> list[list[str]]:
     """Flags of each alert, see kafka/schemas/stamp_classifier.avsc."""
-    negative = pc.equal(sign(alerts["isdiffpos"]), -1).to_numpy(zero_copy_only=False)
-    near = pc.and_(pc.less(alerts["distpsnr1"], 1.0), pc.greater_equal(alerts["distpsnr1"], 0.0))
-    stellar = pc.fill_null(pc.and_(near, pc.greater(alerts["sgscore1"], 0.5)), False).to_numpy()
+    negative = pc.equal(sign(alerts["isdiffpos"], survey.spellings), -1).to_numpy(zero_copy_only=False)
+    distance, score = (alerts[name] for name in survey.star)
+    near = pc.and_(pc.less(distance, 1.0), pc.greater_equal(distance, 0.0))
+    stellar = pc.fill_null(pc.and_(near, pc.greater(score, 0.5)), False).to_numpy()
     named = (("ephemeris", is_mover), ("negative", negative), ("stellar", stellar))
     return [[name for name, has in named if has[k]] for k in range(alerts.num_rows)]
 

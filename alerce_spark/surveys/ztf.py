@@ -1,4 +1,4 @@
-"""ZTF alert packets: every field of every schema version, and the Avro schemas made from them.
+"""ZTF: every field of every schema version of its packets, the Avro schemas made from them, and its description.
 
 Field names and types are those of the public ZTF alert schemas, versions 1 (packets without `schemavsn`) to 4.02.
 Units and meanings end up as column comments of the tables (`lake/tables.py`).
@@ -6,29 +6,28 @@ Units and meanings end up as column comments of the tables (`lake/tables.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from alerce_spark.errors import InputError
-
-AvroType = Literal["int", "long", "float", "double", "string"]
+from alerce_spark.surveys.survey import (
+    BELOW_360,
+    MJD_RANGE,
+    MJD_ZERO,
+    T_OR_F,
+    Check,
+    Cutouts,
+    Derived,
+    Field,
+    Forced,
+    Neighbour,
+    Record,
+    Survey,
+)
 
 #: Schema versions, oldest first. "1.0" stands for packets that carry no `schemavsn`.
 VERSIONS = ("1.0", "3.0", "3.2", "3.3", "4.01", "4.02")
 
 CUTOUTS = ("cutoutScience", "cutoutTemplate", "cutoutDifference")
-
-
-@dataclass(frozen=True)
-class Field:
-    """One field of a packet record: Avro name and primitive type, meaning, unit, and the first version that has it."""
-
-    name: str
-    type: AvroType
-    comment: str
-    unit: str = ""
-    nullable: bool = False
-    since: str = "1.0"
 
 
 CANDIDATE: tuple[Field, ...] = (
@@ -39,7 +38,8 @@ CANDIDATE: tuple[Field, ...] = (
     Field("pdiffimfilename", "string", "File name of the positive difference image", nullable=True),
     Field("programpi", "string", "Principal investigator of the programme", nullable=True),
     Field("programid", "int", "Programme: 1 public, 2 partnership, 3 Caltech"),
-    Field("candid", "long", "Id of the candidate"),
+    # Compared with that of the packet.
+    Field("candid", "long", "Id of the candidate", column="candidate.candid"),
     Field("isdiffpos", "string", "Sign of the subtraction: t or 1 brighter, f or 0 fainter than the reference"),
     Field("tblid", "long", "Row of the candidate in the pipeline's extraction table", nullable=True),
     Field("nid", "int", "Night number of the survey", nullable=True),
@@ -272,6 +272,83 @@ FP_HIST: tuple[Field, ...] = (
     Field("sigmagnr", "float", "1-sigma error of magnr", unit="mag", nullable=True),
     Field("chinr", "float", "DAOPhot chi of the nearest reference source", nullable=True),
     Field("sharpnr", "float", "DAOPhot sharpness of the nearest reference source", nullable=True),
+)
+
+
+TOP: tuple[Field, ...] = (
+    Field("schemavsn", "string", "Version of the packet's schema", since="3.0"),
+    Field("publisher", "string", "Who sent the packet", since="3.0"),
+    Field("objectId", "string", "Object"),
+    Field("candid", "long", "Id of the candidate"),
+)
+
+
+def _mjd(jd: Any) -> Any:
+    """Modified Julian dates of an Arrow column of Julian ones."""
+    import pyarrow.compute as pc  # noqa: PLC0415  the command reads this module, and needs no Arrow
+
+    return pc.subtract(jd, MJD_ZERO)
+
+
+def _date_of(candid: int) -> float:
+    """A candid counts days since 2017-01-01, in units of 10⁻¹⁵."""
+    return 57_754.0 + candid / 10**15
+
+
+_PS1 = ("sgmag", "srmag", "simag", "szmag", "sgscore")
+
+ZTF = Survey(
+    name="ztf",
+    versions=VERSIONS,
+    top=Record("", TOP),
+    alert=(Record("candidate", CANDIDATE),),
+    previous=Record("prv_candidates", PRV_CANDIDATE),
+    forced=Record("fp_hists", FP_HIST),
+    cutouts=Cutouts(CUTOUTS, content="stampData", position=("xpos", "ypos")),
+    checks=(
+        Check("objectId", "name"),
+        Check("candid", "id"),
+        Check("candidate.candid", "same id"),
+        Check("jd", "number", MJD_RANGE[0] + MJD_ZERO, MJD_RANGE[1] + MJD_ZERO, "[2400000.0, 2500000.0]"),
+        Check("ra", "number", 0.0, BELOW_360, "[0, 360)"),
+        Check("dec", "number", -90.0, 90.0, "[-90, 90]"),
+        Check("fid", "number", 1, 3, "1 to 3"),
+        Check("magpsf", "number"),
+        Check("sigmapsf", "number"),
+    ),
+    derived=(Derived("mjd", "double", "jd", _mjd),),
+    when_and_band=("jd", "fid"),
+    bands={1: "g", 2: "r", 3: "i"},
+    spellings=T_OR_F,
+    reference=("magnr", "sigmagnr", "distnr"),
+    forced_photometry=Forced("pid", "rfid", "forcediffimflux", "forcediffimfluxunc", "magzpsci", null=-99999.0),
+    julian={f.name: f"m{f.name}" for f in CANDIDATE if f.name.startswith("jd")},
+    of_limits=(
+        *(f for f in PRV_CANDIDATE if f.name in ("pid", "programid", "nid", "field", "rcid")),
+        Field("magzpsci", "float", "Magnitude zero point of the science image", unit="mag"),
+    ),
+    # Radii of its documentation (Masci et al. 2019, PASP 131, 018003, and the notes of the alert schema).
+    neighbours=(
+        Neighbour("ss_ztf", 30.0, "ssnamenr", "ssdistnr", ("ssmagnr",)),
+        Neighbour(
+            "ps1_ztf",
+            30.0,
+            "objectidps1",
+            "distpsnr1",
+            (
+                *(f"{name}1" for name in _PS1),
+                *(f"{name}{k}" for k in (2, 3) for name in ("objectidps", "distpsnr", *_PS1)),
+                "nmtchps",
+            ),
+        ),
+        # Packets do not name the Gaia source.
+        Neighbour("gaia_ztf", 90.0, None, "neargaia", ("maggaia", "neargaiabright", "maggaiabright")),
+    ),
+    mover=("ssnamenr", "ssdistnr"),
+    star=("distpsnr1", "sgscore1"),
+    date_of=_date_of,
+    topic="ztf_{night}_programid1",
+    saturation=13.2,
 )
 
 
