@@ -21,7 +21,7 @@ from alerce_spark.errors import InputError
 from alerce_spark.lake import files, log, lookup, write
 from alerce_spark.lake.handles import delta_table
 from alerce_spark.lake.log import Change, Conflict
-from alerce_spark.lake.storage import table_path
+from alerce_spark.lake.storage import is_made, table_path
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.worker import map_in_workers
 
@@ -141,6 +141,8 @@ def compact_lake(spark: SparkSession, lake: str, max_files: int, retention_h: fl
     if max_files < 1:
         raise InputError(f"max_files = {max_files}: a pixel keeps at least 1 file")
     for table in TABLES.values():
+        if not is_made(lake, table.name):  # a lake of an earlier version, until its stream starts again
+            continue
         if table.on_sky:
             yield compact(spark, lake, table.name, max_files)
         vacuum(spark, lake, table.name, retention_h)
