@@ -226,6 +226,8 @@ class TnsSettings(_Section):
     api_key: SecretStr = SecretStr("")
     reporting_group: Annotated[int, Field(ge=0)] = 0
     data_source: Annotated[int, Field(ge=0)] = 0
+    reporting_group_name: str = ""
+    data_source_name: str = ""
     reporters: str = ""
     timeout_s: Annotated[float, Field(gt=0)] = 60.0
     patience_s: Annotated[float, Field(ge=0)] = 900.0

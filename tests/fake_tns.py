@@ -97,7 +97,13 @@ class FakeTns:
         """Reports that were taken, by internal name."""
         return Counter(report["internal_name"] for report in self.taken)
 
-    def answer(self, path: str, headers: Any, fields: dict[str, str], body: bytes) -> tuple[int, Row | bytes | None]:
+    def handed_on(self) -> Counter[str]:
+        """Messages that HERMES took and handed on to TNS, by internal name."""
+        return Counter(message["data"]["targets"][0]["name"] for message in self.messages)
+
+    def answer(  # noqa: PLR0911
+        self, path: str, headers: Any, fields: dict[str, str], body: bytes
+    ) -> tuple[int, Row | bytes | None]:
         """Status and body of an answer."""
         with self._lock:
             self.asked.append(path)
@@ -204,6 +210,10 @@ class FakeTns:
         if wrong:
             return 400, wrong
         self.messages.append(message)
+        (target,) = message["data"]["targets"]
+        name = {"name_prefix": "AT", "name": f"2026h{len(self.messages)}", "internal_names": target["name"]}
+        place = {"ra": target["ra"], "declination": target["dec"], "reporting_groupid": GROUP}
+        self.objects.append({"objid": 500 + len(self.messages), **name, **place})
         if self.gateway:
             self.gateway -= 1
             return 504, {}

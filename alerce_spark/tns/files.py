@@ -1,6 +1,6 @@
-"""Files of public objects of TNS: CSV in a zip; the first line says the time that they are about, the second is a header.
+"""Files of public objects of TNS: CSV in a zip; the first line says which time they are about, the second is a header.
 
-`tns_public_objects.csv.zip` has every object, made once a day; `…_YYYYMMDD` has what changed on a day, `…_HH` in an hour.
+`tns_public_objects.csv.zip` has every object, made once a day; `…_YYYYMMDD` what changed on a day, `…_HH` in an hour.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What we ask of the Transient Name Server: files of public objects, searches, reports (its manuals of API and bots)."""
+"""What we ask of the Transient Name Server: files of public objects, searches, reports of bots."""
 
 from __future__ import annotations
 

@@ -19,7 +19,6 @@ from alerce_spark import sky
 from alerce_spark.config import TnsSettings
 from alerce_spark.lake import catalogs, log, lookup, write
 from alerce_spark.tns import catalog, files, matching
-from alerce_spark.tns.files import DamagedFile
 from alerce_spark.tns.server import Tns
 from tests import small_lake
 from tests.fake_tns import COLUMNS, KEY, FakeTns, public_csv, public_zip
