@@ -15,11 +15,13 @@ import pytest
 from astropy.time import Time
 
 from alerce_spark.config import ConfigError, TnsSettings
+from alerce_spark.crossmatch.catalogs import load as load_catalogs
 from alerce_spark.errors import InputError
 from alerce_spark.lake import log, write
+from alerce_spark.lake.catalogs import import_catalog
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.sky import healpix
-from alerce_spark.tns import catalog, draft, reports, sending
+from alerce_spark.tns import catalog, draft, hosts, reports, sending
 from alerce_spark.tns.hermes import Hermes
 from alerce_spark.tns.http import Server, TnsError
 from alerce_spark.tns.reports import APPROVED, DRAFTED, EXISTS, LOST, NAMED, REJECTED, SENDING, SENT, UNKNOWN
@@ -28,6 +30,7 @@ from alerce_spark.tns.server import Tns
 from tests import small_lake
 from tests.fake_tns import GROUP, KEY, TOKEN, FakeTns, public_csv
 
+ROOT = Path(__file__).resolve().parents[2]
 WHO = "A. Person"
 CONTENT = {
     "ra": {"value": "10.0", "units": "arcsec"},
@@ -420,3 +423,20 @@ def test_a_server_that_is_not_set_is_not_asked(fake: FakeTns) -> None:
         Hermes(settings(fake, hermes_token=""))
     assert fake.asked == []
     assert sending.called("/nowhere", "ZTF26a").is_empty()
+
+
+def test_hosts_are_the_galaxies_of_the_catalogues(sky: str, tmp_path: Path) -> None:
+    known = load_catalogs(ROOT / "conf" / "catalogs.toml")
+    for name, text in {
+        "sdss": "objID,ra,dec,type,psfMag_r,redshift\n1,5,5.002,3,17.5,0.05\n2,5,5.001,6,16,\n3,5,5.02,3,17,0.1\n",
+        "ps1": "objID,raMean,decMean,iMeanPSFMag,iMeanKronMag\n7,5,5.001,18.5,18.0\n8,5,5.001,18.5,18.5\n",
+    }.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+        import_catalog(sky, name, known[name], [tmp_path / f"{name}.csv"])
+    found = hosts.candidates(sky, 5.0, 5.0)
+    assert found.select("catalog", "source_id", "redshift", "r").rows() == [
+        ("ps1", "7", None, None),
+        ("sdss", "1", 0.05, 17.5),
+    ]
+    assert found["separation"].to_list() == pytest.approx([3.6, 7.2], abs=1e-6)
+    assert hosts.candidates(sky, 50.0, 5.0).is_empty()
