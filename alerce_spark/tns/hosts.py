@@ -6,7 +6,7 @@ import polars as pl
 
 from alerce_spark.lake import catalogs
 
-#: What is a galaxy in each catalogue: by its type in SDSS; in Pan-STARRS by the light that a point source would not have.
+#: What is a galaxy in each catalogue: by its type in SDSS; in Pan-STARRS by light that a point source has not.
 _EXTENDED_MAG = 0.05
 _GALAXIES = {
     "sdss": pl.col("type").is_in(["3", "GALAXY"]),

@@ -27,7 +27,6 @@ from alerce_spark.tns.server import Refused, Tns
 #: Which lease a sender holds.
 LEASE = "tns_reports"
 TNS, HERMES = "tns", "hermes"
-_POLL_S = 2.0
 
 
 @dataclass
@@ -44,7 +43,7 @@ class Sender:
     check_lease: Callable[[], None]
     who: str
     wait_s: float = 60.0
-    poll_s: float = _POLL_S
+    poll_s: float = 2.0
 
     def advance(self, oid: str) -> Report:
         """Take the report of an object as far as it goes now; returns where it stands. Raises TnsError, Overtaken."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from astropy.time import Time
 
+from alerce_spark.cli import main
 from alerce_spark.config import ConfigError, TnsSettings
 from alerce_spark.crossmatch.catalogs import load as load_catalogs
 from alerce_spark.errors import InputError
@@ -28,7 +31,7 @@ from alerce_spark.tns.reports import APPROVED, DRAFTED, EXISTS, LOST, NAMED, REJ
 from alerce_spark.tns.sending import Sender
 from alerce_spark.tns.server import Tns
 from tests import small_lake
-from tests.fake_tns import GROUP, KEY, TOKEN, FakeTns, public_csv
+from tests.fake_tns import GROUP, KEY, TOKEN, FakeTns, public_csv, public_zip
 
 ROOT = Path(__file__).resolve().parents[2]
 WHO = "A. Person"
@@ -266,7 +269,7 @@ def test_death_at_any_step_never_reports_twice(
     assert deaths >= 5
 
 
-def _environment(lake: str, fake: FakeTns) -> dict[str, str]:
+def _environment(fake: FakeTns) -> dict[str, str]:
     own = {k.upper(): str(v) for k, v in settings(fake).model_dump(exclude={"api_key", "hermes_token"}).items()}
     own |= {"API_KEY": KEY, "HERMES_TOKEN": TOKEN}
     return {**os.environ, **{f"ALERCE_TNS__{k}": v for k, v in own.items()}, "ALERCE_LAKE__LEASE_TIMEOUT_S": "1"}
@@ -276,7 +279,7 @@ def test_a_process_killed_while_tns_is_silent_leaves_a_report_that_is_found(lake
     approved(lake, "ZTF26killed")
     fake.stall = threading.Event()
     command = [sys.executable, "-c", "from alerce_spark.cli import main; main()", "tns", "send", "ZTF26killed"]
-    environment = _environment(lake, fake)
+    environment = _environment(fake)
     with subprocess.Popen([*command, "--lake", lake], env=environment, stdout=subprocess.PIPE) as process:
         assert fake.arrived.wait(60)
         process.send_signal(signal.SIGKILL)
@@ -440,3 +443,49 @@ def test_hosts_are_the_galaxies_of_the_catalogues(sky: str, tmp_path: Path) -> N
     ]
     assert found["separation"].to_list() == pytest.approx([3.6, 7.2], abs=1e-6)
     assert hosts.candidates(sky, 50.0, 5.0).is_empty()
+
+
+def test_the_commands_take_a_report_from_the_object_to_its_name(
+    tmp_path: Path, sky: str, fake: FakeTns, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(sky, tmp_path / "lake")
+    for name, value in _environment(fake).items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as done:
+            main(["tns", *arguments, "--lake", str(tmp_path / "lake")])
+        captured = capsys.readouterr()
+        said = captured.out + captured.err
+        assert KEY not in said
+        assert TOKEN not in said
+        return int(done.value.code or 0), " ".join(said.split())
+
+    there = {"objid": 5, "name_prefix": "SN", "name": "2026abc", "ra": 0.0, "declination": -60.0 + 1 / 3600}
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    rows = [there | {"lastmodified": f"{today} 00:00:01"}]
+    fake.files["tns_public_objects.csv.zip"] = public_zip(rows, f"{today} 00:00:00 - 23:59:59")
+    code, said = run("fetch")
+    assert code in (0, 1)  # in the first hour of a day no hourly file is due
+    assert "new, 0 changed" in said
+    assert "1 objects have a source, 1 rows written" in said
+    (row,) = small_lake.read(str(tmp_path / "lake"), "xmatch").to_dicts()
+    assert (row["oid"], row["attributes"]["name"], row["candid"]) == ("ZTF26aa", "2026abc", None)
+    assert run("draft", "ZTF26aa", "--by", WHO)[0] == 2
+    code, said = run("draft", "ZTF26dd", "--by", WHO, "--host", "NGC 1", "--host-redshift", "0.01")
+    assert (code, '"host_name": "NGC 1"' in said, "ZTF26dd drafted" in said) == (0, True, True)
+    assert run("draft", "ZTF26dd", "--by", WHO, "--host-redshift", "0.01")[0] == 2
+    assert run("send") == (0, "")
+    assert run("approve", "ZTF26dd", "--by", WHO)[0] == 0
+    fake.gateway, fake.delay = 1, 1
+    code, said = run("send", "--wait", "0")
+    assert (code, "ZTF26dd unknown" in said) == (0, True)
+    code, said = run("send", "--wait", "30")
+    assert (code, "ZTF26dd named AT2026" in said) == (0, True)
+    code, said = run("status", "ZTF26dd")
+    assert [word for word in said.split() if word in ("drafted", "approved", "sending", "unknown", "named")] == [
+        *("drafted", "approved", "sending", "unknown", "named"),
+    ]
+    assert fake.counted() == {"ZTF26dd": 1}
+    for arguments in (("approve", "ZTF26dd", "--by", WHO), ("import", str(tmp_path / "none.csv"))):
+        assert run(*arguments)[0] == 2
