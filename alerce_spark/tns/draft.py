@@ -59,8 +59,9 @@ def draft(
     ra, dec = about["meanra"][0], about["meandec"][0]
     if not known and (name := known_as(lake, ra, dec)) is not None:
         raise InputError(f"TNS has {name} at the place of {oid}; report it all the same with --known")
-    points = sky.table("detections", oid=oid).filter(pl.col("isdiffpos") == 1, pl.col("magpsf").is_not_null())
-    points = points.sort("mjd", "candid").head(_MOST_POINTS).collect()
+    brighter = pl.col("isdiffpos") == 1, pl.col("magpsf").is_not_null()
+    detections = sky.table("detections", oid=oid).filter(*brighter)
+    points = detections.sort("mjd", "candid").head(_MOST_POINTS).collect()
     if points.is_empty():
         raise InputError(f"{oid} has no detection brighter than the reference image: there is nothing to report")
     discovery = points.row(0, named=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -44,7 +45,7 @@ def rematch(lake: str) -> Rematched:
     radius = known.settings.radius if known is not None else 0.0
     near = written = 0
     for pixels in _pixels(lake):
-        done = write.unhindered(lambda pixels=pixels: _rematch(lake, pixels, sources, radius))
+        done = write.unhindered(partial(_rematch, lake, pixels, sources, radius))
         near, written = near + done.near, written + done.written
     return Rematched(near, written)
 
@@ -72,8 +73,8 @@ def _rematch(lake: str, pixels: Sequence[int], sources: pl.DataFrame, radius: fl
         rows = differs[(asked["survey"][differs.tolist()] == survey).to_numpy()]
         about = asked[rows.tolist()].to_arrow()
         made = found.take(pa.array(rows))
-        place = (about[name] for name in ("oid", "candid", "ra", "dec"))
-        parts.append(attempts.table_rows(made, *place, survey, lake))
+        oid, candid, ra, dec = (about[name] for name in ("oid", "candid", "ra", "dec"))
+        parts.append(attempts.table_rows(made, oid, candid, ra, dec, survey, lake))
     log.commit(lake, _TABLE, version, write.replace(lake, _TABLE, pa.concat_tables(parts), version))
     return Rematched(int(found["source_id"].is_valid().to_numpy().sum()), differs.size)
 
