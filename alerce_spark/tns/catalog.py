@@ -60,11 +60,11 @@ def import_files(lake: str, paths: Sequence[Path], scratch: Path | None = None) 
 
 def fetch(lake: str, tns: Tns, now: datetime | None = None, scratch: Path | None = None) -> Updated:
     """Bring the catalogue up to date; `failure` of the result says which file could not be had, and why."""
-    until = known_until(lake)
+    now = now or datetime.now(UTC)
     found: list[tuple[str, Public]] = []
     failure = None
     with tempfile.TemporaryDirectory(prefix="alerce-tns-", dir=scratch) as folder:
-        for wanted in due(until, now or datetime.now(UTC)):
+        for wanted in due(known_until(lake, now), now):
             try:
                 file = Path(folder) / wanted.name
                 if not tns.file(wanted.name, file):
@@ -83,12 +83,13 @@ def fetch(lake: str, tns: Tns, now: datetime | None = None, scratch: Path | None
     return updated
 
 
-def known_until(lake: str) -> datetime | None:
-    """The last change that the catalogue has; None where there is no catalogue."""
+def known_until(lake: str, now: datetime) -> datetime | None:
+    """The last change up to now that the catalogue has; None where there is none."""
     if catalogs.local(lake, NAME) is None:
         return None
-    last = catalogs.everything(lake, NAME)["lastmodified"].max()
-    return datetime.strptime(str(last), _TIME).replace(tzinfo=UTC) if last else None
+    times = catalogs.everything(lake, NAME)["lastmodified"].str.to_datetime(_TIME, strict=False, time_zone="UTC")
+    last = times.filter(times <= now).max()
+    return last if isinstance(last, datetime) else None
 
 
 def _taken(lake: str, found: Sequence[tuple[str, Public]], scratch: Path) -> Updated:

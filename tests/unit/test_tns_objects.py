@@ -204,6 +204,16 @@ def test_a_fetch_goes_on_where_the_last_one_ended(lake: str, fake: FakeTns) -> N
     assert [row["source_id"] for row in stored(lake)] == ["1", "2", "3", "4", "5", "6"]
 
 
+def test_a_time_that_cannot_be_is_not_how_far_the_catalogue_is(lake: str, tmp_path: Path) -> None:
+    path = tmp_path / WHOLE
+    wrong = [tns_row(k, k, k, lastmodified=time) for k, time in ((4, "2099-01-01 00:00:00"), (5, "tomorrow"), (6, ""))]
+    path.write_bytes(public_zip([*ROWS, *wrong], "2026-11-29 00:00:00 - 23:59:59"))
+    assert catalog.known_until(lake, datetime.now(UTC)) is None
+    catalog.import_files(lake, [path])
+    known = catalog.known_until(lake, datetime(2026, 12, 1, tzinfo=UTC))
+    assert known == datetime(2026, 11, 30, 10, tzinfo=UTC)
+
+
 def test_limits_are_waited_for_and_a_long_one_ends_the_round(lake: str, fake: FakeTns) -> None:
     now = datetime(2026, 12, 1, 0, 5, tzinfo=UTC)
     fake.files[WHOLE] = GOOD
