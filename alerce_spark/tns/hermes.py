@@ -88,4 +88,5 @@ def _point(oid: str, point: Json) -> Json:
     values = {"brightness": "flux", "brightness_error": "flux_error", "limiting_brightness": "limiting_flux"}
     known = {ours: float(point[theirs]) for ours, theirs in values.items() if theirs in point}
     where = {"telescope": "ZTF", "instrument": "ZTF-Cam", "bandpass": _BANDS[point["filter_value"]]}
-    return {"target_name": oid, "date_obs": point["obsdate"], **where, **known, "brightness_unit": _UNIT}
+    units = {"brightness_unit": _UNIT, "limiting_brightness_unit": _UNIT}
+    return {"target_name": oid, "date_obs": point["obsdate"], **where, **known, **units}

@@ -165,11 +165,13 @@ def _reason(answer: requests.Response) -> str:
 
 
 def _answer(data: Any) -> Answer:
+    """What TNS made of a report: feedback without a name says what is wrong with it."""
     try:
         (feedback,) = data["feedback"]["at_report"]
-        codes = {code: said for code, said in feedback.items() if isinstance(said, dict) and said.get("objname")}
-        code, said = next(iter(codes.items()))
+        named = {code: said for code, said in feedback.items() if isinstance(said, dict) and said.get("objname")}
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise Unsure(f"the reply of TNS cannot be understood: {json.dumps(data)[:_REASON_LENGTH]}") from None
+    for code, said in named.items():
         name = f"{said.get('prefix') or 'AT'}{said['objname']}"
         return Answer("named" if code in (_NEW, _RENAMED) else "exists", name, said.get("message"))
-    except (TypeError, KeyError, ValueError, AttributeError, StopIteration):
-        raise Unsure(f"the reply of TNS cannot be understood: {json.dumps(data)[:_REASON_LENGTH]}") from None
+    return Answer("rejected", None, json.dumps(feedback)[:_REASON_LENGTH])

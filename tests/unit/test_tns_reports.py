@@ -119,22 +119,24 @@ def test_only_an_approved_report_goes_out(lake: str, fake: FakeTns) -> None:
     assert fake.asked == []
 
 
-def test_an_object_that_tns_has_exists_and_a_bad_report_is_rejected(lake: str, fake: FakeTns) -> None:
+@pytest.mark.parametrize("missing", ["non_detection", "reporter"])
+def test_an_object_that_tns_has_exists_and_a_bad_report_is_rejected(lake: str, fake: FakeTns, missing: str) -> None:
     other = {"objid": 1, "name_prefix": "SN", "name": "2026abc", "ra": 10.0, "declination": -5.0 + 2 / 3600}
     fake.objects.append(other | {"internal_names": "ATLAS26x", "reporting_groupid": 1})
-    approved(lake, "ZTF26exists")
-    done = sender(lake, fake, wait_s=5).advance("ZTF26exists")
+    exists, rejected = f"ZTF26exists{missing}", f"ZTF26bad{missing}"
+    approved(lake, exists)
+    done = sender(lake, fake, wait_s=5).advance(exists)
     assert (done.state, done.name) == (EXISTS, "SN2026abc")
-    bad = {k: v for k, v in CONTENT.items() if k != "non_detection"} | {"internal_name": "ZTF26bad"}
-    reports.store_draft(lake, "ZTF26bad", "bot", bad, WHO)
-    reports.approve(lake, "ZTF26bad", "bot", WHO)
-    done = sender(lake, fake, wait_s=5).advance("ZTF26bad")
+    bad = {k: v for k, v in CONTENT.items() if k != missing} | {"internal_name": rejected}
+    reports.store_draft(lake, rejected, "bot", bad, WHO)
+    reports.approve(lake, rejected, "bot", WHO)
+    done = sender(lake, fake, wait_s=5).advance(rejected)
     assert done.state == REJECTED
-    assert "non_detection" in str(done.note)
+    assert missing in str(done.note)
     # A person mends it, and it goes out once more.
-    approved(lake, "ZTF26bad", place=50.0)
-    assert sender(lake, fake, wait_s=5).advance("ZTF26bad").state == NAMED
-    assert fake.counted() == {"ZTF26exists": 1, "ZTF26bad": 2}
+    approved(lake, rejected, place=50.0)
+    assert sender(lake, fake, wait_s=5).advance(rejected).state == NAMED
+    assert fake.counted() == {exists: 1, rejected: 2}
 
 
 def test_a_report_whose_answer_was_lost_is_found_and_not_sent_again(lake: str, fake: FakeTns) -> None:
