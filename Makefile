@@ -15,7 +15,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-versio
 export PYSPARK_PYTHON := $(abspath $(BIN)/python)
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 
-.PHONY: help venv demo lock test check unit soak bench clean
+.PHONY: help venv demo lock test check unit soak bench wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -45,15 +45,16 @@ lock: $(VENV)/.all ## newest versions that pyproject.toml allows, with hashes, i
 	$(LOCK) --upgrade --output-file requirements/plain.txt
 	$(LOCK) --upgrade --extra dev --constraint requirements/plain.txt --output-file requirements/all.txt
 
-check: $(VENV)/.all ## lint, format and types
+check: $(VENV)/.all ## lint, format, spelling and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 unit: $(VENV)/.all ## tests without a JVM
 	$(BIN)/pytest tests/unit -m "not soak" $(SIDE_BY_SIDE)
 
-test: check ## lint, types and all tests
+test: check ## lint, spelling, types and all tests
 	$(BIN)/pytest -m "not soak" $(SIDE_BY_SIDE)
 
 soak: $(VENV)/.all ## the long forms of the fault tests
@@ -62,5 +63,9 @@ soak: $(VENV)/.all ## the long forms of the fault tests
 bench: $(VENV)/.all ## speeds as ratios against named baselines; results go to benchmarks/results/
 	$(BIN)/python -m benchmarks.run
 
+wheel: $(VENV)/.plain ## wheel and source archive, into dist/
+	@rm -rf dist
+	$(BIN)/python -m hatchling build
+
 clean: ## remove what the targets made
-	rm -rf $(VENV) demo-lake .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist demo-lake .pytest_cache .mypy_cache .ruff_cache

@@ -13,10 +13,9 @@ import tempfile
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
-
-import pyspark
 
 from alerce_spark import needs
 from alerce_spark.config import conf_dir
@@ -129,7 +128,7 @@ def _ivy(
     lines.append("</dependencies></ivy-module>")
     file = scratch / "ivy.xml"
     file.write_text("\n".join(lines))
-    ivy = next((Path(pyspark.__file__).parent / "jars").glob("ivy-*.jar"))
+    ivy = next((_spark_folder() / "jars").glob("ivy-*.jar"))
     command = [needs.java(), "-jar", str(ivy), "-cache", str(scratch / "cache"), "-ivy", str(file)]
     command += ["-confs", "default", "-types", "jar", "bundle"]
     command += ["-retrieve", f"{out}/[organisation]_[module]-[revision].[ext]"]
@@ -140,6 +139,14 @@ def _ivy(
             f"JARs could not be fetched ({', '.join(packages[:2])}, …). Is there a network, and can Java use it? "
             f"Ivy's account is in {log()}"
         )
+
+
+def _spark_folder() -> Path:
+    """Folder of pyspark, found without importing it: the local broker needs none of it."""
+    found = find_spec("pyspark")
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin).parent
 
 
 def _resolve(packages: str, excludes: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -31,19 +31,43 @@ def cores() -> int:
 
 def java() -> str:
     """The program `java` of JAVA_HOME, else of the path. Raises MissingError where there is none or it is too old."""
-    home = os.environ.get("JAVA_HOME")
-    found = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
+    home, found = os.environ.get("JAVA_HOME"), _find_java()
     remedy = f"Install Java {_JAVA} or newer (a JRE is enough), or set JAVA_HOME to it."
     if found is None:
         where = f"JAVA_HOME = {home} has no bin/java" if home else "No program java is on the path"
         raise MissingError(f"{where}. {remedy}")
-    done = subprocess.run([found, "-version"], capture_output=True, text=True, check=False)
-    version = re.search(r'version "(?:1\.)?(\d+)', done.stderr + done.stdout)
-    if version is None:  # on macOS, the place where Java would be
-        raise MissingError(f"{found} does not say its version: {(done.stderr + done.stdout).strip()[:200]}. {remedy}")
-    if int(version[1]) < _JAVA:
-        raise MissingError(f"{found} is Java {version[1]}. {remedy}")
+    account = _account_of(found)
+    said = re.search(r'version "(?:1\.)?(\d+)', account)
+    if said is None:  # on macOS, the place where Java would be
+        raise MissingError(f"{found} does not say its version: {account.strip()[:200]}. {remedy}")
+    if int(said[1]) < _JAVA:
+        raise MissingError(f"{found} is Java {said[1]}. {remedy}")
     return found
+
+
+def java_version() -> str | None:
+    """Version of the Java that `java` would name, new enough or not; None where there is none.
+
+    It stands in the file `release` of a Java, which is read at once, while a JVM takes its time to say it.
+    """
+    found = _find_java()
+    if found is None:
+        return None
+    release = Path(found).resolve().parent.parent / "release"
+    text = release.read_text() if release.is_file() else _account_of(found)
+    known = re.search(r'version "([^"]+)"|^JAVA_VERSION="([^"]+)"', text, re.MULTILINE | re.IGNORECASE)
+    return (known[1] or known[2]) if known else None
+
+
+def _find_java() -> str | None:
+    home = os.environ.get("JAVA_HOME")
+    return shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
+
+
+def _account_of(java: str) -> str:
+    """The text that a Java gives of itself."""
+    done = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    return done.stderr + done.stdout
 
 
 def space(folder: Path, needed: int, purpose: str) -> None:

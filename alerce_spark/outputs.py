@@ -13,11 +13,15 @@ from alerce_spark.errors import InputError
 TABLE_SUFFIXES = (".csv", ".parquet")
 
 
-def check_out(out: Path, suffixes: Sequence[str] = ()) -> Path:
+def check_out(out: Path, suffixes: Sequence[str] = (), inputs: Sequence[Path | None] = ()) -> Path:
     """`out`, a file that can be written; checked before the work, so that its result is not lost. Makes the folder.
 
-    With `suffixes` its name must end in one of them. Raises InputError.
+    With `suffixes` its name must end in one of them. None of `inputs` may be it, by any spelling or link, or a folder
+    that it lies in. Raises InputError.
     """
+    for path in inputs:
+        if path is not None and _is_part(out, path):
+            raise InputError(f"{out} is the input {path}, or lies in it: the result would replace it; choose another")
     if suffixes and out.suffix.lower() not in suffixes:
         raise InputError(f"{out}: results are written as {' or '.join(suffixes)}")
     with _writing(out):
@@ -31,7 +35,15 @@ def check_out(out: Path, suffixes: Sequence[str] = ()) -> Path:
             out.unlink()
         elif out.is_file():
             out.open("ab").close()
+            # A table is written beside its place and then put there.
+            tempfile.TemporaryFile(dir=out.parent).close()
     return out
+
+
+def _is_part(out: Path, path: Path) -> bool:
+    """Whether a result is an input or lies in it."""
+    places = [out, *(out.parent.absolute().resolve() / "_").parents]
+    return any(place.exists() and path.exists() and place.samefile(path) for place in places)
 
 
 def check_out_folder(folder: Path) -> Path:

@@ -24,6 +24,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 #: Every benchmark: the first run, then in the order of the data flow, and the arguments of a quick run.
 BENCHMARKS: dict[str, list[str]] = {
     "first_run": ["--quick"],
+    "start": ["--repeats", "1", "--sizes", "25"],
     "decode": ["--repeats", "3"],
     "stamps": ["--repeats", "3"],
     "ingest": ["--quick"],

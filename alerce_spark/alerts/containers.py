@@ -34,11 +34,15 @@ class Readable(Protocol):
 
 
 def is_one_packet(head: bytes) -> bool:
-    """Whether the bytes are to be judged as one packet (`avro.decode`): all but a container with more than a record."""
+    """Whether the bytes are to be judged as one packet (`avro.decode`): all but a container with more than a record.
+
+    So is one that another file follows, as `cat` puts them together: its own packets are good.
+    """
     body, problem = avro.opened(head)
     if problem == k.RECORDS:
         return not _begins_block(head[body[k.MARKER] + _MARKER :])
-    return problem != k.AFTER or not _begins_block(head[body[k.END] + _MARKER :])
+    rest = head[body[k.END] + _MARKER :]
+    return problem != k.AFTER or not (rest.startswith(MAGIC) or _begins_block(rest))
 
 
 def _begins_block(data: bytes) -> bool:

@@ -8,7 +8,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from confluent_kafka import KafkaException
 from rich.console import Console
 from rich.text import Text
 
@@ -34,14 +33,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=arguments)  # ends with SystemExit: 0, 2 for bad arguments, 130 for Ctrl-C
     except AlerceError as error:
         status = _say(str(error))
-    except KafkaException as error:
-        status = _say(
-            f"Kafka: {error}. Is the broker of kafka.bootstrap_servers up? "
-            "A local one starts with: alerce-spark kafka start"
-        )
     except Exception as error:  # noqa: BLE001  (the last place where a fault can be told)
-        status = _say(str(error)) if _is_of_the_machine(error) else _report()
+        if _is_of_kafka(error):
+            status = _say(
+                f"Kafka: {error}. Is the broker of kafka.bootstrap_servers up? "
+                "A local one starts with: alerce-spark kafka start"
+            )
+        else:
+            status = _say(str(error)) if _is_of_the_machine(error) else _report()
     sys.exit(status)
+
+
+def _is_of_kafka(error: Exception) -> bool:
+    """Whether Kafka's client raised it. A client that no command has imported raised nothing."""
+    client = sys.modules.get("confluent_kafka")
+    return client is not None and isinstance(error, client.KafkaException)
 
 
 def _is_of_the_machine(error: Exception) -> bool:

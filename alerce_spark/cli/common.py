@@ -1,20 +1,45 @@
-"""What all commands share: the application, its console, settings and options."""
+"""What all commands share: the application, its panels, its console, settings and options.
+
+A command imports what it computes with after it has checked its arguments: Spark, Arrow, polars and the like take
+seconds, and neither its help nor an error in its arguments needs them.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import platform
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from typer.core import TyperGroup
 
-from alerce_spark.config import Settings, load
+import alerce_spark
+from alerce_spark import needs
+from alerce_spark.errors import InputError
+from alerce_spark.places import is_remote
 
-app = typer.Typer(no_args_is_help=True, help="An astronomical alert broker on Spark, Kafka and Delta.")
+if TYPE_CHECKING:
+    from alerce_spark.config import Settings
+
+#: Panels of `alerce-spark --help`.
+RUN, LOOK, COMPUTE = "Run the broker", "Look at the lake", "Compute from files"
+SERVE, TRAIN, MAINTAIN = "Serve over HTTP", "Models and labels", "Check and maintain the lake"
+
+
+class _InPanels(TyperGroup):
+    """Commands in the order of their panels, whichever module they come from."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        order = (RUN, LOOK, COMPUTE, SERVE, TRAIN, MAINTAIN)
+        panels = {name: getattr(command, "rich_help_panel", None) for name, command in self.commands.items()}
+        return sorted(panels, key=lambda name: order.index(panels[name]))
+
+
+app = typer.Typer(cls=_InPanels, no_args_is_help=True, help="An astronomical alert broker on Spark, Kafka and Delta.")
 #: What is printed may be anybody's text: an id such as `[/bold]` is no markup, `:star:` no picture.
 console = Console(markup=False, emoji=False)
 _settings_file: list[Path | None] = [None]
@@ -22,9 +47,20 @@ _settings_file: list[Path | None] = [None]
 Lake = Annotated[str | None, typer.Option("--lake", help="Folder of the tables; default: lake.path of the settings.")]
 
 
+def there(given: Any) -> Any:
+    """Callback of arguments that name files or folders to read. Raises InputError where one of them is not there."""
+    for path in given if isinstance(given, list) else [given]:
+        if path is not None and not os.path.exists(path):
+            raise InputError(f"{path}: no such file or folder")
+    return given
+
+
 def _version(wanted: bool) -> None:
     if wanted:
-        console.print(f"alerce-spark {version('alerce-spark')}, Python {platform.python_version()}", highlight=False)
+        from importlib.metadata import version
+
+        ours = f"alerce-spark {alerce_spark.__version__}, Python {platform.python_version()}"
+        print(f"{ours}, Java {needs.java_version() or 'none'}, Spark {version('pyspark')}")
         raise typer.Exit
 
 
@@ -32,7 +68,9 @@ def _version(wanted: bool) -> None:
 def _common(
     conf: Annotated[Path | None, typer.Option(help="Settings file; default: conf/alerce.toml.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
-    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Versions of this, Python, Java, Spark.")
+    ] = False,
 ) -> None:
     _settings_file[0] = conf
     logging.basicConfig(
@@ -46,6 +84,16 @@ def _common(
     logging.getLogger("py4j.clientserver").setLevel(logging.CRITICAL)
 
 
+def lake_of(settings: Settings) -> str:
+    """Path of the lake of the settings. Raises InputError where there is none, before what reads it is imported."""
+    path = settings.lake.path
+    if not is_remote(path) and not Path(path, "objects", "_delta_log").is_dir():
+        raise InputError(f"there is no lake in {path}; make one with: alerce-spark tables create --lake {path}")
+    return path
+
+
 def settings_of(**overrides: Any) -> Settings:
     """Settings of the file, the environment and the flags of a command."""
+    from alerce_spark.config import load
+
     return load(_settings_file[0], overrides)

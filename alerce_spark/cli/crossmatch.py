@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from alerce_spark.cli.common import Lake, app, console, settings_of
+from alerce_spark.cli.common import LOOK, MAINTAIN, Lake, app, console, settings_of, there
 from alerce_spark.errors import InputError
 from alerce_spark.outputs import TABLE_SUFFIXES, check_out, check_out_folder
 from alerce_spark.places import is_remote
@@ -29,17 +29,25 @@ if TYPE_CHECKING:
 #: Objects that a service is asked about at a time; their rows are stored before it is asked about others.
 _REQUEST = 1000
 
+#: The year 1880, when plates began: 0 is a code for no time, and 2016.5 a year.
+_FIRST_MJD = 7715.0
+#: Options that mean something with --csv only, besides --all.
+_OF_A_FILE = ("out", "oid_column", "ra_column", "dec_column", "mjd_column")
+
 catalog_app = typer.Typer(no_args_is_help=True, help="Local catalogues that objects are matched with.")
-app.add_typer(catalog_app, name="catalog")
+app.add_typer(catalog_app, name="catalog", rich_help_panel=MAINTAIN)
 
 
 @catalog_app.command("import")
 def catalog_import(
     name: Annotated[str, typer.Argument(help="Catalogue, a table of conf/catalogs.toml.")],
-    files: Annotated[list[Path], typer.Argument(help="CSV, FITS, Parquet, VOTable, … files, HATS folders.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="CSV, FITS, Parquet, VOTable, … files, HATS folders.", callback=there)
+    ],
     lake: Lake = None,
     settings: Annotated[
-        Path | None, typer.Option(help="Settings of catalogues; default: catalogs.toml beside alerce.toml.")
+        Path | None,
+        typer.Option(help="Settings of catalogues; default: catalogs.toml beside alerce.toml.", callback=there),
     ] = None,
     scratch: Annotated[
         Path | None, typer.Option(help="Folder for sorting, as large as the rows; default: the system's.")
@@ -81,8 +89,9 @@ def catalog_list(lake: Lake = None) -> None:
     console.print(table)
 
 
-@app.command("crossmatch")
+@app.command("crossmatch", rich_help_panel=LOOK)
 def crossmatch(
+    context: typer.Context,
     names: Annotated[list[str] | None, typer.Argument(help="Catalogues; default: all imported ones.")] = None,
     lake: Lake = None,
     radius: Annotated[float | None, typer.Option(help="Arcsec; default: that of each catalogue.")] = None,
@@ -90,7 +99,9 @@ def crossmatch(
     cds: Annotated[
         bool, typer.Option("--cds", help="Ask the CDS X-Match service; default: about all of crossmatch.cds_tables.")
     ] = False,
-    csv: Annotated[Path | None, typer.Option(help="Match the positions of this table, not the objects.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Match the positions of this table, not the objects.", callback=there)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="With --csv: the result, .csv or .parquet.")] = None,
     oid_column: Annotated[str, typer.Option(help="With --csv.")] = "oid",
     ra_column: Annotated[str, typer.Option(help="With --csv: degrees, or sexagesimal hours.")] = "ra",
@@ -101,31 +112,34 @@ def crossmatch(
     every: Annotated[bool, typer.Option("--all", help="With --csv: all sources within the radius.")] = False,
 ) -> None:
     """Match all objects of the lake with its catalogues, into the table xmatch; or a file, into another file."""
+    if names and len(set(names)) < len(names):
+        raise InputError(f"a catalogue is named twice: {', '.join(names)}")
+    if cds and (csv is not None or radius is not None):
+        raise InputError("--cds asks about the objects of the lake, within the radius of conf/catalogs.toml")
+    if csv is not None:
+        if out is None:
+            raise InputError("say with --out where the result goes")
+        check_out(out, TABLE_SUFFIXES, [csv])
+    else:
+        _refuse_without_csv(context)
+    settings = settings_of(lake={"path": lake})
+    path = settings.lake.path
+    if cds:
+        _ask_cds(settings, names, again)
+        return
     from alerce_spark.lake.catalogs import check_radius, imported, match
     from alerce_spark.lake.storage import LakeError
     from alerce_spark.tablefiles import write
 
     if radius is not None:
         check_radius(radius)
-    if names and len(set(names)) < len(names):
-        raise LakeError(f"a catalogue is named twice: {', '.join(names)}")
-    settings = settings_of(lake={"path": lake})
-    path = settings.lake.path
-    if cds:
-        if csv is not None or radius is not None:
-            raise LakeError("--cds asks about the objects of the lake, within the radius of conf/catalogs.toml")
-        _ask_cds(settings, names, again)
-        return
     chosen = names or [catalog.name for catalog in imported(path)]
     if not chosen:
         raise LakeError(f"no catalogues in {path}; import one with: alerce-spark catalog import NAME FILE…")
-    if csv is None:
+    if csv is None or out is None:
         for name in chosen:
             _match_lake(settings, name, partial(match, path, name, radius=radius), again)
         return
-    if out is None:
-        raise LakeError("say with --out where the result goes")
-    check_out(out, TABLE_SUFFIXES)
     positions, notes = _positions(csv, oid_column, ra_column, dec_column, mjd_column)
     found = _matched(path, positions, chosen, radius, every)
     write(found.to_arrow(), out)
@@ -136,6 +150,16 @@ def crossmatch(
     if not matched:
         console.print("no position has a source within the radius")
         raise typer.Exit(1)
+
+
+def _refuse_without_csv(context: typer.Context) -> None:
+    """Raises InputError for an option of a file where none is given: the whole lake would be matched."""
+    flags = {"every": "--all", **{name: "--" + name.replace("_", "-") for name in _OF_A_FILE}}
+    given = [
+        flag for name, flag in flags.items() if (how := context.get_parameter_source(name)) and how.name != "DEFAULT"
+    ]
+    if given:
+        raise InputError(f"{', '.join(given)} without --csv: name the table with --csv, or leave the option out")
 
 
 def _ask_cds(settings: Settings, names: list[str] | None, again: bool) -> None:
@@ -206,7 +230,7 @@ def _positions(path: Path, oid: str, ra: str, dec: str, mjd: str | None) -> tupl
     time = pa.nulls(len(rows), pa.float64())
     if mjd is not None:
         time = strict_numbers(rows[columns["mjd"]], f"{path}: {columns['mjd']}")
-        check_mjd(time, f"{path}: {columns['mjd']}")
+        check_mjd(time, f"{path}: {columns['mjd']}", _FIRST_MJD)
     names = ids(rows[columns["oid"]], f"{path}: {columns['oid']}")
     where = (pa.array(values, from_pandas=True) for values in places)
     return pl.DataFrame(pa.table([names, *where, time], names=["oid", "ra", "dec", "mjd"])), notes

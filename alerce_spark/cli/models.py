@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from alerce_spark.cli.common import Lake, app, console, settings_of
+from alerce_spark.cli.common import COMPUTE, TRAIN, Lake, app, console, lake_of, settings_of, there
 from alerce_spark.cli.texts import say_unread
 from alerce_spark.errors import InputError
 from alerce_spark.outputs import TABLE_SUFFIXES, check_out
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from alerce_spark.lake.models import Entry
 
 models_app = typer.Typer(no_args_is_help=True, help="Trained models of the lake.")
-app.add_typer(models_app, name="models")
+app.add_typer(models_app, name="models", rich_help_panel=TRAIN)
 
 Classifier = Annotated[str, typer.Argument(help="lc_classifier, stamp_classifier or outlier.")]
+ModelFile = Annotated[
+    Path | None, typer.Option("--model", help="Model file; default: the current one of --lake.", callback=there)
+]
 Version = Annotated[str, typer.Argument(help="Version of the model.")]
 
 
@@ -84,22 +87,22 @@ def _say(entry: Entry) -> None:
     console.print(f"{entry.classifier} {entry.version} is {entry.state}")
 
 
-@app.command()
+@app.command(rich_help_panel=COMPUTE)
 def classify(
-    features: Annotated[Path, typer.Option(help="Table with oid and columns of the 152: CSV, Parquet, FITS, …")],
+    features: Annotated[
+        Path, typer.Option(help="Table with oid and columns of the 152: CSV, Parquet, FITS, …", callback=there)
+    ],
     out: Annotated[Path, typer.Option(help="Result: .csv or .parquet.")],
-    model: Annotated[Path | None, typer.Option(help="Model file; default: the current one of --lake.")] = None,
+    model: ModelFile = None,
     lake: Lake = None,
 ) -> None:
     """Classify a table of features: class, probability, all classes and branches, model version."""
+    check_out(out, TABLE_SUFFIXES, [features, model])
+    path = _lake(lake)
+    from alerce_spark.analysis.classes import light_curve_model
     from alerce_spark.classifiers import lightcurve
-    from alerce_spark.lake.serving import LightcurveModels
 
-    check_out(out, TABLE_SUFFIXES)
-    if model is not None:
-        chosen = lightcurve.load(model)
-    else:
-        chosen, _ = LightcurveModels(_lake(lake)).classifier.get()
+    chosen = light_curve_model(model, path)
     classes, absent = lightcurve.classify_table(lightcurve.read_features(features), chosen)
     if absent:
         said = f"{len(absent)} features are not in {features} and count as missing: {', '.join(absent)}"
@@ -108,22 +111,21 @@ def classify(
     console.print(f"{classes.num_rows} objects classified by {chosen.version} in {out}")
 
 
-@app.command("classify-stamps")
+@app.command("classify-stamps", rich_help_panel=COMPUTE)
 def classify_stamps(
-    paths: Annotated[list[Path], typer.Argument(help="Avro files, directories, tar archives.")],
+    paths: Annotated[list[Path], typer.Argument(help="Avro files, directories, tar archives.", callback=there)],
     out: Annotated[Path, typer.Option(help="Result: .csv or .parquet.")],
-    model: Annotated[Path | None, typer.Option(help="Model file; default: the current one of --lake.")] = None,
+    model: ModelFile = None,
     lake: Lake = None,
 ) -> None:
     """Classify alerts by their stamps; what cannot be read is listed and skipped, then with exit status 1."""
+    # A folder of packets may get a table beside them.
+    check_out(out, TABLE_SUFFIXES, [*(path for path in paths if path.is_file()), model])
+    path = _lake(lake)
     from alerce_spark.classifiers.stamp import StampModel, classify_paths
     from alerce_spark.lake.serving import stamp_models
 
-    check_out(out, TABLE_SUFFIXES)
-    if model is not None:
-        chosen = StampModel.load(model)
-    else:
-        chosen, _ = stamp_models(_lake(lake)).get()
+    chosen = StampModel.load(model) if model is not None else stamp_models(path).get()[0]
     found = classify_paths(paths, chosen)
     lost = say_unread(found.skipped)
     if not found.table.num_rows:
@@ -133,25 +135,26 @@ def classify_stamps(
     raise typer.Exit(1 if lost else 0)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def labels(
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE=FILE…", help="Catalogues; see docs/catalogs.md.")],
     out: Annotated[Path, typer.Option(help="Labels of the lake's objects: .csv or .parquet.")],
     lake: Lake = None,
 ) -> None:
     """Labels of the lake's objects from the catalogues of the paper, by priority; prints where catalogues disagree."""
-    from alerce_spark import lake as lakes
-    from alerce_spark.lake.storage import LakeError
-    from alerce_spark.training.catalogs import labels_from_files
-
-    check_out(out, TABLE_SUFFIXES)
     files: dict[str, list[Path]] = {}
     for source in sources:
         name, file = _source_and_file(source)
         files.setdefault(name, []).append(file)
-    objects = lakes.open(_lake(lake)).table("objects").select("oid", "meanra", "meandec").collect().to_arrow()
+    check_out(out, TABLE_SUFFIXES, [file for given in files.values() for file in given])
+    path = lake_of(settings_of(lake={"path": lake}))
+    from alerce_spark import lake as lakes
+    from alerce_spark.lake.storage import LakeError
+    from alerce_spark.training.catalogs import labels_from_files
+
+    objects = lakes.open(path).table("objects").select("oid", "meanra", "meandec").collect().to_arrow()
     if not len(objects):
-        raise LakeError(f"{_lake(lake)} has no objects that could get labels: take alerts in first")
+        raise LakeError(f"{path} has no objects that could get labels: take alerts in first")
     found, reports, matrix = labels_from_files(files, objects)
     for report in reports:
         console.print(str(report), highlight=False)
@@ -161,16 +164,14 @@ def labels(
             if objects_of_both and class_b != class_a:
                 console.print(f"{source_a} says {class_a} where {source_b} says {class_b}: {objects_of_both} objects")
     if not found.num_rows:
-        raise LakeError(
-            f"none of the {len(objects)} objects of {_lake(lake)} lies at a label of these files: no labels"
-        )
+        raise LakeError(f"none of the {len(objects)} objects of {path} lies at a label of these files: no labels")
     _write(found, out)
     console.print(f"{found.num_rows} of {len(objects)} objects are labelled, in {out}")
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def realism(
-    data: Annotated[Path, typer.Option(help="Folder of real light curves, packets and feature rows.")],
+    data: Annotated[Path, typer.Option(help="Folder of real light curves, packets and feature rows.", callback=there)],
     out: Annotated[Path, typer.Option(help="HTML page.")] = Path("reports/simulation.html"),
     seed: Annotated[int, typer.Option(help="Seed of the simulated side.")] = 1,
 ) -> None:
@@ -184,7 +185,7 @@ def _source_and_file(text: str) -> tuple[str, Path]:
     name, sign, file = text.partition("=")
     if not sign:
         raise InputError(f"{text!r}: write SOURCE=FILE, for instance milliquas=milliquas.fits")
-    return name, Path(file)
+    return name, there(Path(file))
 
 
 def _write(table: pa.Table, out: Path) -> None:

@@ -10,21 +10,23 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from alerce_spark.cli.common import Lake, app, console, settings_of
+from alerce_spark.cli.common import MAINTAIN, TRAIN, Lake, app, console, lake_of, settings_of, there
 from alerce_spark.cli.texts import plain
+from alerce_spark.nightly.nights import begin_of
 from alerce_spark.outputs import check_out, check_out_folder
 
 if TYPE_CHECKING:
     from alerce_spark.nightly.comparison import Comparison
     from alerce_spark.nightly.retrain import Outcome
+    from alerce_spark.streaming.photometry import Summary
 
 train_app = typer.Typer(no_args_is_help=True, help="Train a classifier from simulation; retrain is the nightly form.")
-app.add_typer(train_app, name="train")
+app.add_typer(train_app, name="train", rich_help_panel=TRAIN)
 
 Night = Annotated[str | None, typer.Option(help="Night, YYYYMMDD; default: that of yesterday (UTC).")]
 
 
-@app.command()
+@app.command(rich_help_panel=MAINTAIN)
 def integrity(
     night: Night = None,
     lake: Lake = None,
@@ -33,17 +35,15 @@ def integrity(
     report: Annotated[Path | None, typer.Option(help="HTML page of the result.")] = None,
 ) -> None:
     """Prove that a night is complete and right, and send again what is not. Exit status 1 when anything stays wrong."""
-    from alerce_spark import lake as lakes
-    from alerce_spark.nightly.integrity import check
-    from alerce_spark.nightly.nights import begin_of
-    from alerce_spark.session import spark_session
-
     settings = settings_of(lake={"path": lake})
     chosen = f"{datetime.now(UTC) - timedelta(days=1):%Y%m%d}" if night is None else night
     begin_of(chosen)
-    lakes.open(settings.lake.path)  # is there a lake?
     if report is not None:
         check_out(report)
+    lake_of(settings)
+    from alerce_spark.nightly.integrity import check
+    from alerce_spark.session import spark_session
+
     spark = spark_session(settings, "alerce-spark integrity")
     done = check(spark, settings, chosen, rounds=rounds, wait_s=wait, progress=console.print)
     shown = Table("round", "packets", "missing", "sent again", "broken", "examples", title=f"Night {chosen}")
@@ -62,29 +62,35 @@ def integrity(
     raise typer.Exit(0 if done.ok else 1)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def retrain(
     lake: Lake = None,
-    labels: Annotated[Path | None, typer.Option(help="Labels (oid, class_name); default: simulated objects.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Labels (oid, class_name); default: simulated objects.", callback=there)
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of report and model file.")] = Path("reports"),
     seed: Annotated[int, typer.Option(help="The same seed and data give the same model.")] = 1,
     per_class: Annotated[int, typer.Option(min=1, help="Objects a class; missing ones are simulated.")] = 1000,
     trees: Annotated[int, typer.Option(min=1, help="Trees of each of the four forests.")] = 500,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     date: Annotated[str | None, typer.Option(help="YYYYMMDD of the version; default: today (UTC).")] = None,
-    real_data: Annotated[Path | None, typer.Option(help="Folder of real test objects for the report.")] = None,
+    real_data: Annotated[
+        Path | None, typer.Option(help="Folder of real test objects for the report.", callback=there)
+    ] = None,
 ) -> None:
     """Train the light-curve classifier anew; promote it if it is not worse. Exit status 0 promoted, 3 kept the old."""
+    settings = settings_of(lake={"path": lake})
+    chosen = date or f"{datetime.now(UTC):%Y%m%d}"
+    begin_of(chosen)
+    check_out_folder(out)
     from alerce_spark.nightly.retrain import retrain as train_again
     from alerce_spark.training.catalogs import read_labels
 
-    settings = settings_of(lake={"path": lake})
-    check_out_folder(out)
     with Progress(console=console) as bar:
         simulating = bar.add_task("simulating", total=None)
         done = train_again(
             settings,
-            date=date or f"{datetime.now(UTC):%Y%m%d}",
+            date=chosen,
             out=out,
             seed=seed,
             labels=read_labels(labels) if labels is not None else None,
@@ -107,15 +113,20 @@ def train_stamp(
     per_class: Annotated[int, typer.Option(min=1, help="Simulated first alerts of each class, 48 kB each.")] = 2500,
     minutes: Annotated[float | None, typer.Option(help="No epoch begins after so many minutes.")] = None,
     date: Annotated[str | None, typer.Option(help="YYYYMMDD of the version; default: today (UTC).")] = None,
-    real_data: Annotated[Path | None, typer.Option(help="Folder of real alerts for the report.")] = None,
+    real_data: Annotated[
+        Path | None, typer.Option(help="Folder of real alerts for the report.", callback=there)
+    ] = None,
 ) -> None:
     """Train the stamp classifier; promote it if it is not worse. Exit status 0 promoted, 3 kept the old."""
+    settings = settings_of(lake={"path": lake})
+    chosen = date or f"{datetime.now(UTC):%Y%m%d}"
+    begin_of(chosen)
+    check_out_folder(out)
     from alerce_spark.nightly.train_stamps import train_stamps
 
-    check_out_folder(out)
     done = train_stamps(
-        settings_of(lake={"path": lake}),
-        date=date or f"{datetime.now(UTC):%Y%m%d}",
+        settings,
+        date=chosen,
         out=out,
         seed=seed,
         per_class=per_class,
@@ -134,21 +145,20 @@ def _say(done: Outcome) -> None:
     raise typer.Exit(done.exit_code)
 
 
-@app.command()
+@app.command(rich_help_panel=MAINTAIN)
 def reclassify(lake: Lake = None) -> None:
     """Classify the latest features of all stored objects by the current model. Safe beside a running stream."""
-    from alerce_spark import lake as lakes
+    settings = settings_of(lake={"path": lake})
+    lake_of(settings)
     from alerce_spark.nightly.reclassify import reclassify as classify_again
     from alerce_spark.session import spark_session
 
-    settings = settings_of(lake={"path": lake})
-    lakes.open(settings.lake.path)  # is there a lake?
     count, version, through_stream = classify_again(spark_session(settings, "alerce-spark reclassify"), settings)
     where = "sent to the running stream" if through_stream else "written"
     console.print(f"{count} objects classified by {version}, {where}" if count else f"all have a class by {version}")
 
 
-@app.command()
+@app.command(rich_help_panel=MAINTAIN)
 def replay(
     night: Annotated[str, typer.Option(help="Night, YYYYMMDD, as the Avro repository has it.")],
     model: Annotated[
@@ -162,19 +172,16 @@ def replay(
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("reports"),
 ) -> None:
     """Run a night's stored packets again, by the current or given models, into tables of their own; compare classes."""
-    from alerce_spark import lake as lakes
-    from alerce_spark.nightly.nights import begin_of
+    settings = settings_of(lake={"path": lake})
+    begin_of(night)
+    check_out_folder(out)
+    lake_of(settings)
     from alerce_spark.nightly.replay import replay as run_again
     from alerce_spark.session import spark_session
-    from alerce_spark.streaming.photometry import Summary
 
     def progress(packets: int, total: int, batch: Summary) -> None:
         console.print(f"{packets} of {total} packets")
 
-    settings = settings_of(lake={"path": lake})
-    begin_of(night)
-    lakes.open(settings.lake.path)  # is there a lake?
-    check_out_folder(out)
     spark = spark_session(settings, "alerce-spark replay")
     done = run_again(spark, settings, night, wanted=model or [], into=into, progress=progress)
     _show(done)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from alerce_spark.cli.common import Lake, app, console, settings_of
+from alerce_spark.cli.common import LOOK, Lake, app, console, settings_of, there
 from alerce_spark.cli.texts import plain
 from alerce_spark.errors import InputError
 from alerce_spark.outputs import TABLE_SUFFIXES, check_out
@@ -21,7 +21,7 @@ _UNPRINTED = ("candid", "version", "outlier_version", "firstmjd", "lastmjd")
 Out = Annotated[Path | None, typer.Option(help="Result: .csv or .parquet; default: printed.")]
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def outliers(
     branch: Annotated[
         str | None, typer.Option(help="Only predicted classes of Stochastic, Periodic, Transient.")
@@ -36,12 +36,13 @@ def outliers(
     lake: Lake = None,
 ) -> None:
     """List the most outlying objects of a lake, with the features that make them odd."""
-    from alerce_spark.lake.discovery import outlying
-
     if out is not None:
         check_out(out, TABLE_SUFFIXES)
+    path = settings_of(lake={"path": lake}).lake.path
+    from alerce_spark.lake.discovery import outlying
+
     found = outlying(
-        settings_of(lake={"path": lake}).lake.path,
+        path,
         branch=branch,
         min_score=min_score,
         min_novelty=min_novelty,
@@ -51,22 +52,24 @@ def outliers(
     _show(found, out)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def uncertain(
     count: Annotated[int, typer.Option(help="Objects wanted.")] = 50,
-    labels: Annotated[Path | None, typer.Option(help="Labels that are known: a table with oid.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Labels that are known: a table with oid.", callback=there)
+    ] = None,
     out: Out = None,
     lake: Lake = None,
 ) -> None:
     """List the objects whose label would teach the light-curve classifier most, no two of them alike."""
+    if out is not None:
+        check_out(out, TABLE_SUFFIXES, [labels])
+    path = settings_of(lake={"path": lake}).lake.path
     from alerce_spark import lake as lakes
     from alerce_spark.lake.discovery import uncertain as most_telling
     from alerce_spark.lake.storage import LakeError
     from alerce_spark.training.catalogs import read_oids
 
-    if out is not None:
-        check_out(out, TABLE_SUFFIXES)
-    path = settings_of(lake={"path": lake}).lake.path
     known = [] if labels is None else read_oids(labels)
     if known:
         there = len(lakes.open(path).table("objects", oid=known).select("oid").unique().collect())

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from alerce_spark.cli.common import Lake, app, console, settings_of
+from alerce_spark.cli.common import COMPUTE, LOOK, MAINTAIN, RUN, Lake, app, console, lake_of, settings_of, there
 from alerce_spark.cli.texts import plain, say_unread
+from alerce_spark.errors import InputError
 from alerce_spark.outputs import check_out_folder
 from alerce_spark.text import visible
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 kafka_app = typer.Typer(no_args_is_help=True, help="A one-node Kafka broker on this machine.")
 tables_app = typer.Typer(no_args_is_help=True, help="The tables of the lake.")
-app.add_typer(kafka_app, name="kafka")
-app.add_typer(tables_app, name="tables")
+app.add_typer(kafka_app, name="kafka", rich_help_panel=RUN)
+app.add_typer(tables_app, name="tables", rich_help_panel=LOOK)
 
 
 @kafka_app.command("start")
@@ -58,9 +59,9 @@ def kafka_status() -> None:
 @tables_app.command("create")
 def tables_create(lake: Lake = None) -> None:
     """Make the tables that are not there yet."""
+    settings = settings_of(lake={"path": lake})
     from alerce_spark.lake import write
 
-    settings = settings_of(lake={"path": lake})
     made = write.create(settings.lake.path, settings.lake.healpix_order, sync=settings.lake.sync)
     console.print(f"made in {settings.lake.path}: {', '.join(made) or 'nothing, all tables are there'}")
 
@@ -94,9 +95,11 @@ def tables_describe(
     console.print("* key")
 
 
-@app.command("import")
+@app.command("import", rich_help_panel=RUN)
 def import_(
-    paths: Annotated[list[Path], typer.Argument(help="Avro files, directories, nightly archives (.tar, .tar.gz).")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Avro files, directories, nightly archives (.tar, .tar.gz).", callback=there)
+    ],
     lake: Lake = None,
     through_stream: Annotated[
         str | None,
@@ -132,7 +135,7 @@ def import_(
     raise typer.Exit(1 if lost or total.refused else 0)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def stream(
     queries: Annotated[
         str | None, typer.Option(help="Comma-separated; default: stream.queries of the settings.")
@@ -143,11 +146,11 @@ def stream(
     ] = False,
 ) -> None:
     """Run the streaming queries until SIGTERM or Ctrl-C."""
+    chosen = None if queries is None else [name.strip() for name in queries.split(",")]
+    settings = settings_of(lake={"path": lake}, stream={"queries": chosen})
     from alerce_spark.session import spark_session
     from alerce_spark.streaming.run import Stream
 
-    chosen = None if queries is None else [name.strip() for name in queries.split(",")]
-    settings = settings_of(lake={"path": lake}, stream={"queries": chosen})
     log = logging.getLogger("alerce_spark.stream")
 
     def end_by_signal() -> None:
@@ -167,18 +170,17 @@ def stream(
     running.run()
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def status(lake: Lake = None) -> None:
     """What the running (or last) stream does: lag, rate, latency, and why queries fail (then exit status 1)."""
-    from alerce_spark.lake.storage import LakeError
+    path = settings_of(lake={"path": lake}).lake.path
     from alerce_spark.streaming import metrics
 
-    path = settings_of(lake={"path": lake}).lake.path
     found = metrics.read(path)
     for file in (found or {}).get("damaged", ()):
         console.print(f"passed over {plain(file)}: damaged or empty; a running stream writes it again within seconds")
     if not (found or {}).get("queries"):
-        raise LakeError(f"no stream has told of itself on {path}; start one with: alerce-spark stream")
+        raise InputError(f"no stream has told of itself on {path}; start one with: alerce-spark stream")
     assert found is not None
     console.print(f"process {found['pid']} since {found['since']}, as of {found['now']}")
     queries = Table(box=None, pad_edge=False)
@@ -217,7 +219,7 @@ def _told(name: str, query: dict[str, Any], bad: Sequence[str]) -> Iterator[str]
         yield f"{name}, last failure {query['last_failure']}: {visible(query['error'])}"
 
 
-@app.command()
+@app.command(rich_help_panel=COMPUTE)
 def simulate(
     out: Annotated[Path, typer.Argument(help="Folder for <candid>.avro files.")],
     alerts: Annotated[int, typer.Option(min=1, help="Packets to make.")] = 1000,
@@ -226,20 +228,20 @@ def simulate(
     version: Annotated[str, typer.Option(help="ZTF schema version.")] = "3.3",
 ) -> None:
     """Write packets of a synthetic sky."""
+    check_out_folder(out)
     from itertools import islice
 
     from rich.progress import track
 
     from alerce_spark.simulation.night import stream as alert_stream
 
-    check_out_folder(out)
     made = islice(alert_stream(seed, objects=objects, version=version), alerts)
     for candid, _, packet in track(made, "simulating", alerts, console=console):
         (out / f"{candid}.avro").write_bytes(packet)
     console.print(f"{alerts} packets in {out}")
 
 
-@app.command()
+@app.command(rich_help_panel=MAINTAIN)
 def compact(
     lake: Lake = None,
     max_files: Annotated[int, typer.Option(min=1, help="Rewrite pixels with more small files than this.")] = 1,
@@ -248,22 +250,22 @@ def compact(
     ] = None,
 ) -> None:
     """Rewrite crowded pixels as sorted files and delete old ones. Safe beside a running stream."""
-    from alerce_spark import lake as lakes
+    settings = settings_of(lake={"path": lake}, maintenance={"retention_h": retention_hours})
+    path = lake_of(settings)
     from alerce_spark.lake.compact import compact_lake
     from alerce_spark.session import spark_session
 
-    settings = settings_of(lake={"path": lake}, maintenance={"retention_h": retention_hours})
-    lakes.open(settings.lake.path)  # is there a lake?
     spark, retention = spark_session(settings), settings.maintenance.retention_h
-    for done in compact_lake(spark, settings.lake.path, max_files, retention):
+    for done in compact_lake(spark, path, max_files, retention):
         console.print(f"{done.table}: {done.pixels} pixels, {done.before} files became {done.after}")
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def demo(
     folder: Annotated[Path, typer.Option(help="Where everything of the demo goes.")] = Path("demo-lake"),
     alerts: Annotated[
-        Path | None, typer.Option(help="Real packets (directory or tar.gz) in place of simulated ones.")
+        Path | None,
+        typer.Option(help="Real packets (directory or tar.gz) in place of simulated ones.", callback=there),
     ] = None,
     number: Annotated[int, typer.Option(min=1, help="Simulated alerts.")] = 1000,
 ) -> None:
@@ -275,5 +277,5 @@ def demo(
     try:
         run(settings_of(), folder, alerts, number, console)
     except KeyboardInterrupt:
-        console.print("Stopped; Kafka and Spark have ended. Run it again: make demo")
+        console.print("Stopped; Kafka and Spark have ended. The same command begins again")
         raise typer.Exit(130) from None

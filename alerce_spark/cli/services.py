@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alerce_spark.cli.common import Lake, app, console, settings_of
+from alerce_spark.cli.common import SERVE, Lake, app, console, settings_of
 from alerce_spark.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from alerce_spark.serving.follow import Progress
 
 index_app = typer.Typer(no_args_is_help=True, help="The index that the services ask; made of the tables alone.")
-app.add_typer(index_app, name="index")
+app.add_typer(index_app, name="index", rich_help_panel=SERVE)
 
 logger = logging.getLogger(__name__)
 
 _PATIENCE_S = 20
-Index = Annotated[str | None, typer.Option("--index", help="File of the index; default: services.index.")]
+_INDEX_HELP = "File of the index, or postgresql://HOST/DATABASE; default: services.index."
+Index = Annotated[str | None, typer.Option("--index", help=_INDEX_HELP)]
 
 
 def _check_packages() -> None:
@@ -42,7 +43,7 @@ def _settings(lake: str | None, index: str | None) -> Settings:
     return settings_of(lake={"path": lake}, services={"index": index})
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE)
 def serve(
     lake: Lake = None,
     index: Index = None,
@@ -53,12 +54,12 @@ def serve(
 ) -> None:
     """Answer ALeRCE's HTTP routes from the lake, until SIGTERM. The routes are described at /docs."""
     _check_packages()
+    services = {"index": index, "host": host, "port": port}
+    settings = settings_of(lake={"path": lake}, archive={"url": archive}, services=services)
     import uvicorn
 
     from alerce_spark.api.app import make
 
-    services = {"index": index, "host": host, "port": port}
-    settings = settings_of(lake={"path": lake}, archive={"url": archive}, services=services)
     config = uvicorn.Config(
         make(settings),
         host=settings.services.host,
@@ -106,12 +107,12 @@ def build(lake: Lake = None, index: Index = None) -> None:
     """Build the index from nothing. Whoever reads it sees the old one until then."""
     settings = _settings(lake, index)
     from alerce_spark.serving import follow
-    from alerce_spark.serving.engine import file_of
+    from alerce_spark.serving.databases import store
 
     began = time.monotonic()
     follow.build(settings.lake.path, settings.index)
-    size = file_of(settings.index).stat().st_size
-    console.print(f"{settings.index}: {size / 1e6:.1f} MB in {time.monotonic() - began:.1f} s")
+    size = store(settings.index).size()
+    console.print(f"{store(settings.index).name}: {size / 1e6:.1f} MB in {time.monotonic() - began:.1f} s")
 
 
 @index_app.command(name="follow")
@@ -154,7 +155,7 @@ def status(lake: Lake = None, index: Index = None) -> None:
     raise typer.Exit(0 if shown == newest else 1)
 
 
-@app.command(name="client-config")
+@app.command(name="client-config", rich_help_panel=SERVE)
 def client_config(url: Annotated[str, typer.Argument(help="Address of the server, as http://127.0.0.1:8800.")]) -> None:
     """Write the configuration that points ALeRCE's own Python client at a server.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alerce_spark.cli.common import Lake, app, console, settings_of
+from alerce_spark.cli.common import SERVE, Lake, app, console, settings_of, there
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from alerce_spark.tns.reports import Report
 
 tns_app = typer.Typer(no_args_is_help=True, help="The Transient Name Server: public objects in, reports out.")
-app.add_typer(tns_app, name="tns")
+app.add_typer(tns_app, name="tns", rich_help_panel=SERVE)
 
 Oid = Annotated[str, typer.Argument(help="Object.")]
 
@@ -26,11 +26,12 @@ Oid = Annotated[str, typer.Argument(help="Object.")]
 @tns_app.command()
 def fetch(lake: Lake = None) -> None:
     """Bring the catalogue `tns` up to date, and match it with the objects. Exit status 1 where a file cannot be had."""
-    from alerce_spark.tns import catalog
     from alerce_spark.tns.server import Tns
 
     settings = settings_of(lake={"path": lake})
     tns = Tns(settings.tns)
+    from alerce_spark.tns import catalog
+
     updated = _update(settings, lambda: catalog.fetch(settings.lake.path, tns))
     if updated.failure is not None:
         console.print(f"not all: {updated.failure}; the next fetch goes on from there")
@@ -39,7 +40,7 @@ def fetch(lake: Lake = None) -> None:
 
 @tns_app.command(name="import")
 def import_(
-    files: Annotated[list[Path], typer.Argument(help="Files of public objects, in the order of time.")],
+    files: Annotated[list[Path], typer.Argument(help="Files of public objects, in any order.", callback=there)],
     lake: Lake = None,
 ) -> None:
     """Take files of public objects that are here into the catalogue `tns`, and match it with the objects."""

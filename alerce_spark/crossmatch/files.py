@@ -8,7 +8,6 @@ nothing of an import counts.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from astropy import units as u
 
 from alerce_spark import sky
 from alerce_spark.crossmatch.catalogs import Catalog
@@ -109,6 +107,7 @@ class _Chosen:
     positions: Positions
     motion: tuple[str | None, ...]
     attributes: dict[str, str | None]
+    factors: dict[str, float]  # that take the numbers of a column to the unit of the settings
 
     def all(self) -> list[str]:
         """Every column to read, once."""
@@ -127,7 +126,11 @@ def _choose(file: TableFile, catalog: Catalog) -> _Chosen:
     attributes = {name: file.find(a.names) for name, a in catalog.attributes.items()}
     motion = tuple(file.find(spellings) if spellings else None for spellings in (catalog.pmra, catalog.pmdec))
     by_name = [str(column) for column in found.values()]
-    return _Chosen(by_name[0], file.positions(by_name[1:]), motion, attributes)
+    wanted = [(column, "mas/yr") for column in motion] + [
+        (attributes[name], a.unit) for name, a in catalog.attributes.items() if a.type == "number"
+    ]
+    factors = {column: file.factor(column, unit) for column, unit in wanted if column is not None}
+    return _Chosen(by_name[0], file.positions(by_name[1:]), motion, attributes, factors)
 
 
 def _good(file: TableFile, chosen: _Chosen, chunk: pa.Table, catalog: Catalog, counts: Counts) -> pa.Table:
@@ -141,39 +144,27 @@ def _good(file: TableFile, chosen: _Chosen, chunk: pa.Table, catalog: Catalog, c
     good = has_id & placed
     values: dict[str, pa.Array] = {"source_id": source_id, "ra": pa.array(ra), "dec": pa.array(dec)}
 
-    def number(column: str | None, name: str, unit: str) -> pa.Array:
+    def number(column: str | None, name: str) -> pa.Array:
         if column is None:
             return pa.nulls(len(chunk), pa.float64())
         found, unreadable = numbers(chunk[column], f"{file.path}: {column}")
         counts.unreadable[name] += int((good & unreadable.to_numpy(zero_copy_only=False)).sum())
-        factor = _factor(file.units.get(column), unit)
+        factor = chosen.factors[column]
         return found if factor == 1.0 else pc.multiply(found, factor)
 
     if catalog.moves:
-        pmra, pmdec = (number(c, n, "mas/yr") for c, n in zip(chosen.motion, ("pmra", "pmdec"), strict=True))
+        pmra, pmdec = (number(c, n) for c, n in zip(chosen.motion, ("pmra", "pmdec"), strict=True))
         values |= _motions(pmra, pmdec, catalog, counts, good)
     for name, attribute in catalog.attributes.items():
         column = chosen.attributes[name]
         if attribute.type == "number":
-            values[name] = number(column, name, attribute.unit)
+            values[name] = number(column, name)
         else:
             values[name] = pa.nulls(len(chunk), pa.string()) if column is None else words(chunk[column])
     kept = pa.table(values).filter(pa.array(good))
     index = pa.array(sky.healpix(kept["ra"].to_numpy(), kept["dec"].to_numpy()))
     wanted = schema(catalog)
     return pa.Table.from_arrays([index, *(kept[name] for name in wanted.names[1:])], schema=wanted)
-
-
-def _factor(told: str | None, wanted: str) -> float:
-    """What takes values of the unit that a file tells to the unit of the settings; 1 where one of them says nothing."""
-    if not told or not wanted or told == wanted:
-        return 1.0
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return float(u.Unit(told).to(u.Unit(wanted)))
-    except (ValueError, TypeError, u.UnitsError):
-        return 1.0
 
 
 def _motions(

@@ -1,117 +1,95 @@
-"""Connections to the index: one writer, many readers, SQLite in a file. The URL is SQLAlchemy's; a path is SQLite's."""
+"""Where the index lies, and what differs between the databases that can hold it: one writer, many readers."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, Select, Table
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateTable
 
-from alerce_spark.errors import AlerceError, InputError
-
-_BUSY_MS = 30_000
-_WRITER_CACHE_KIB = 65_536
-#: Readers see the file through the memory that the system maps; there are many of them.
-_READER_CACHE_KIB = 2_048
-_MMAP_BYTES = 4 << 30
+from alerce_spark.errors import AlerceError
+from alerce_spark.serving import schema
 
 
 class IndexFault(AlerceError):
     """The index cannot be used; the message says why and what to do."""
 
 
-def file_of(url: str) -> Path:
-    """File of the index. Raises InputError for a URL of another kind than SQLite's."""
-    path = url.removeprefix("sqlite:///")
-    if "://" in path:
-        kind = path.partition(":")[0]
-        raise InputError(f"services.index = {url!r}: an index in {kind} is not supported yet; give the path of a file")
-    return Path(path)
+class Unreachable(IndexFault):
+    """The database does not answer."""
 
 
-def writer(url: str) -> Engine:
-    """Connections of the follower; the file is made where it is not there."""
-    path = file_of(url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Transactions are begun by hand: Python's own way would end them at every CREATE TABLE.
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": _BUSY_MS / 1000})
+class Store(ABC):
+    """A place of the index, and what differs between databases. `name` is for messages: it has no password."""
 
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _: Any) -> None:
-        connection.isolation_level = None
-        _pragmas(
-            connection,
-            cache_size=f"-{_WRITER_CACHE_KIB}",
-            journal_mode="WAL",
-            synchronous="NORMAL",
-            case_sensitive_like="ON",
-        )
+    name: str
+    #: `insert` with `on_conflict_do_update`, as the database spells it.
+    upsert: Any
 
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    @abstractmethod
+    def writer(self) -> Engine:
+        """Connections of the follower; the place is made where it is not there."""
 
-    return engine
+    @abstractmethod
+    def reader(self, connections: int, limit_s: float) -> Engine:
+        """Connections that cannot write. Raises IndexFault where there is no index."""
 
+    @abstractmethod
+    def only_follower(self) -> AbstractContextManager[None]:
+        """Hold the right to write the index, which the system takes back from a process that dies.
 
-def reader(url: str, connections: int) -> Engine:
-    """Connections that cannot write. Raises IndexFault where there is no index."""
-    path = file_of(url)
-    if not path.is_file():
-        raise IndexFault(f"no index {path}; build it with: alerce-spark index build")
-    engine = create_engine(
-        f"sqlite:///file:{path.resolve()}?mode=rw&uri=true",
-        connect_args={"timeout": _BUSY_MS / 1000},
-        pool_size=connections,
-        max_overflow=0,
-    )
+        Raises IndexFault while another process or thread has it.
+        """
 
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _: Any) -> None:
-        connection.isolation_level = None
-        cache, mapped = f"-{_READER_CACHE_KIB}", str(_MMAP_BYTES)
-        _pragmas(connection, cache_size=cache, query_only="ON", mmap_size=mapped, case_sensitive_like="ON")
+    @abstractmethod
+    def building(self, connection: Connection) -> AbstractContextManager[None]:
+        """Make empty tables without indices; readers see the old ones until the transaction has ended."""
 
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN")
+    @abstractmethod
+    def add(self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert many rows, all with the same columns."""
 
-    return engine
+    def refresh(self, engine: Engine) -> None:  # noqa: B027 - most have nothing to do
+        """Have readers see an index that took the place of theirs. Raises IndexFault where it is gone."""
 
+    @abstractmethod
+    def limited(self, connection: Connection, limit_s: float) -> AbstractContextManager[None]:
+        """End what a reader asks after `limit_s` seconds, by an error that `is_too_long` knows."""
 
-def _pragmas(connection: Any, **values: str) -> None:
-    for name, value in {"busy_timeout": str(_BUSY_MS), **values}.items():
-        connection.execute(f"PRAGMA {name}={value}")
+    @abstractmethod
+    def is_too_long(self, error: DBAPIError) -> bool:
+        """Whether a query was ended because of its time."""
 
+    @abstractmethod
+    def state(self, connection: Connection) -> Hashable:
+        """A value that changes when another connection has written."""
 
-@contextmanager
-def only_follower(url: str) -> Iterator[None]:
-    """Hold the right to write the index; the system takes it back from a process that dies.
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes of the index."""
 
-    Raises IndexFault while another process or thread has it.
-    """
-    path = file_of(url).with_name(file_of(url).name + ".lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise IndexFault(
-                f"the index {file_of(url)} is followed by process {file.read().strip() or 'unknown'}; "
-                "stop that one, or let it do the work"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    @abstractmethod
+    def numbers(self, values: Sequence[int]) -> Select[Any]:
+        """Integers as rows: there may be more of them than a statement can bind."""
+
+    @abstractmethod
+    def ranges(self, first: Sequence[int], last: Sequence[int]) -> Any:
+        """Pairs of integers as rows of a table with the columns `first` and `last`."""
+
+    def missing(self) -> IndexFault:
+        """The error where there is no index."""
+        return IndexFault(f"no index {self.name}; build it with: alerce-spark index build")
+
+    def fault(self, error: DBAPIError) -> IndexFault:
+        """The error of a database that does not do what it is asked."""
+        return IndexFault(f"the index {self.name} cannot be used: {str(error.orig).strip()}")
 
 
-def state_of(connection: Connection) -> int:
-    """A number that changes when another connection has written the file."""
-    raw: Any = connection.connection.dbapi_connection
-    return int(raw.execute("PRAGMA data_version").fetchone()[0])
+def create_tables(connection: Connection) -> None:
+    """Make the tables, without the indices that a build makes after the rows."""
+    for table in schema.metadata.sorted_tables:
+        connection.execute(CreateTable(table))

@@ -17,6 +17,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,8 +26,8 @@ import pyarrow as pa
 from deltalake.exceptions import DeltaError
 from obstore.exceptions import BaseError
 from sqlalchemy import Connection, Delete, Engine, Select, Table, bindparam, delete, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateIndex
 
 from alerce_spark.classifiers.taxonomy import STAMP
 from alerce_spark.errors import AlerceError
@@ -36,7 +37,8 @@ from alerce_spark.lake.storage import Action
 from alerce_spark.lake.tables import TABLES as LAKE_TABLES
 from alerce_spark.serving import schema
 from alerce_spark.serving.changes import Changes, Commit, HistoryGone, commits, identity
-from alerce_spark.serving.engine import only_follower, writer
+from alerce_spark.serving.databases import store
+from alerce_spark.serving.engine import IndexFault, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +71,12 @@ class Progress:
 
 
 class Follower:
-    """Writes the index of one lake. Make it while holding `engine.only_follower`."""
+    """Writes the index of one lake. Make it while holding `Store.only_follower`."""
 
     def __init__(self, lake: str, url: str) -> None:
         self._lake = lake
-        self._engine: Engine = writer(url)
+        self._place = store(url)
+        self._engine: Engine = self._place.writer()
         self._following: dict[str, Changes] | None = None
         self._numbers: dict[str, int] = {}
 
@@ -98,17 +101,14 @@ class Follower:
         self._following = None
         lake = identity(self._lake, TABLES)
         following = {name: Changes(self._lake, name) for name in TABLES}
-        with self._engine.begin() as connection:
-            schema.metadata.drop_all(connection)
-            for table in schema.metadata.sorted_tables:
-                connection.execute(CreateTable(table))
+        with self._engine.begin() as connection, self._place.building(connection):
             self._numbers = {}
             for name, changes in following.items():
                 for group in _groups(changes):
                     self._apply(connection, name, changes, Commit(changes.version, group, []))
                 if name == "objects":
                     _create_indices(connection, schema.objects)
-                self._note(connection, name, changes.version)
+                connection.execute(insert(schema.applied).values(table=name, version=changes.version))
             for table in schema.metadata.sorted_tables:
                 if table is not schema.objects:
                     _create_indices(connection, table)
@@ -119,7 +119,6 @@ class Follower:
                 "built": f"{time.time():.0f}",
             }
             connection.execute(insert(schema.about), [{"name": k, "value": v} for k, v in facts.items()])
-            connection.exec_driver_sql("ANALYZE")
         self._following = following
 
     def _resume(self) -> dict[str, Changes] | None:
@@ -139,8 +138,8 @@ class Follower:
             for commit in commits(changes):
                 with self._engine.begin() as connection:
                     self._numbers = {}  # those of a transaction that failed are void
-                    self._apply(connection, name, changes, commit)
                     self._note(connection, name, commit.version)
+                    self._apply(connection, name, changes, commit)
                 taken += 1
         except BaseException:
             self._following = None  # it may be ahead of the index: start from what the index says
@@ -148,8 +147,11 @@ class Follower:
         return taken
 
     def _note(self, connection: Connection, name: str, version: int) -> None:
-        row = upsert(schema.applied).values(table=name, version=version)
-        connection.execute(row.on_conflict_do_update(index_elements=["table"], set_={"version": version}))
+        """The first statement of a transaction: its lock and its condition keep out a follower that fell behind."""
+        t = schema.applied.c
+        one_less = update(schema.applied).where(t.table == name, t.version == version - 1).values(version=version)
+        if connection.execute(one_less).rowcount != 1:
+            raise IndexFault(f"the index {self._place.name} was brought to {name} {version} by another follower")
 
     def _apply(self, connection: Connection, name: str, changes: Changes, commit: Commit) -> None:
         if not commit.is_empty:
@@ -164,7 +166,7 @@ class Follower:
                 connection.execute(delete(schema.taxonomy).filter_by(**row))
         for add in commit.added:
             for row in changes.rows(add, columns).to_pylist():
-                known = upsert(schema.taxonomy).values(row | {"classes": json.dumps(row["classes"])})
+                known = self._place.upsert(schema.taxonomy).values(row | {"classes": json.dumps(row["classes"])})
                 key = ["classifier", "version"]
                 connection.execute(
                     known.on_conflict_do_update(index_elements=key, set_={"classes": known.excluded.classes})
@@ -173,18 +175,34 @@ class Follower:
     def _objects(self, connection: Connection, changes: Changes, commit: Commit) -> None:
         added = _frame([changes.rows(add, schema.OBJECT_COLUMNS) for add in commit.added], schema.OBJECT_COLUMNS)
         gone = _frame([changes.gone(shrunk, ("oid",)) for shrunk in commit.shrunk], ("oid",))
-        _delete_objects(connection, gone.join(added, "oid", "anti")["oid"].unique().to_list())
+        self._delete_objects(connection, gone.join(added, "oid", "anti")["oid"].unique().to_list())
         for rows in added.iter_slices(_ROWS):
             self._upsert_objects(connection, rows)
 
+    def _delete_objects(self, connection: Connection, oids: list[str]) -> None:
+        """Objects that the lake no longer has; classes that it may still have of them wait."""
+        if not oids:
+            return
+        o, c = schema.objects.c, schema.classified.c
+        ids = dict(_in(connection, select(o.id, o.oid), o.oid, oids))
+        known = _in(connection, select(c.id).distinct(), c.id, ids)
+        self._wait(connection, {ids[id_] for (id_,) in known})
+        for table in (schema.objects, schema.classified, schema.probability):
+            _each(connection, delete(table), table.c.id, ids)
+
+    def _wait(self, connection: Connection, oids: set[str]) -> None:
+        if oids:
+            row = self._place.upsert(schema.waiting).on_conflict_do_nothing()
+            connection.execute(row, [{"oid": oid} for oid in sorted(oids)])
+
     def _upsert_objects(self, connection: Connection, rows: pl.DataFrame) -> None:
-        row = upsert(schema.objects)
+        row = self._place.upsert(schema.objects)
         fresh = {name: row.excluded[name] for name in schema.OBJECT_COLUMNS if name != "oid"}
         # An upsert needs the index of the names, which a build makes after the rows.
-        statement = row.on_conflict_do_update(index_elements=["oid"], set_=fresh) if self._following else row
-        connection.execute(statement, rows.to_dicts())
         if not self._following:
+            self._place.add(connection, schema.objects, rows.to_dicts())
             return
+        connection.execute(row.on_conflict_do_update(index_elements=["oid"], set_=fresh), rows.to_dicts())
         o = schema.objects.c
         ids = dict(_in(connection, select(o.oid, o.id), o.oid, rows["oid"].to_list()))
         repeated = ("ndet", "firstmjd", "lastmjd")
@@ -245,7 +263,7 @@ class Follower:
             if key not in best or _rank_of(row) > _rank_of(best[key]):
                 best[key] = row
         objects, counting = self._known(connection, sorted({oid for oid, _ in best}))
-        _wait(connection, {oid for oid, _ in best} - objects.keys())
+        self._wait(connection, {oid for oid, _ in best} - objects.keys())
         # A row of the key that counts takes its place whatever it says; if it ranks lower now, another may count.
         for row in rows:
             rank, version, candid = counting.get((row["oid"], row["classifier"]), (None, None, None))
@@ -301,8 +319,8 @@ class Follower:
             for table in (schema.classified, schema.probability):
                 old = table.c.id == bindparam("_id"), table.c.classifier == bindparam("_classifier")
                 connection.execute(delete(table).where(*old), beaten)
-        connection.execute(insert(schema.classified), counted)
-        connection.execute(insert(schema.probability), classes)
+        self._place.add(connection, schema.classified, counted)
+        self._place.add(connection, schema.probability, classes)
 
     def _orders(self, connection: Connection) -> Iterator[tuple[str, dict[str, int]]]:
         t = schema.taxonomy.c
@@ -326,34 +344,42 @@ def follow(
     stop: threading.Event,
     progress: Callable[[Progress], None] = lambda done: None,
 ) -> None:
-    """Keep the index up to date until `stop`. A lake that cannot be read is tried again. Raises IndexFault at once
-    where another follower has the index.
+    """Keep the index up to date until `stop`. A lake or database that does not answer is tried again.
+
+    Raises IndexFault at once where another follower has the index.
     """
-    with only_follower(url):
-        follower = Follower(lake, url)
-        wait = poll_s
+    place = store(url)
+    wait = poll_s
+
+    def failed(error: Exception) -> None:
+        nonlocal wait
+        wait = min(2 * wait + 0.5, _LONGEST_WAIT_S)
+        log.error("the index stands still, next look in %.0f s: %s", wait, error)
+
+    while not stop.is_set():
         try:
-            while not stop.is_set():
-                try:
-                    done = follower.step()
-                    wait = poll_s
-                    progress(done)
-                except (AlerceError, OSError, DeltaError, BaseError) as error:
-                    wait = min(2 * wait + 0.5, _LONGEST_WAIT_S)
-                    log.error("the index stands still, next look in %.0f s: %s", wait, error)
-                stop.wait(wait)
-        finally:
-            follower.close()
+            with place.only_follower(), closing(Follower(lake, url)) as follower:
+                while not stop.is_set():
+                    try:
+                        done = follower.step()
+                        wait = poll_s
+                        progress(done)
+                    except (AlerceError, OSError, DeltaError, BaseError) as error:
+                        failed(error)
+                    stop.wait(wait)
+        except (DBAPIError, Unreachable) as error:  # The right to write may be lost: it is asked for again.
+            failed(place.fault(error) if isinstance(error, DBAPIError) else error)
+            stop.wait(wait)
 
 
 def build(lake: str, url: str) -> None:
     """Build the index from nothing. Raises IndexFault where a follower has it, LakeError where there is no lake."""
-    with only_follower(url):
-        follower = Follower(lake, url)
+    place = store(url)
+    with place.only_follower(), closing(Follower(lake, url)) as follower:
         try:
             follower.build()
-        finally:
-            follower.close()
+        except DBAPIError as error:
+            raise place.fault(error) from error
 
 
 def _groups(changes: Changes) -> Iterator[list[Action]]:
@@ -398,24 +424,6 @@ def _in(connection: Connection, query: Select[Any], column: Any, values: Iterabl
 def _each(connection: Connection, change: Delete, column: Any, values: Iterable[Any]) -> None:
     for part in _parts(list(values), _ASKED):
         connection.execute(change.where(column.in_(part)))
-
-
-def _delete_objects(connection: Connection, oids: list[str]) -> None:
-    """Objects that the lake no longer has; classes that it may still have of them wait."""
-    if not oids:
-        return
-    o, c = schema.objects.c, schema.classified.c
-    ids = dict(_in(connection, select(o.id, o.oid), o.oid, oids))
-    known = _in(connection, select(c.id).distinct(), c.id, ids)
-    _wait(connection, {ids[id_] for (id_,) in known})
-    for table in (schema.objects, schema.classified, schema.probability):
-        _each(connection, delete(table), table.c.id, ids)
-
-
-def _wait(connection: Connection, oids: set[str]) -> None:
-    if oids:
-        row = upsert(schema.waiting).on_conflict_do_nothing()
-        connection.execute(row, [{"oid": oid} for oid in sorted(oids)])
 
 
 def _ranked(row: Row, order: dict[str, int]) -> list[tuple[str, float]]:

@@ -11,20 +11,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock, local
-from time import monotonic
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sqlalchemy import BigInteger, Connection, Select, and_, case, cast, func, literal_column, or_, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Connection, Select, and_, case, func, or_, select
+from sqlalchemy.exc import DBAPIError
 
 from alerce_spark import sky
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE
 from alerce_spark.crossmatch.match import within
 from alerce_spark.errors import InputError
 from alerce_spark.serving import schema
-from alerce_spark.serving.engine import IndexFault, file_of, reader, state_of
+from alerce_spark.serving.databases import store
+from alerce_spark.serving.engine import IndexFault, Store
 
 #: A total is counted up to here.
 COUNTED = 50_001
@@ -32,7 +32,6 @@ COUNTED = 50_001
 MAX_RADIUS = 36_000.0
 #: Ids of one statement; SQLite takes up to 32,766 values.
 _ASKED = 10_000
-_STEPS_BETWEEN_LOOKS = 20_000
 
 _o, _p, _w = schema.objects.c, schema.probability.c, schema.words.c
 
@@ -103,11 +102,10 @@ class Index:
     """The index, read by many threads. Raises IndexFault where there is none."""
 
     def __init__(self, url: str, *, connections: int = 40, limit_s: float = 10.0) -> None:
-        self._url, self._connections, self._limit_s = url, connections, limit_s
+        self._store, self._limit_s = store(url), limit_s
         self._lock = Lock()
         self._local = local()
-        self._engine = reader(url, connections)
-        self._inode = file_of(url).stat().st_ino
+        self._engine = self._store.reader(connections, limit_s)
 
     def close(self) -> None:
         """Close the connections."""
@@ -128,7 +126,7 @@ class Index:
             return
         with self._new_connection() as connection:
             # What changes seldom is kept with the connection until somebody has written.
-            state = state_of(connection)
+            state = self._store.state(connection)
             if _kept(connection).get("state") != state:
                 connection.info["kept"] = {"state": state}
             self._local.connection = connection
@@ -139,33 +137,18 @@ class Index:
 
     @contextmanager
     def _new_connection(self) -> Iterator[Connection]:
-        self._follow_file()
-        with self._engine.connect() as connection:
-            end = monotonic() + self._limit_s
-            raw: Any = connection.connection.dbapi_connection
-            raw.set_progress_handler(lambda: int(monotonic() > end), _STEPS_BETWEEN_LOOKS)
-            try:
-                yield connection
-            except OperationalError as error:
-                if "interrupted" in str(error.orig):
-                    raise QueryTooLong(
-                        f"the query took more than {self._limit_s:g} s and was ended; ask for less, or with a filter "
-                        "on class, ndet, firstmjd, lastmjd or place"
-                    ) from None
-                raise IndexFault(f"the index {file_of(self._url)} cannot be read: {error.orig}") from error
-            finally:
-                raw.set_progress_handler(None, 0)
-
-    def _follow_file(self) -> None:
-        """Leave a file that was deleted for the one that was made in its place."""
-        try:
-            inode = file_of(self._url).stat().st_ino
-        except FileNotFoundError:
-            raise IndexFault(f"no index {file_of(self._url)}; build it with: alerce-spark index build") from None
         with self._lock:
-            if inode != self._inode:
-                self._engine.dispose()
-                self._inode = inode
+            self._store.refresh(self._engine)
+        try:
+            with self._engine.connect() as connection, self._store.limited(connection, self._limit_s):
+                yield connection
+        except DBAPIError as error:
+            if self._store.is_too_long(error):
+                raise QueryTooLong(
+                    f"the query took more than {self._limit_s:g} s and was ended; ask for less, or with a filter "
+                    "on class, ndet, firstmjd, lastmjd or place"
+                ) from None
+            raise self._store.fault(error) from error
 
     # One object.
 
@@ -205,7 +188,7 @@ class Index:
         first range that is asked for, or as the objects came. What has no value comes last.
         """
         with self._connect() as connection:
-            query = _query(connection, asked, order, descending)
+            query = _query(self._store, connection, asked, order, descending)
             if query is None:
                 return []
             if asked.oids and order is None:
@@ -218,7 +201,7 @@ class Index:
     def count(self, asked: Filter) -> int:
         """Number of rows of a list, counted up to COUNTED."""
         with self._connect() as connection:
-            query = _query(connection, asked, None, False)
+            query = _query(self._store, connection, asked, None, False)
             if query is None:
                 return 0
             inner = query.order_by(None).limit(COUNTED).subquery()
@@ -258,7 +241,7 @@ class Index:
         for begin in range(0, placed.size, _ASKED):
             rows = placed[begin : begin + _ASKED]
             with self._connect() as connection:
-                ids, *there = _around(connection, ra[rows], dec[rows], radius)
+                ids, *there = _around(self._store, connection, ra[rows], dec[rows], radius)
             pairs = within(ra[rows], dec[rows], there[0], there[1], radius)
             for row, source, separation in zip(pairs.row, pairs.source, pairs.separation, strict=True):
                 if every or not found or found[-1][0] != rows[row]:
@@ -303,7 +286,7 @@ class Index:
             facts = _facts(connection)
         if facts.get("schema") != schema.fingerprint():
             raise IndexFault(
-                f"the index {file_of(self._url)} is of another version; build it with: alerce-spark index build"
+                f"the index {self._store.name} is of another version; build it with: alerce-spark index build"
             )
         return facts
 
@@ -338,10 +321,7 @@ def _facts(connection: Connection) -> dict[str, str]:
     kept = _kept(connection)
     if "facts" not in kept:
         a = schema.about.c
-        try:
-            kept["facts"] = dict(connection.execute(select(a.name, a.value)).all())
-        except OperationalError:
-            return {}
+        kept["facts"] = dict(connection.execute(select(a.name, a.value)).all())
     facts: dict[str, str] = kept["facts"]
     return facts
 
@@ -386,22 +366,19 @@ def _classes_of(connection: Connection, keys: Sequence[Key]) -> dict[Key, tuple[
     return found
 
 
-def _query(connection: Connection, asked: Filter, order: str | None, descending: bool) -> Select[Any] | None:
+def _query(
+    store: Store, connection: Connection, asked: Filter, order: str | None, descending: bool
+) -> Select[Any] | None:
     """Ids in order, of a filter; None where nothing can be found."""
     conditions: list[Any] = []
     if asked.cone is not None:
         inside = _inside(connection, asked.cone)
         if not inside:
             return None
-        conditions.append(lambda column: column.in_(_literal(inside)))
+        conditions.append(lambda column: column.in_(store.numbers(inside)))
     if asked.is_of_classes:
         return _of_classes(connection, asked, conditions, order, descending)
     return _of_objects(connection, asked, conditions, order, descending)
-
-
-def _literal(ids: Sequence[int]) -> Any:
-    """Numbers of objects as one value: there may be more of them than a statement can bind."""
-    return select(literal_column("value")).select_from(func.json_each(json.dumps(list(ids))))
 
 
 def _of_objects(
@@ -530,16 +507,15 @@ def _ordered(order: str | None, descending: bool, table: Any, id_: Any, is_outer
     return [ordered.nulls_last() if is_nullable else ordered, *also, id_.desc() if backwards else id_.asc()]
 
 
-def _around(connection: Connection, ra: Any, dec: Any, radius: float) -> tuple[Any, Any, Any]:
+def _around(store: Store, connection: Connection, ra: Any, dec: Any, radius: float) -> tuple[Any, Any, Any]:
     """Numbers and positions of the objects around positions, those within `radius` arcsec and some more."""
     order = int(np.clip(np.floor(np.log2(58.6 * 3600 / (4 * max(radius, 1.0)))), 0, 16))
     cells = sky.near_pixels(ra, dec, order, max(radius, 0.01))
     ends = np.flatnonzero(np.diff(cells) > 1)
     begin, _ = sky.index_range(cells[np.r_[0, ends + 1]], order)
     _, end = sky.index_range(cells[np.r_[ends, cells.size - 1]], order)
-    ranges = func.json_each(json.dumps(np.stack([begin, end - 1], axis=1).tolist())).table_valued("value")
-    first, last = (cast(func.json_extract(ranges.c.value, f"$[{k}]"), BigInteger) for k in (0, 1))
-    inside = schema.objects.c.healpix29.between(first, last)
+    ranges = store.ranges(begin.tolist(), (end - 1).tolist())
+    inside = _o.healpix29.between(ranges.c.first, ranges.c.last)
     query = select(_o.id, _o.meanra, _o.meandec).select_from(ranges.join(schema.objects, inside))
     rows = np.array(connection.execute(query).all(), np.float64).reshape(-1, 3)
     return rows[:, 0].astype(np.int64), np.ascontiguousarray(rows[:, 1]), np.ascontiguousarray(rows[:, 2])

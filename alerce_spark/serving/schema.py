@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -27,7 +28,16 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from alerce_spark.lake.tables import TABLES
 
-_TYPES = {"int": Integer, "long": BigInteger, "float": Double, "double": Double, "boolean": Boolean, "string": Text}
+#: Texts are compared byte by byte, whatever language a database speaks.
+_TEXT = Text().with_variant(Text(collation="C"), "postgresql")
+_TYPES: dict[str, Any] = {
+    "int": Integer,
+    "long": BigInteger,
+    "float": Double,
+    "double": Double,
+    "boolean": Boolean,
+    "string": _TEXT,
+}
 #: SQLite counts rows by a column that is INTEGER and nothing else.
 _ID = BigInteger().with_variant(Integer, "sqlite")
 
@@ -58,7 +68,7 @@ words = Table(
     "word",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("word", Text, nullable=False),
+    Column("word", _TEXT, nullable=False),
     UniqueConstraint("word"),
 )
 
@@ -111,23 +121,23 @@ Index(
 )
 
 #: Objects with classes in the lake that `objects` lacks so far: the class may be committed before the photometry.
-waiting = Table("waiting", metadata, Column("oid", Text, primary_key=True))
+waiting = Table("waiting", metadata, Column("oid", _TEXT, primary_key=True))
 
 taxonomy = Table(
     "taxonomy",
     metadata,
-    Column("classifier", Text, primary_key=True),
-    Column("version", Text, primary_key=True),
-    Column("classes", Text, nullable=False, comment="JSON list"),
+    Column("classifier", _TEXT, primary_key=True),
+    Column("version", _TEXT, primary_key=True),
+    Column("classes", _TEXT, nullable=False, comment="JSON list"),
 )
 
 #: Versions of the lake's tables that the rows show: written in the transaction that writes the rows.
 applied = Table(
-    "applied", metadata, Column("table", Text, primary_key=True), Column("version", BigInteger, nullable=False)
+    "applied", metadata, Column("table", _TEXT, primary_key=True), Column("version", BigInteger, nullable=False)
 )
 
 #: About the index itself: fingerprint of this schema, which lake it follows, its HEALPix order, when it was built.
-about = Table("about", metadata, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
+about = Table("about", metadata, Column("name", _TEXT, primary_key=True), Column("value", _TEXT, nullable=False))
 
 
 @cache

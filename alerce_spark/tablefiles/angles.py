@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from astropy import units as u
 from numpy.typing import NDArray
 
 from alerce_spark.tablefiles import values
-from alerce_spark.tablefiles.names import find, split_unit
+from alerce_spark.tablefiles.names import find
 from alerce_spark.tablefiles.opening import TableFileError
+from alerce_spark.tablefiles.units import HOUR, degrees_in, is_unit, told
 
 Floats = NDArray[np.float64]
 
@@ -34,17 +32,6 @@ _PAIRS = (
 )
 _PARTS = ("RAh", "RAm", "RAs", "DE-", "DEd", "DEm", "DEs")
 
-_HOUR = 15.0
-#: Degrees in one unit, by names that astropy does not know or takes for something else.
-_DEGREES = {
-    **dict.fromkeys(("", "-", "--", "---", "none"), None),
-    **dict.fromkeys(("degs", "degree", "degrees", "decimal degrees", "d:m:s", "dms", "dd:mm:ss", "°"), 1.0),
-    **dict.fromkeys(("rads", "radian", "radians"), float(np.degrees(1.0))),
-    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours", "hour angle", "hourangle", "hms", "h:m:s", "hh:mm:ss"), _HOUR),
-    **dict.fromkeys(("arcmins", "arcminutes", "arcminute", "'", "amin"), 1 / 60),
-    **dict.fromkeys(("arcsecs", "arcseconds", "arcsecond", '"', "asec", "arcs"), 1 / 3600),
-    **dict.fromkeys(("milliarcsec", "milliarcsecond", "milliarcseconds"), 1 / 3.6e6),
-}
 _SEXAGESIMAL = (
     r"(?i)^(?P<sign>[+−–-]?)\s*(?P<whole>\d{1,3})"
     r"\s*(?P<mark>h(?:ours?|rs?)?|ʰ|d(?:eg(?:rees?)?)?|ᵈ|°|º|:|\s)"
@@ -54,46 +41,6 @@ _SEXAGESIMAL = (
 _MARKED = r"(?i)^(?P<number>[+−–-]?(?:\d+\.?\d*|\.\d+))\s*(?:(?P<hours>h(?:ours?|rs?)?)|d(?:eg(?:rees?)?)?|°|º)$"
 _TURNS = (-360.0, 720.0)  # right ascensions that are wrapped; beyond them are codes like -999
 _ROUNDING = 1e-9  # degrees beyond a pole that come from converting units
-
-
-def degrees_in(unit: str | None) -> float | None:
-    """Degrees in one unit; None without a unit. Raises TableFileError for one that is no angle."""
-    name = re.sub(r"\s+", " ", (unit or "").strip().strip('"').strip() or (unit or "").strip())
-    if name.casefold() in _DEGREES:
-        return _DEGREES[name.casefold()]
-    for spelling in (name, name.casefold()):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # units that are not quite standard
-                return float(u.Unit(spelling).to(u.deg))
-        except (ValueError, TypeError, OverflowError, u.UnitsError):
-            continue
-    raise TableFileError(f"the unit {unit!r} is no known angle: write deg, rad, hourangle, arcmin, arcsec or mas")
-
-
-def is_unit(text: str) -> bool:
-    """Whether a word of a line is a unit, of angle or other."""
-    name = text.strip().strip('"').strip()
-    if name.casefold() in _DEGREES:
-        return bool(name)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return bool(u.Unit(name, parse_strict="raise")) and not name.replace(".", "").isdigit()
-    except (ValueError, TypeError, OverflowError):
-        return False
-
-
-def is_angle(text: str) -> bool:
-    """Whether a word of a line is a unit of angle, and no single letter."""
-    return len(text.strip()) > 1 and _is_known(text)
-
-
-def _is_known(unit: str) -> bool:
-    try:
-        return degrees_in(unit) is not None
-    except TableFileError:
-        return False
 
 
 def position_columns(names: Sequence[str]) -> list[str]:
@@ -125,22 +72,24 @@ class Positions:
         self._where = where
         self._scales: list[float | None] = []
         for name in self.columns[:2] if len(columns) == 2 else ():
-            bracket = split_unit(name)[1]
-            given = units.get(name) or (bracket if bracket and _is_known(bracket) else None)
             try:
-                self._scales.append(degrees_in(given))
+                self._scales.append(degrees_in(told(name, units.get(name))))
             except TableFileError as error:
                 raise TableFileError(f"{where}: column {name}: {error}") from None
         self._largest = [0.0, 0.0]  # of numbers without a unit, at any row so far
         self._hours = [24.0, 0.0]
         self._rows = 0
+        self._is_begun = False
 
     def of(self, table: pa.Table) -> tuple[Floats, Floats]:
         """Right ascension in [0, 360) and declination [deg] of each row; NaN in both where one cannot be read."""
+        if len(table) and not self._is_begun:
+            self._refuse_units(table.slice(0, 1))
+            self._is_begun = True
         if len(self.columns) == len(_PARTS):
             ra, dec = self._of_parts(table)
         else:
-            ra, plain_ra = _angle(table[self.columns[0]], self._called(0), self._scales[0], _HOUR)
+            ra, plain_ra = _angle(table[self.columns[0]], self._called(0), self._scales[0], HOUR)
             dec, plain_dec = _angle(table[self.columns[1]], self._called(1), self._scales[1], 1.0)
             if self._scales == [None, None]:
                 self._remember(ra[plain_ra & plain_dec], dec[plain_ra & plain_dec])
@@ -148,6 +97,16 @@ class Positions:
         bad = ~((ra >= _TURNS[0]) & (ra <= _TURNS[1]) & np.isfinite(dec))
         ra = np.mod(np.where(bad, np.nan, ra), 360.0)
         return np.where(ra == 360, 0.0, ra) + 0.0, np.where(bad, np.nan, dec)
+
+    def _refuse_units(self, first: pa.Table) -> None:
+        """Raises TableFileError where the first row is a line of units that was not known as one."""
+        for name in self.columns:
+            unread = values.words(first[name]).filter(values.numbers(first[name], name)[1]).to_pylist()
+            for word in (word for word in unread if is_unit(word) and not any(map(str.isdigit, word))):
+                raise TableFileError(
+                    f"{self._where}: {name} holds {word!r} in its first row, a unit: write that of an angle into the "
+                    f"header, like {name} [deg], and leave the line out"
+                )
 
     def _called(self, k: int) -> str:
         return f"{self._where}: {self.columns[k]}"
@@ -182,7 +141,7 @@ class Positions:
         hours, minutes, seconds, degrees, arcmin, arcsec = read.values()
         negative = pc.is_in(values.words(table[self.columns[3]]), pa.array(["-", "−"])).to_numpy(zero_copy_only=False)
         hours = np.where(hours <= 24, hours, np.nan)
-        ra = _HOUR * _sexagesimal(hours, minutes, seconds)
+        ra = HOUR * _sexagesimal(hours, minutes, seconds)
         return ra, np.where(negative, -1, 1) * _sexagesimal(degrees, arcmin, arcsec)
 
 
@@ -205,8 +164,8 @@ def _of_text(text: pa.Array, name: str, scale: float | None, hour: float) -> Flo
     mark = pc.utf8_lower(pc.struct_field(parts, "mark"))
     named_hours = pc.or_(pc.starts_with(mark, "h"), pc.equal(mark, "ʰ")).fill_null(False)
     unnamed = pc.or_(pc.equal(mark, ":"), pc.equal(pc.utf8_trim_whitespace(mark), "")).fill_null(False)
-    unit = hour if scale is None else (_HOUR if scale == _HOUR else 1.0)
-    factor = np.where(_bools(named_hours), _HOUR, np.where(_bools(unnamed), unit, 1.0))
+    unit = hour if scale is None else (HOUR if scale == HOUR else 1.0)
+    factor = np.where(_bools(named_hours), HOUR, np.where(_bools(unnamed), unit, 1.0))
     whole, minute, second = (_part(parts, part) for part in ("whole", "minute", "second"))
     second = second + np.nan_to_num(_part(parts, "fraction"))
     broken = (minute % 1 != 0) & np.isfinite(second) & np.isfinite(minute)  # decimals may be in the last part only
@@ -215,8 +174,8 @@ def _of_text(text: pa.Array, name: str, scale: float | None, hour: float) -> Flo
     second = np.where(np.isnan(second) & np.isfinite(minute), 0.0, second)
     angle = np.where(broken, np.nan, _sexagesimal(whole, minute, second)) * factor
     angle = np.where(_minus(pc.struct_field(parts, "sign")), -1, 1) * angle
-    beyond = (factor == _HOUR) & (np.abs(angle) > 360)
-    if (beyond & (np.abs(angle) <= 360 * _HOUR)).any():
+    beyond = (factor == HOUR) & (np.abs(angle) > 360)
+    if (beyond & (np.abs(angle) <= 360 * HOUR)).any():
         value = text[int(np.flatnonzero(beyond)[0])].as_py()
         raise TableFileError(f"{name} holds {value!r}, more than 24 hours: write degrees with d, like 187d42m")
     return np.where(np.isnan(angle), _of_marked(text), angle)
@@ -227,7 +186,7 @@ def _of_marked(text: pa.Array) -> Floats:
     parts = pc.extract_regex(text, _MARKED)
     number = pc.replace_substring_regex(pc.struct_field(parts, "number"), "[−–]", "-")
     hours = pc.not_equal(pc.struct_field(parts, "hours"), "").fill_null(False)
-    return _floats(pc.cast(number, pa.float64())) * np.where(_bools(hours), _HOUR, 1.0)
+    return _floats(pc.cast(number, pa.float64())) * np.where(_bools(hours), HOUR, 1.0)
 
 
 def _part(parts: pa.Array, name: str) -> Floats:

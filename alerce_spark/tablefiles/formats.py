@@ -21,7 +21,7 @@ from astropy.table import Table
 from astropy.table.meta import get_header_from_yaml
 from astropy.utils.exceptions import AstropyUserWarning
 
-from alerce_spark.tablefiles import text
+from alerce_spark.tablefiles import text, units
 from alerce_spark.tablefiles.angles import Positions
 from alerce_spark.tablefiles.names import find
 from alerce_spark.tablefiles.opening import TableFileError, Text, as_text, blaming, head, whole
@@ -81,6 +81,19 @@ class TableFile:
         """A reader of the positions in these columns. Raises TableFileError for units that are no angles."""
         return Positions(columns, self.units, str(self.path))
 
+    def factor(self, column: str, wanted: str) -> float:
+        """What takes the numbers of a column to a unit. Raises TableFileError where the file tells one of another kind.
+
+        Where a unit is told and none is wanted, numbers stay and a remark says so.
+        """
+        told = units.told(column, self.units.get(column))
+        if told and not wanted and not units.is_none(told):
+            self.notes.append(f"{self.path}: {column} is in {told}; the settings name no unit, so it is taken as it is")
+        try:
+            return units.factor(told, wanted)
+        except TableFileError as error:
+            raise TableFileError(f"{self.path}: column {column}: {error}") from None
+
     def chunks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """The rows of some columns, each named once, in pieces; at least one piece. Raises TableFileError."""
         rows = self._read(list(columns))
@@ -94,7 +107,9 @@ class TableFile:
 
     def table(self, columns: Sequence[str]) -> pa.Table:
         """All rows of some columns. Raises TableFileError for a broken row too."""
-        table = pa.concat_tables(list(self.chunks(columns)))
+        chunks = list(self.chunks(columns))
+        with _blaming(self.path):
+            table = pa.concat_tables(chunks)
         if self.broken:
             raise TableFileError(f"{self.path}: {self.broken} rows cannot be read; {self.first_broken}")
         return table
@@ -161,12 +176,11 @@ def _text(path: Path, stack: ExitStack) -> TableFile:
     source = Text(path)
     stack.callback(source.close)
     found, lines = text.layout(path, source), text.Lines()
-    units: dict[str, str | None] = dict(found.units)
 
     def rows(columns: list[str]) -> Iterator[pa.Table]:
         return text.rows(path, source, found, columns, lines)
 
-    return TableFile(path, "text", found.names, units, rows, lines)
+    return TableFile(path, "text", found.names, dict(found.units), rows, lines)
 
 
 def _fixed_width(path: Path, first: str) -> dict[str, Any] | None:
@@ -199,26 +213,80 @@ def _folder(path: Path, stack: ExitStack) -> TableFile:
 
 
 def _parquet(path: Path, parts: list[Path], stack: ExitStack) -> TableFile:
+    """A file, or several with the same columns, whose types are taken to one where no value changes by that."""
     files = [stack.enter_context(pq.ParquetFile(part, page_checksum_verification=True)) for part in parts]
-    schema = files[0].schema_arrow
-    for part, file in zip(parts, files, strict=True):
-        if file.schema_arrow.names != schema.names:
+    schemas = [file.schema_arrow for file in files]
+    names, told = schemas[0].names, _told(schemas[0])
+    for part, schema in zip(parts, schemas, strict=True):
+        if schema.names != names:
             raise TableFileError(f"{part} has other columns than {parts[0]}: read one of them")
-    units: dict[str, str | None] = {}
-    for name in dict.fromkeys(schema.names):
-        metadata = schema.field(schema.names.index(name)).metadata or {}
-        units[name] = metadata.get(b"unit", b"").decode() or None
-    if b"table_meta_yaml" in (schema.metadata or {}):  # astropy's
-        header = get_header_from_yaml(schema.metadata[b"table_meta_yaml"].decode().split("\n"))
-        units |= {c["name"]: str(c["unit"]) for c in header.get("datatype", []) if c.get("unit") is not None}
+        if _told(schema) != told:
+            raise TableFileError(f"{part} has other units than {parts[0]}: read one of them")
 
     def rows(columns: list[str]) -> Iterator[pa.Table]:
-        yield pa.schema([schema.field(name) for name in columns]).empty_table()
-        for file in files:
+        wanted = pa.schema([(name, _common(parts, schemas, names.index(name))) for name in columns])
+        yield wanted.empty_table()
+        for part, file in zip(parts, files, strict=True):
             for batch in file.iter_batches(CHUNK, columns=columns, use_threads=False):
-                yield pa.Table.from_batches([batch]).select(columns)
+                yield _as(wanted, pa.Table.from_batches([batch]), part)
 
-    return TableFile(path, "Parquet", schema.names, units, rows)
+    return TableFile(path, "Parquet", names, told, rows)
+
+
+def _told(schema: pa.Schema) -> dict[str, str | None]:
+    """Units in the metadata of columns, and in those that astropy writes."""
+    told: dict[str, str | None] = {}
+    for name in dict.fromkeys(schema.names):
+        metadata = schema.field(schema.names.index(name)).metadata or {}
+        told[name] = metadata.get(b"unit", b"").decode() or None
+    if b"table_meta_yaml" in (schema.metadata or {}):
+        header = get_header_from_yaml(schema.metadata[b"table_meta_yaml"].decode().split("\n"))
+        told |= {c["name"]: str(c["unit"]) for c in header.get("datatype", []) if c.get("unit") is not None}
+    return told
+
+
+def _common(parts: list[Path], schemas: list[pa.Schema], column: int) -> pa.DataType:
+    """The type that holds the values of a column of every part. Raises TableFileError for numbers beside text."""
+    common = schemas[0].field(column).type
+    for part, schema in zip(parts, schemas, strict=True):
+        found = _wider(common, schema.field(column).type)
+        if found is None:
+            raise TableFileError(
+                f"{part}: column {schema.names[column]} is {schema.field(column).type}, and {common} in the parts "
+                "before it: write all parts alike"
+            )
+        common = found
+    return common
+
+
+def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """One type for the values of two; None where there is none. Integers beside floating point must fit in 53 bits."""
+    if one == other or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    if all(pa.types.is_integer(kind) for kind in (one, other)):
+        return pa.int64()
+    if all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in (one, other)):
+        return pa.float64()
+    return pa.large_string() if all(map(_is_text, (one, other))) else None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _as(wanted: pa.Schema, rows: pa.Table, part: Path) -> pa.Table:
+    """Rows with the columns and types of a schema. Raises TableFileError for a value that would change."""
+    arrays = []
+    for name, kind in zip(wanted.names, wanted.types, strict=True):
+        try:
+            arrays.append(rows[name].cast(kind))
+        except pa.ArrowInvalid as error:
+            own = rows.schema.field(name).type
+            raise TableFileError(f"{part}: column {name} is {own}, and {kind} in other parts: {error}") from None
+    return pa.Table.from_arrays(arrays, schema=wanted)
 
 
 def _fits(path: Path, plain: Path, stack: ExitStack) -> TableFile:
@@ -246,8 +314,8 @@ def _fits(path: Path, plain: Path, stack: ExitStack) -> TableFile:
             chosen = slice(start, start + CHUNK)
             yield pa.table({n: _array(part[n], n, _is_null(found, n, chosen)) for n in wanted})
 
-    units = {name: columns[name].unit for name in columns.names}
-    return _noted(TableFile(path, "FITS", list(columns.names), units, rows), len(tables))
+    told = {name: columns[name].unit for name in columns.names}
+    return _noted(TableFile(path, "FITS", list(columns.names), told, rows), len(tables))
 
 
 def _noted(file: TableFile, tables: int) -> TableFile:
@@ -258,21 +326,25 @@ def _noted(file: TableFile, tables: int) -> TableFile:
 
 
 def _is_null(hdu: Any, name: str, rows: slice) -> Any:
-    """Which values of a column are null by what is stored, before it is scaled: TNULL, and 0 where T or F is meant."""
+    """Which values of a column are null by what is stored, before it is read: TNULL, and 0 where T or F is meant.
+
+    In tables of text that is a blank field too, which astropy reads as 0.
+    """
     column = hdu.columns[name]
-    null = 0 if column.format == "L" else column.null
-    if null is None or not isinstance(hdu, fits.BinTableHDU):
-        return False
     stored = hdu.data.view(np.ndarray)[name][rows]
-    return stored == null if stored.dtype.kind in "iu" else False
+    if isinstance(hdu, fits.TableHDU):
+        word = np.char.strip(stored)
+        return (word == b"") | (word == str(column.null or "").strip().encode())
+    null = 0 if column.format == "L" else column.null
+    return stored == null if null is not None and stored.dtype.kind in "iu" else False
 
 
 def _of_astropy(path: Path, kind: str, table: Table) -> TableFile:
     def rows(columns: list[str]) -> Iterator[pa.Table]:
         yield pa.table({name: _array(table[name], name) for name in columns})
 
-    units = {name: None if table[name].unit is None else str(table[name].unit) for name in table.colnames}
-    return TableFile(path, kind, list(table.colnames), units, rows)
+    told = {name: None if table[name].unit is None else str(table[name].unit) for name in table.colnames}
+    return TableFile(path, kind, list(table.colnames), told, rows)
 
 
 def _array(column: Any, name: str, is_null: Any = False) -> pa.Array:

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from astropy.table.meta import get_header_from_yaml
 from pyarrow import csv as arrow_csv
 
-from alerce_spark.tablefiles.angles import is_angle, is_unit
 from alerce_spark.tablefiles.opening import TableFileError, Text, as_text
+from alerce_spark.tablefiles.units import is_quantity, is_unit
 from alerce_spark.tablefiles.values import decoded, unmarked
 
 _DELIMITERS = "\t;,|"
@@ -152,7 +152,7 @@ def _units(names: list[str], after: list[str], delimiter: str) -> tuple[dict[str
     rule = next((k for k, line in enumerate(after) if _RULE.fullmatch(line) and not _is_open(after[:k])), None)
     fields = [f.strip() for f in split(after[0], delimiter)] if after else []
     told = [f for f in fields if f]
-    alone = rule is None and any(map(is_angle, told)) and all(is_unit(f) for f in told)
+    alone = rule is None and any(map(is_quantity, told)) and all(is_unit(f) for f in told)
     used = rule + 1 if rule is not None else int(alone)
     if used and rule != 0 and len(fields) <= len(names):
         return {name: unit for name, unit in zip(names, fields, strict=False) if unit}, used

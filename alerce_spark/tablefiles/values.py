@@ -233,13 +233,14 @@ def _refuse(text: pa.Array, good: pa.Array, what: str, why: str) -> None:
         raise TableFileError(f"{what} holds {text[row].as_py()!r} in row {row + 1}, {why}")
 
 
-def check_mjd(times: pa.Array, what: str) -> None:
-    """Raises TableFileError for a time that is no MJD: Julian Dates, seconds, and codes for none."""
-    wrong = pc.invert(pc.and_(pc.greater_equal(times, 0.0), pc.less(times, _LAST_MJD))).fill_null(False)
+def check_mjd(times: pa.Array, what: str, first: float = 0.0) -> None:
+    """Raises TableFileError for a time that is no MJD: before `first`, Julian Dates, seconds, and codes for none."""
+    wrong = pc.invert(pc.and_(pc.greater_equal(times, first), pc.less(times, _LAST_MJD))).fill_null(False)
     if pc.any(wrong).as_py():
         value = times.filter(wrong)[0].as_py()
         is_jd = _JD <= value < _JD + _LAST_MJD
         advice = (
             "a Julian Date: subtract 2400000.5" if is_jd else "a Modified Julian Date is a number of days like 59000.5"
         )
-        raise TableFileError(f"{what} holds {value!r}, which is no MJD; {advice}")
+        row = pc.index(wrong, True).as_py() + 1
+        raise TableFileError(f"{what} holds {value!r} in row {row}, which is no MJD of an observation; {advice}")

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import as_completed
 from functools import cache, partial
 from importlib import resources
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +15,7 @@ from alerce_spark.classifiers.taxonomy import LIGHTCURVE_CLASSES
 from alerce_spark.features.curves import Float, Objects
 from alerce_spark.features.extract import extract
 from alerce_spark.features.names import FEATURES_VERSION
+from alerce_spark.processes import submitted
 from alerce_spark.simulation.curves import LabelledCurves, light_curves, truncate
 from alerce_spark.training.sets import FeatureSet, concatenate
 
@@ -96,26 +93,9 @@ def _each(
     if workers == 1:
         yield from ((name, make(name, count)) for name, count in wanted.items())
         return
-    # Spawned, not forked: the caller may hold a JVM, threads and open tables.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        with _without_main():
-            running = {pool.submit(make, name, count): name for name, count in wanted.items()}
-        yield from ((running[done], done.result()) for done in as_completed(running))
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Processes that start meanwhile do not run the caller's main module again: they need nothing of it.
-
-    A script without `if __name__ == "__main__"` would begin once more in each of them.
-    """
-    main = sys.modules["__main__"]
-    kept: dict[str, Any] = {name: vars(main).pop(name) for name in ("__file__", "__spec__") if name in vars(main)}
-    main.__spec__ = None
-    try:
-        yield
-    finally:
-        vars(main).update(kept)
+    with submitted(make, wanted.items(), workers) as running:
+        names = dict(zip(running, wanted, strict=True))
+        yield from ((names[done], done.result()) for done in as_completed(running))
 
 
 def _of_class(seed: int, shares: Mapping[str, float], name: str, count: int) -> FeatureSet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import hashlib
 import json
 import os
@@ -265,8 +266,23 @@ def wait(condition: Callable[[], bool], what: str, limit: float = _PATIENCE_S, p
     """Until the condition holds; what is waited for, for the message where it never does."""
     end = time.monotonic() + limit
     while not condition():
-        assert time.monotonic() < end, f"waited {limit:.0f} s in vain until {what}"
+        if time.monotonic() > end:
+            _show_threads()
+            raise AssertionError(f"waited {limit:.0f} s in vain until {what}")
         time.sleep(pause)
+
+
+def _show_threads() -> None:
+    """Print where all threads stand, those of this process and of the JVMs on this machine that it started."""
+    faulthandler.dump_traceback(sys.__stderr__)
+    family = subprocess.run(["ps", "-e", "-o", "pid=,ppid=,comm="], capture_output=True, text=True, check=False).stdout
+    parents = {int(pid): int(parent) for pid, parent, _ in (line.split(maxsplit=2) for line in family.splitlines())}
+    for pid, _, program in (line.split(maxsplit=2) for line in family.splitlines()):
+        above = int(pid)
+        while above in parents and above != os.getpid():
+            above = parents[above]
+        if program == "java" and above == os.getpid() and shutil.which("jstack"):
+            subprocess.run(["jstack", pid], stdout=sys.__stderr__, check=False, timeout=60)
 
 
 class Crash(Exception):
@@ -369,11 +385,12 @@ class Application:
         self._signal(victims, signal.SIGSTOP)
 
     def go_on(self, victims: str) -> tuple[int, str]:
-        """SIGCONT to what was paused; the exit status of the application, which must end, and the end of its log."""
+        """SIGCONT to what was paused; the exit status of the application, which must end, and its log."""
         self._signal(victims, signal.SIGCONT)
         process, self._process = self._process, None
         assert process is not None
-        return process.wait(_PATIENCE_S), self._tail()
+        # Not the end alone: threads of Java print what they die of whenever they do.
+        return process.wait(_PATIENCE_S), self._log.read_text(errors="replace")
 
     def _signal(self, victims: str, number: signal.Signals) -> None:
         leader = self._alive

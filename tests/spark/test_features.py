@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
-import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from astropy.table import Table
 from polars.testing import assert_frame_equal
@@ -16,47 +15,13 @@ from alerce_spark.cli import main
 from alerce_spark.features.io import table
 from alerce_spark.features.names import FEATURES
 from alerce_spark.udfs import features
+from tests.curve_tables import curve_tables
 
 pytestmark = pytest.mark.spark
 
 
-def _curves(seed: int, objects: int = 30) -> tuple[pa.Table, pa.Table, pa.Table]:
-    rng = np.random.default_rng(seed)
-    n = rng.integers(3, 80, objects)
-    oid = np.repeat([f"ZTF20{i:07d}" for i in range(objects)], n)
-    rows = len(oid)
-    detections = pa.table(
-        {
-            "oid": oid,
-            "candid": np.arange(rows) + 10**18,
-            "mjd": rng.uniform(58500, 59500, rows),
-            "fid": rng.integers(1, 4, rows).astype(np.int32),
-            "magpsf": rng.normal(18, 0.4, rows),
-            "sigmapsf": rng.uniform(0.02, 0.2, rows),
-            "isdiffpos": rng.choice([-1, 1], rows).astype(np.int32),
-            "ra": np.full(rows, 120.0),
-            "dec": np.full(rows, -10.0),
-            "rb": rng.uniform(0.3, 1, rows),
-            "sgscore1": rng.uniform(0, 1, rows),
-        }
-    )
-    some = rng.choice([f"ZTF20{i:07d}" for i in range(objects // 2)], 200)  # half of the objects have no limits
-    limits = pa.table(
-        {
-            "oid": some,
-            "mjd": rng.uniform(58400, 59500, 200),
-            "fid": rng.integers(1, 3, 200).astype(np.int32),
-            "diffmaglim": rng.normal(20, 0.5, 200),
-        }
-    )
-    wise = pa.table(
-        {"oid": [f"ZTF20{i:07d}" for i in (0, 1, 1)], **{f"w{k}mpro": [10.0 + k, 12.0, 11.0 - k] for k in range(1, 5)}}
-    )
-    return detections, limits, wise
-
-
 def test_features_through_spark_equal_the_bare_ones(spark: SparkSession) -> None:
-    detections, limits, wise = _curves(1)
+    detections, limits, wise = curve_tables(1)
     found = features(*(spark.createDataFrame(t) for t in (detections, limits, wise)))
     through_spark = pl.from_arrow(found.toArrow())
     bare = pl.from_arrow(table(detections, limits, wise))
@@ -68,7 +33,7 @@ def test_features_through_spark_equal_the_bare_ones(spark: SparkSession) -> None
 
 
 def test_missing_columns_are_listed(spark: SparkSession) -> None:
-    detections, limits, _ = _curves(2, 3)
+    detections, limits, _ = curve_tables(2, 3)
     lacking = spark.createDataFrame(detections.drop_columns(["mjd", "magpsf"]))
     with pytest.raises(ValueError, match="detections lack the columns mjd, magpsf"):
         features(lacking)
@@ -77,7 +42,7 @@ def test_missing_columns_are_listed(spark: SparkSession) -> None:
 
 
 def test_command_line_reads_and_writes_parquet(spark: SparkSession, tmp_path: Path) -> None:
-    detections, limits, _ = _curves(3, 8)
+    detections, limits, _ = curve_tables(3, 8)
     for name, rows in (("detections", detections), ("limits", limits)):
         pl.from_arrow(rows).write_parquet(tmp_path / f"{name}.parquet")  # type: ignore[union-attr]
     arguments = ["--detections", f"{tmp_path}/detections.parquet", "--non-detections", f"{tmp_path}/limits.parquet"]
@@ -90,7 +55,7 @@ def test_command_line_reads_and_writes_parquet(spark: SparkSession, tmp_path: Pa
 
 
 def test_the_command_reads_light_curves_of_any_format(tmp_path: Path) -> None:
-    detections, limits, wise = _curves(2, 8)
+    detections, limits, wise = curve_tables(2, 8)
     detections.to_pandas().to_csv(tmp_path / "detections.csv.gz", index=False)
     limits.to_pandas().to_csv(tmp_path / "limits.tsv", index=False, sep="\t")
     Table.from_pandas(wise.to_pandas()).write(tmp_path / "wise.fits")
@@ -107,15 +72,32 @@ def test_the_command_reads_light_curves_of_any_format(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("column", "value", "said"),
-    [("mjd", 2459000.5, "detections: mjd"), ("isdiffpos", "maybe", "isdiffpos"), ("oid", None, "have no id")],
+    [("mjd", 2459000.5, "curves: mjd"), ("isdiffpos", "maybe", "isdiffpos"), ("oid", None, "have no id")],
 )
 def test_folders_are_checked_as_files_are(
     spark: SparkSession, tmp_path: Path, capfd: pytest.CaptureFixture[str], column: str, value: object, said: str
 ) -> None:
-    detections = pl.from_arrow(_curves(3, 4)[0])
+    detections = pl.from_arrow(curve_tables(3, 4)[0])
     assert isinstance(detections, pl.DataFrame)
     (tmp_path / "curves").mkdir()
     detections.with_columns(pl.lit(value).alias(column)).write_parquet(tmp_path / "curves" / "a.parquet")
     with pytest.raises(SystemExit, match="2"):
         main(["features", "--detections", f"{tmp_path}/curves", "--out", f"{tmp_path}/out"])
     assert said in capfd.readouterr().err.split("error: ")[-1]
+
+
+def test_the_command_writes_the_same_bits_with_and_without_spark(spark: SparkSession, tmp_path: Path) -> None:
+    files = dict(zip(("detections", "non-detections", "xmatch"), curve_tables(5, 40), strict=True))
+    given = []
+    for name, rows in files.items():
+        pq.write_table(rows, tmp_path / f"{name}.parquet")
+        given += [f"--{name}", f"{tmp_path}/{name}.parquet"]
+    found = {}
+    for way, options in {"spark": ("--master", "local[2]"), "here": ()}.items():
+        with pytest.raises(SystemExit, match="0"):
+            main(["features", *given, *options, "--out", f"{tmp_path}/{way}"])
+        found[way] = pl.read_parquet(f"{tmp_path}/{way}/*.parquet").sort("oid")
+    assert (tmp_path / "spark" / "_SUCCESS").is_file()
+    assert not (tmp_path / "here" / "_SUCCESS").exists()
+    assert found["here"]["ndet_used"].gt(0).sum() > 20
+    assert_frame_equal(found["here"], found["spark"], check_exact=True)

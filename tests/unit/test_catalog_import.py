@@ -194,6 +194,23 @@ def test_positions_units_and_remarks_of_a_catalogue(tmp_path: Path) -> None:
         list(files.rows(SETTINGS, [tmp_path / "t.csv"], Counts()))
 
 
+@pytest.mark.parametrize("unit", ["arcsec/yr", "mas/y", "asecpyr", "deg/yr", "rad/yr", "km/s", "mas", "s/yr"])
+def test_units_of_motions_are_converted_or_refused(tmp_path: Path, unit: str) -> None:
+    settings = SETTINGS.model_copy(update={"pmra": ("pmra",), "pmdec": ("pmdec",), "pm_max": 1e12, "epoch": 2016.0})
+    for text in (
+        f"objID,ra,dec,pmra [{unit}],pmdec [{unit}]\n1,2,3,1.5,0.5\n",
+        f"objID,ra,dec,pmra,pmdec\n,,,{unit},{unit}\n1,2,3,1.5,0.5\n",
+    ):
+        (tmp_path / "t.csv").write_text(text)
+        if unit in ("km/s", "mas", "s/yr"):
+            with pytest.raises(TableFileError, match=f"pmra.*'{unit}'"):
+                list(files.rows(settings, [tmp_path / "t.csv"], Counts()))
+            continue
+        known = {"mas/y": "mas/yr", "asecpyr": "arcsec/yr"}.get(unit, unit)
+        rows = pa.concat_tables(files.rows(settings, [tmp_path / "t.csv"], Counts()))
+        assert rows["pmra"].to_pylist() == [pytest.approx((1.5 * u.Unit(known)).to_value("mas/yr"))]
+
+
 def test_the_sample_of_a_hats_catalogue_is_no_part_of_it(tmp_path: Path) -> None:
     folder = _hats(tmp_path / "hats")
     pl.DataFrame(ROWS)[:1].write_parquet(folder / "main" / "dataset" / "data_thumbnail.parquet")
@@ -453,5 +470,10 @@ def test_commands_import_list_and_match_a_file(tmp_path: Path, capsys: pytest.Ca
     ):
         code, said = run("crossmatch", "--csv", str(mine), *names, *options)
         assert (code, words in said) == (status, True), said
+    mine.write_text("star,alpha,delta,t\na,50,50,59000\nd,50,50,0\n")
+    code, said = run("crossmatch", "--csv", str(mine), *names, "--mjd-column", "t")
+    assert (code, "t holds 0.0 in row 2" in said) == (2, True), said
+    code, said = run("crossmatch", "--csv", str(mine), *names[:-1], str(mine))
+    assert (code, "is the input" in said, "59000" in mine.read_text()) == (2, True, True), said
     code, said = run("crossmatch", "sdss")
     assert code == 2

@@ -148,6 +148,30 @@ def test_an_output_that_cannot_be_written_is_refused_and_leaves_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_an_output_that_is_an_input_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("kept")
+    (tmp_path / "link.csv").symlink_to("mine.csv")
+    (tmp_path / "hard.csv").hardlink_to(tmp_path / "mine.csv")
+    (tmp_path / "parts").mkdir()
+    for out in ("mine.csv", "parts/../mine.csv", "link.csv", "hard.csv"):
+        with pytest.raises(InputError, match="is the input"):
+            check_out(tmp_path / out, (".csv",), [None, tmp_path / "mine.csv"])
+    with pytest.raises(InputError, match="lies in it"):
+        check_out(tmp_path / "parts" / "new.csv", (".csv",), [tmp_path / "parts"])
+    assert check_out(tmp_path / "new.csv", (".csv",), [tmp_path / "mine.csv", tmp_path / "absent.csv"])
+
+
+def test_a_file_in_a_folder_without_rights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old.csv").write_text("kept")
+
+    def denied(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", denied)
+    with pytest.raises(InputError, match="Permission denied"):
+        check_out(tmp_path / "old.csv", (".csv",))
+
+
 def test_an_output_that_can_be_written_is_not_touched(tmp_path: Path) -> None:
     old, new = tmp_path / "old.csv", tmp_path / "folder" / "new.csv"
     old.write_text("kept")
@@ -204,6 +228,8 @@ def test_a_night_that_is_no_date_is_refused_with_the_form(
         (("outliers", "--min-score", "nan"), "NaN"),
         (("uncertain", "--count", "0"), "count = 0"),
         (("models", "retire", "nonsense", "1"), "no classifier 'nonsense'"),
+        (("crossmatch", "--out", "x.csv"), "--out without --csv"),
+        (("crossmatch", "--all", "--ra-column", "ra"), "--all, --ra-column without --csv"),
         (("models", "roll-back", "nonsense"), "no classifier 'nonsense'"),
         (("models", "register", "lc_classifier", "1", "absent"), "no model file absent"),
         (("import", "file", "--through-stream", "topic with blanks"), "cannot be a topic"),

@@ -434,6 +434,74 @@ def test_units_that_are_no_angles_are_refused(tmp_path: Path) -> None:
     Table({"ra": [1.0] * u.mag, "dec": [1.0] * u.deg}).write(tmp_path / "t.fits")
     with pytest.raises(TableFileError, match="column ra: the unit 'mag' is no known angle"):
         _places(tmp_path / "t.fits")
+    for unit in ("turn", "gon", "m", "km/s", "mas/yr", "min", "epoch"):
+        for text in (f"ra [{unit}],dec [{unit}]\n1,2\n", f"ra,dec\n{unit},{unit}\n1,2\n"):
+            if unit == "epoch" and text.startswith("ra,"):
+                continue  # a word that is no unit is a value that cannot be read
+            with pytest.raises(TableFileError, match=f"'{unit}'"):
+                _places(_file(tmp_path, text))
+    with pytest.raises(TableFileError, match="'h' in its first row, a unit"):
+        _places(_file(tmp_path, "ra,dec\nh,d\n1,2\n"))
+
+
+@pytest.mark.parametrize("word", ["J2000", "B1950", "J2016.0", "ICRS", "ICRS, deg", "deg J2000", "FK5"])
+def test_equinoxes_and_frames_in_brackets_are_no_units(tmp_path: Path, word: str) -> None:
+    assert _places(_file(tmp_path, f'"ra [{word}]","dec ({word})"\n187.5,2\n'))[:2] == ([187.5], [2.0])
+
+
+def test_values_with_their_unit_are_no_line_of_units(tmp_path: Path) -> None:
+    assert _places(_file(tmp_path, "ra,dec\n5deg,6deg\n7deg,8deg\n"))[0].tolist() == [5.0, 7.0]
+
+
+def _parts(tmp_path: Path, *columns: pa.Array) -> Path:
+    for k, column in enumerate(columns):
+        pq.write_table(pa.table({"x": column}), tmp_path / f"{k}.parquet")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("columns", "wanted"),
+    [
+        ((pa.array([1], pa.int32()), pa.array([2**62], pa.int64())), [1, 2**62]),
+        ((pa.array([1], pa.uint8()), pa.array([-1], pa.int8())), [1, -1]),
+        ((pa.array([2**53 - 1]), pa.array([0.5])), [2.0**53 - 1, 0.5]),
+        ((pa.nulls(1), pa.array(["a"]), pa.array(["b"]).dictionary_encode()), [None, "a", "b"]),
+    ],
+    ids=["integers", "signs", "floating", "text"],
+)
+def test_types_of_parts_become_one_where_values_stay(
+    tmp_path: Path, columns: tuple[pa.Array, ...], wanted: list[object]
+) -> None:
+    found = read(_parts(tmp_path, *columns))["x"].to_pylist()
+    assert found == wanted == pd.concat([pd.Series(c.to_pylist(), dtype=object) for c in columns]).tolist()
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        (pa.array([0.5]), pa.array([2**53 + 1])),
+        (pa.array([1]), pa.array([2**64 - 1], pa.uint64())),
+        (pa.array([1]), pa.array(["1"])),
+    ],
+    ids=["digits", "range", "text"],
+)
+def test_types_of_parts_that_would_change_values_are_refused(tmp_path: Path, columns: tuple[pa.Array, ...]) -> None:
+    with pytest.raises(TableFileError, match=r"1\.parquet: column x is"):
+        read(_parts(tmp_path, *columns))
+
+
+def test_blank_fields_of_fits_text_are_null(tmp_path: Path) -> None:
+    columns = [
+        fits.Column("n", "I6", array=np.array([7, 8, 9]), ascii=True),
+        fits.Column("x", "F8.3", array=np.array([1.5, 2.5, 3.5]), ascii=True),
+        fits.Column("m", "I6", array=np.array([-99, 0, 5]), null="-99", ascii=True),
+    ]
+    fits.TableHDU.from_columns(columns).writeto(tmp_path / "t.fits")
+    head, end, rows = (tmp_path / "t.fits").read_bytes().rpartition(b"END" + b" " * 77)
+    rows = rows.replace(b"     8", b"      ").replace(b"   2.500", b"        ")
+    (tmp_path / "t.fits").write_bytes(head + end + rows)
+    found = read(tmp_path / "t.fits").to_pydict()
+    assert found == {"n": [7, None, 9], "x": [1.5, None, 3.5], "m": [None, 0, 5]}
 
 
 def test_what_may_be_radians_or_hours_is_said(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def match(labels: pa.Table, objects: pa.Table, radius_arcsec: float = MATCH_RADI
     """Nearest label of each source within `radius_arcsec` of each object.
 
     `labels` as from `read` (of one or more sources), `objects` with oid, meanra, meandec [deg]. Columns: oid, label
-    (row of `labels`), separation [arcsec], source, source_id, class_name, original_class; one row for an object and a
+    (row of `labels`), separation [arcsec], ambiguous (the source has another class there too), source, source_id,
+    class_name, original_class; one row for an object and a
     source, in the order of objects and then of priority. Of two labels at the same distance the earlier row counts; a
     label may belong to several objects (a star split in two by the survey). Objects without a position match nothing.
     Raises ValueError for a radius that is not in (0, 3600].
@@ -48,12 +50,17 @@ def match(labels: pa.Table, objects: pa.Table, radius_arcsec: float = MATCH_RADI
     order = np.lexsort((label, separation, rank, found))
     first = _first_of_runs(found[order], rank[order])
     chosen = order[first]
+    # Whether any label of a run says another class than its nearest, which counts.
+    classes = _encode(labels["class_name"]).indices.to_numpy()[label[order]]
+    run = np.cumsum(first) - 1
+    ambiguous = np.bincount(run[classes != classes[first][run]], minlength=len(chosen)) > 0
     label, found, separation = label[chosen], found[chosen], separation[chosen]
     return pa.table(
         {
             "oid": objects["oid"].take(pa.array(placed[found])),
             "label": pa.array(label, pa.int64()),
             "separation": pa.array(separation, pa.float64()),
+            "ambiguous": pa.array(ambiguous, pa.bool_()),
             **{name: labels[name].take(pa.array(label)) for name in LABELS.names if name not in ("ra", "dec")},
         }
     )
@@ -198,4 +205,17 @@ def labels_from_files(
             tables.append(labels)
             reports.append(report)
     matches = match(pa.concat_tables(tables), objects, radius_arcsec)
+    reports = [_noted(report, matches, radius_arcsec) for report in reports]
     return combine(matches), reports, label_matrix(matches)
+
+
+def _noted(report: ReadReport, matches: pa.Table, radius: float) -> ReadReport:
+    """A report that says for how many objects its source has two classes, and which of them counts."""
+    here = matches.filter(pc.and_(matches["ambiguous"], pc.equal(matches["source"], report.source)))
+    if not len(here):
+        return report
+    note = (
+        f"{report.source} gives {len(here)} objects more than one class within {radius} arcsec: the nearest row "
+        f"counts, of equally near ones the first, for instance {here['class_name'][0]} for {here['oid'][0]}"
+    )
+    return replace(report, notes=(*report.notes, note))

@@ -242,6 +242,14 @@ def test_what_follows_a_record_and_is_no_block_makes_a_bad_packet(put: Callable[
         assert _read(put("count.avro", odd)) == ([odd], [])
 
 
+def test_of_files_put_together_the_first_is_read_and_the_rest_named(put: Callable[[str, bytes], Path]) -> None:
+    one, other = (container(avro_schema("3.3"), record_bytes(avro_schema("3.3"), _record(n))) for n in (11, 12))
+    found, unread = _read(put("both.avro", one + other))
+    assert decode(found).alerts["candid"].to_pylist() == [11]
+    assert [where for where, _ in unread] == ["both.avro"]
+    assert "the 1 records before it are taken" in unread[0][1]
+
+
 # Folders.
 
 

@@ -12,7 +12,19 @@ import pytest
 
 from alerce_spark.api.client import configuration
 from tests import small_lake
+from tests.missing import missing
+from tests.postgres_server import PostgresServer, programs
 from tests.served import Served, serving
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL server."""
+    if programs() is None:
+        missing("PostgreSQL")
+    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -715,6 +715,15 @@ def test_labels_from_files_end_to_end(write: Callable[[str, str], Path]) -> None
     assert (empty.num_rows, none, nothing.num_rows) == (0, [], 0)
 
 
+def test_two_classes_of_one_source_at_one_place_are_said(write: Callable[[str, str], Path]) -> None:
+    text = "source_id,ra,dec,best_class_name\n1,10,20,RRAB\n1,10,20,MIRA_SR\n2,30,20,CEP\n2,30,20,CEP\n"
+    objects = _objects([10.0, 30.0], [20.0, 20.0])
+    labels, reports, _ = labels_from_files({"gaia_dr2": write("gaia.csv", text)}, objects)
+    assert labels["class_name"].to_pylist() == ["RRL", "CEP"]
+    assert "gives 1 objects more than one class" in reports[0].notes[0]
+    assert "RRL for ZTF000000" in reports[0].notes[0]
+
+
 # --- plain labels ----------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,1 @@
+"""Tables of a user: their features on the cores of this machine, and their classes."""
