@@ -406,14 +406,15 @@ def _mjd(date: str) -> float:
 def test_an_object_that_the_catalogue_has_is_reported_only_if_a_person_says_so(
     sky: str, fake: FakeTns, tmp_path: Path
 ) -> None:
+    lake = shutil.copytree(sky, str(tmp_path / "lake"))
     row = {"objid": 1, "name_prefix": "SN", "name": "2026abc", "ra": 20.0, "declination": -60.0 + 2 / 3600}
     path = tmp_path / "tns_public_objects.csv"
     path.write_bytes(public_csv([row, row | {"objid": 2, "name": "2026def", "ra": 60.0, "declination": -60.002}]))
-    catalog.import_files(sky, [path])
+    catalog.import_files(lake, [path])
     with pytest.raises(InputError, match="TNS has SN2026abc at the place of ZTF26bb"):
-        draft.draft(sky, "ZTF26bb", settings(fake))
-    assert draft.draft(sky, "ZTF26bb", settings(fake), known=True)["internal_name"] == "ZTF26bb"
-    assert draft.draft(sky, "ZTF26dd", settings(fake))["internal_name"] == "ZTF26dd"
+        draft.draft(lake, "ZTF26bb", settings(fake))
+    assert draft.draft(lake, "ZTF26bb", settings(fake), known=True)["internal_name"] == "ZTF26bb"
+    assert draft.draft(lake, "ZTF26dd", settings(fake))["internal_name"] == "ZTF26dd"
 
 
 def test_a_draft_needs_somebody_who_reports_and_an_object(sky: str, fake: FakeTns) -> None:
@@ -434,20 +435,21 @@ def test_a_server_that_is_not_set_is_not_asked(fake: FakeTns) -> None:
 
 
 def test_hosts_are_the_galaxies_of_the_catalogues(sky: str, tmp_path: Path) -> None:
+    lake = shutil.copytree(sky, str(tmp_path / "lake"))
     known = load_catalogs(ROOT / "conf" / "catalogs.toml")
     for name, text in {
         "sdss": "objID,ra,dec,type,psfMag_r,redshift\n1,5,5.002,3,17.5,0.05\n2,5,5.001,6,16,\n3,5,5.02,3,17,0.1\n",
         "ps1": "objID,raMean,decMean,iMeanPSFMag,iMeanKronMag\n7,5,5.001,18.5,18.0\n8,5,5.001,18.5,18.5\n",
     }.items():
         (tmp_path / f"{name}.csv").write_text(text)
-        import_catalog(sky, name, known[name], [tmp_path / f"{name}.csv"])
-    found = hosts.candidates(sky, 5.0, 5.0)
+        import_catalog(lake, name, known[name], [tmp_path / f"{name}.csv"])
+    found = hosts.candidates(lake, 5.0, 5.0)
     assert found.select("catalog", "source_id", "redshift", "r").rows() == [
         ("ps1", "7", None, None),
         ("sdss", "1", 0.05, 17.5),
     ]
     assert found["separation"].to_list() == pytest.approx([3.6, 7.2], abs=1e-6)
-    assert hosts.candidates(sky, 50.0, 5.0).is_empty()
+    assert hosts.candidates(lake, 50.0, 5.0).is_empty()
 
 
 def test_the_commands_take_a_report_from_the_object_to_its_name(
