@@ -25,10 +25,12 @@ from alerce_spark.location import lake_path, refuse_credentials
 #: Variables that begin with the prefix of the settings and are not settings; the last is of ALeRCE's client.
 _NOT_SETTINGS = {"ALERCE_CONF", "ALERCE_TEST_DATA", "ALERCE_CONFIG_PATH"}
 
-#: Places of services and data, section and key: a value that is refused may hold a secret, so it is not printed.
+#: Places of services and data, and secrets, section and key: a value that is refused may hold a secret, so it is not
+#: printed.
 _PLACES = {
     *(("lake", "path"), ("kafka", "bootstrap_servers"), ("archive", "url"), ("archive", "endpoint_url")),
-    *(("stream", "checkpoints"), ("crossmatch", "cds_url")),
+    *(("stream", "checkpoints"), ("crossmatch", "cds_url"), ("services", "tokens")),
+    *(("tns", "url"), ("tns", "api_key"), ("tns", "hermes_url"), ("tns", "hermes_token")),
 }
 _BROKER = re.compile(r"([A-Z_]+://)?([\w.-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}")
 
@@ -215,6 +217,55 @@ class ServicesSettings(_Section):
     rate_limit: str = "10000/10 seconds"
     query_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     kept_mb: Annotated[int, Field(ge=0)] = 64
+    tokens: list[str] = []
+
+    @field_validator("tokens")
+    @classmethod
+    def _digests(cls, value: list[str]) -> list[str]:
+        if not all(re.fullmatch(r"[^\s:]+:[0-9a-f]{64}", token) for token in value):
+            raise ValueError("write each as <name>:<sha256 of the token>, 64 digits of 0-9a-f")
+        if len({token.split(":")[0] for token in value}) < len(value):
+            raise ValueError("a name has two tokens")
+        return value
+
+
+class TnsSettings(_Section):
+    """The Transient Name Server and HERMES: who we are there. Nothing is asked of either without its `url`."""
+
+    url: str | None = None
+    bot_id: Annotated[int, Field(ge=0)] = 0
+    bot_name: str = ""
+    api_key: SecretStr = SecretStr("")
+    reporting_group: Annotated[int, Field(ge=0)] = 0
+    data_source: Annotated[int, Field(ge=0)] = 0
+    reporting_group_name: str = ""
+    data_source_name: str = ""
+    reporters: str = ""
+    timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    patience_s: Annotated[float, Field(ge=0)] = 900.0
+    settle_s: Annotated[float, Field(ge=0)] = 3600.0
+    hermes_url: str | None = None
+    hermes_token: SecretStr = SecretStr("")
+    hermes_topic: str = "hermes.test"
+
+    @field_validator("url", "hermes_url")
+    @classmethod
+    def _web_address(cls, value: str | None) -> str | None:
+        return _web(value or None)
+
+    @field_validator("bot_name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[\w .+-]*", value, re.ASCII):
+            raise ValueError("may have letters, digits, blanks and . _ + -")
+        return value
+
+    @field_validator("api_key", "hermes_token")
+    @classmethod
+    def _one_line(cls, value: SecretStr) -> SecretStr:
+        if not re.fullmatch(r"[!-~]*", value.get_secret_value()):
+            raise ValueError("has blanks, line ends or other characters that no key has")
+        return value
 
 
 class SparkSettings(_Section):
@@ -238,6 +289,7 @@ class Settings(BaseSettings):
     crossmatch: CrossmatchSettings = CrossmatchSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
     services: ServicesSettings = ServicesSettings()
+    tns: TnsSettings = TnsSettings()
     spark: SparkSettings = SparkSettings()
 
     @property

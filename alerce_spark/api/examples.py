@@ -247,3 +247,24 @@ CHART = _of(
     errors=(400, 404),
     content={"application/pdf": _FILE, "image/png": _FILE},
 )
+_TNS_ROW = {
+    **{"objid": 48999, "ra": 185.728875, "declination": 15.823611, "name_prefix": "SN", "name": "2020oi"},
+    **{"redshift": 0.0052, "type": "SN Ic", "internal_names": "ZTF20aaelulu", "separation": 0.04},
+}
+_TNS_STEP = {
+    **{"oid": "ZTF20aaelulu", "bot": "a_bot", "number": 1, "state": "approved", "who": "a.person", "via": None},
+    **{"report_id": None, "name": None, "note": None, "at": "2026-12-01T02:00:00.000+00:00"},
+}
+TNS_NEAREST = _of({"object_name": "2020oi", "object_type": "SN Ic", "object_data": _TNS_ROW})
+TNS_SEARCH = _of(
+    {"source": "catalogue", "items": [_TNS_ROW]},
+    _parameter("ra", "number", "Right ascension [deg]"),
+    _parameter("dec", "number", "Declination [deg]"),
+    _parameter("radius", "number", "Radius [arcsec], 3 by default, up to 60"),
+    _parameter("name", "string", "Name of an object, with or without AT or SN, or one of its internal names"),
+    _parameter("remote", "boolean", "Ask TNS itself where the catalogue has nothing; its limits are told as 429"),
+    errors=(400,),
+)
+TNS_REPORTS = _of([_TNS_STEP])
+TNS_REPORT = _of({"steps": [_TNS_STEP], "report": {"internal_name": "ZTF20aaelulu"}}, errors=(404,))
+TNS_STEP = _of(_TNS_STEP, errors=(400,))

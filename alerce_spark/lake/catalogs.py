@@ -277,6 +277,16 @@ def sources(lake: str, name: str, ra: float, dec: float, radius: float) -> pl.Da
     return chosen.with_columns(separation=pl.Series(found.separation, dtype=pl.Float64))
 
 
+def everything(lake: str, name: str) -> pl.DataFrame:
+    """Every source of a catalogue, in no order: source_id, ra, dec [deg], proper motions and attributes.
+
+    Raises LakeError where the catalogue is not imported.
+    """
+    opened = _needed(lake, name)
+    rows = opened.read(np.array([[0, np.iinfo(np.int64).max]]))
+    return pl.DataFrame(rows).select("source_id", "ra", "dec", *opened.attributes)
+
+
 def columns(catalog: Local, found: pa.Table) -> pl.DataFrame:
     """Attributes of attempts on a catalogue, a column each: numbers, or text."""
     maps = found["attributes"].combine_chunks()

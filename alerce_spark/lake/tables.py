@@ -447,11 +447,32 @@ NIGHTLY_REPORTS = Table(
 )
 
 
+TNS_REPORTS = Table(
+    "tns_reports",
+    "Reports to the Transient Name Server, one row a step; the last step is where a report stands.",
+    (
+        _OID,
+        Column("bot", "string", "Name of the bot that reports", required=True),
+        Column("number", "int", "Step, from 0", required=True),
+        Column("state", "string", "What the report is from then on (docs/operations.md)", required=True),
+        Column("at", "timestamp", "When", required=True),
+        Column("who", "string", "Person or program that made the step", required=True),
+        Column("via", "string", "Where it goes or went: tns or hermes; null before"),
+        Column("report", "string", "What is reported, as JSON in the words of TNS", required=True),
+        Column("report_id", "string", "Number of the report there; null where none was told"),
+        Column("name", "string", "Name of the object at TNS; null while there is none"),
+        Column("note", "string", "What was said about it: reasons, errors"),
+    ),
+    ("oid", "bot", "number"),
+)
+
+
 def tables(survey: Survey) -> dict[str, Table]:
     """Every table of a survey's lake by name, in the order of the data flow."""
     of_packets = (_detections(survey), _non_detections(survey), _forced_photometry(survey))
-    others = (OBJECTS, MAGSTATS, FEATURES, PROBABILITIES, XMATCH, TAXONOMY, MODELS, QUARANTINE, NIGHTLY_REPORTS)
-    return {table.name: table for table in (*of_packets, *others)}
+    of_objects = (OBJECTS, MAGSTATS, FEATURES, PROBABILITIES, XMATCH)
+    of_the_broker = (TAXONOMY, MODELS, QUARANTINE, NIGHTLY_REPORTS, TNS_REPORTS)
+    return {table.name: table for table in (*of_packets, *of_objects, *of_the_broker)}
 
 
 #: The tables of the survey that the settings name.

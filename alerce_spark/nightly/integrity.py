@@ -32,7 +32,7 @@ from alerce_spark import surveys
 from alerce_spark.config import Settings
 from alerce_spark.errors import InputError
 from alerce_spark.lake import write
-from alerce_spark.lake.handles import collect, healpix_order
+from alerce_spark.lake.handles import collect, healpix_order, is_made
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.nightly import invariants, packets
 from alerce_spark.nightly.invariants import ALERTS, FINDINGS, MISSING
@@ -215,7 +215,7 @@ class _Job:
         found = self._of_objects(known.filter(pl.col("oid").is_not_null()))
         yield _without_reason(found, known, refused)
         for name, table in TABLES.items():
-            if not table.on_sky:
+            if not table.on_sky and is_made(lake.path, name):
                 yield invariants.twice(name, collect(lake.path, lake.table(name).select(table.key)))
 
     def _of_objects(self, known: pl.DataFrame) -> pl.DataFrame:

@@ -43,7 +43,7 @@ from tests.lakes import assert_complete, assert_keys_unique
 from tests.lakes import records as fastavro_records
 
 #: Tables that alerts fill.
-FILLED = tuple(name for name in TABLES if name not in ("taxonomy", "models", "nightly_reports"))
+FILLED = tuple(name for name in TABLES if name not in ("taxonomy", "models", "nightly_reports", "tns_reports"))
 #: Columns whose values depend on the order of arrival; all others must be equal.
 ARRIVAL_COLUMNS = {
     "objects": ("pixel",),  # the home: where the alert was that came first; it never moves

@@ -34,7 +34,7 @@ def test_science_imports_neither_spark_nor_what_stands_above_it(file: Path) -> N
         assert not any(name.startswith(f"alerce_spark.{room}") for room in ABOVE), name
 
 
-@pytest.mark.parametrize("file", _files(("serving", "api")), ids=lambda f: f.relative_to(PACKAGE).as_posix())
+@pytest.mark.parametrize("file", _files(("serving", "api", "tns")), ids=lambda f: f.relative_to(PACKAGE).as_posix())
 def test_services_import_neither_spark_nor_its_rooms(file: Path) -> None:
     for name in _imports(file):
         assert name.split(".")[0] not in ("pyspark", "delta"), name

@@ -10,7 +10,7 @@ from alerce_spark.surveys import ztf
 def test_every_table_of_the_design_is_there() -> None:
     assert set(TABLES) == {
         *("detections", "non_detections", "forced_photometry", "objects", "magstats", "features", "probabilities"),
-        *("xmatch", "taxonomy", "models", "quarantine", "nightly_reports"),
+        *("xmatch", "taxonomy", "models", "quarantine", "nightly_reports", "tns_reports"),
     }
 
 

@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Protocol
 
 import numpy as np
@@ -28,8 +27,8 @@ from alerce_spark.alerts.avro import decode
 from alerce_spark.config import conf_dir
 from alerce_spark.crossmatch import catalogs as published
 from alerce_spark.crossmatch.packet import neighbours
-from alerce_spark.lake import catalogs, lookup, write
-from alerce_spark.lake.handles import delta_table, healpix_order, scan
+from alerce_spark.lake import attempts, catalogs, lookup, write
+from alerce_spark.lake.handles import delta_table, scan
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.streaming.pieces import PIECES, piece, unpack
 from alerce_spark.streaming.query import Application, Handler, Query
@@ -119,14 +118,14 @@ class Crossmatch:
     def _answered(self, finished: pa.Table, asked: Sequence[str], version: int) -> pa.Table:
         """Rows of what the service told, without those that are stored already."""
         told = finished.filter(pc.is_in(finished["catalog"], pa.array(asked, pa.string())))
-        known = _stored(self.lake, told["oid"], told["ra"].to_numpy(), told["dec"].to_numpy(), version)
+        known = attempts.stored(self.lake, told["oid"], told["ra"].to_numpy(), told["dec"].to_numpy(), version)
         keys = (
             pl.DataFrame(told.select(["oid", "catalog"])).with_row_index("at").unique(["oid", "catalog"], keep="first")
         )
         new = keys.join(known, on=["oid", "catalog"], how="anti")["at"].sort()
         about = told.take(new.to_arrow())
         candid = pa.nulls(about.num_rows, pa.int64())
-        return _table_rows(about, about["oid"], candid, about["ra"], about["dec"], self.survey, self.lake)
+        return attempts.table_rows(about, about["oid"], candid, about["ra"], about["dec"], self.survey, self.lake)
 
     def _hand_in(self, service: Service, due: pa.Table, asked: Sequence[str]) -> None:
         """Objects of this batch, and while the service takes them, older ones that it has not told about."""
@@ -171,7 +170,7 @@ def lacking(lake: str, names: Sequence[str], again: bool = False) -> Iterator[pl
             number = sky.places(*(part[name] for name in ("oid", "mjd", "ra", "dec")))
             for n in np.unique(number):
                 mine = part.filter(pl.Series(number == n))
-                known = _stored(lake, mine["oid"], mine["ra"].to_numpy(), mine["dec"].to_numpy(), None)
+                known = attempts.stored(lake, mine["oid"], mine["ra"].to_numpy(), mine["dec"].to_numpy(), None)
                 yield mine.filter(~pl.col("oid").is_in(_complete(known, names).implode()))
 
 
@@ -195,7 +194,7 @@ def match_objects(
         found = ask(*where)
         about = part[found["row"].to_numpy()].to_arrow()
         nothing = pa.nulls(found.num_rows, pa.int64())
-        rows = _table_rows(found, about["oid"], nothing, about["ra"], about["dec"], survey, lake)
+        rows = attempts.table_rows(found, about["oid"], nothing, about["ra"], about["dec"], survey, lake)
 
         def change(rows: pa.Table = rows) -> int:
             version = lookup.versions(lake, [_TABLE])[_TABLE]
@@ -247,7 +246,7 @@ def _attempts(
     """Rows of xmatch that the alerts bring, and objects to ask a service about."""
     told = pl.DataFrame(alerts.select(["objectId", "candid", "ra", "dec", "mjd"])).rename({"objectId": "oid"})
     told = told.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
-    known = _stored(lake, told["oid"], told["ra"].to_numpy(), told["dec"].to_numpy(), version)
+    known = attempts.stored(lake, told["oid"], told["ra"].to_numpy(), told["dec"].to_numpy(), version)
     firsts = told.sort("candid").unique("oid", keep="first", maintain_order=True)
     found = [neighbours(alerts, surveys.get(survey))]
     for name in local:
@@ -263,7 +262,7 @@ def _attempts(
     new = keys.select("oid", "candid", "ra", "dec").to_arrow()
     rows = every.take(keys["at"].to_arrow())
     due = firsts.filter(~pl.col("oid").is_in(_complete(known, asked).implode())) if asked else firsts.clear()
-    made = _table_rows(rows, new["oid"], new["candid"], new["ra"], new["dec"], survey, lake)
+    made = attempts.table_rows(rows, new["oid"], new["candid"], new["ra"], new["dec"], survey, lake)
     return made, due.select(_DUE.names).to_arrow().cast(_DUE)
 
 
@@ -278,41 +277,6 @@ def _complete(known: pl.DataFrame, names: Sequence[str]) -> pl.Series:
     """Objects that have a row of each of the catalogues."""
     of_them = known.filter(pl.col("catalog").is_in(list(names)))
     return of_them.group_by("oid").len().filter(pl.col("len") == len(names))["oid"]
-
-
-def _stored(
-    lake: str, oids: pl.Series | pa.ChunkedArray, ra: ArrayLike, dec: ArrayLike, version: int | None
-) -> pl.DataFrame:
-    """Attempts that are stored of objects at these positions [deg]: oid, catalog, candid, is_stored."""
-    rows = lookup.read_near(lake, _TABLE, ["oid", "catalog", "candid"], pl.Series(oids), ra, dec, version)
-    return rows.with_columns(is_stored=pl.lit(True))
-
-
-def _table_rows(
-    found: pa.Table,
-    oid: pa.ChunkedArray,
-    candid: pa.Array | pa.ChunkedArray,
-    ra: pa.ChunkedArray,
-    dec: pa.ChunkedArray,
-    survey: str,
-    lake: str,
-) -> pa.Table:
-    """Attempts (columns of ATTEMPTS but `row`) as rows of the table xmatch; one oid, candid and position a row."""
-    size = found.num_rows
-    longitude = ra.to_numpy() % 360
-    index = sky.healpix(longitude, dec.to_numpy())
-    values = {
-        "pixel": pa.array(sky.parent(index, healpix_order(lake))),
-        "healpix29": pa.array(index),
-        "survey": pa.repeat(survey, size),
-        "oid": oid,
-        "candid": candid,
-        "ra": pa.array(longitude),
-        "dec": dec,
-        "attempted": pa.repeat(pa.scalar(datetime.now(UTC), pa.timestamp("us", tz="UTC")), size),
-        **{name: found[name] for name in ("catalog", "radius", "source_id", "separation", "attributes")},
-    }
-    return pa.table([values[name] for name in _ATTEMPTED.names], _ATTEMPTED.names).cast(_ATTEMPTED)
 
 
 def _earliest(rows: pa.Table) -> pa.Table:
