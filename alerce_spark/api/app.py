@@ -16,6 +16,7 @@ from alerce_spark.api import catshtm, chart, multisurvey, period, scs, stamps, x
 from alerce_spark.api.errors import add_handlers, reply
 from alerce_spark.api.limits import Bounds, rate_of
 from alerce_spark.api.state import THREADS, State
+from alerce_spark.api.tap import routes as tap
 from alerce_spark.config import Settings
 
 _ABOUT = """Objects, light curves, classes, features, stamps and packets of an alert stream, at ALeRCE's routes.
@@ -47,7 +48,7 @@ def make(settings: Settings) -> FastAPI:
     add_handlers(app)
     for router in (
         *(ztf.router, ztf.forced_router, stamps.router, multisurvey.router),
-        *(catshtm.router, scs.router, xmatch.router, chart.router, period.router),
+        *(catshtm.router, scs.router, tap.router, xmatch.router, chart.router, period.router),
     ):
         app.include_router(router)
 
