@@ -12,7 +12,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from alerce_spark.api import catshtm, chart, multisurvey, period, scs, stamps, xmatch, ztf
+from alerce_spark.api import catshtm, chart, moc, multisurvey, period, scs, stamps, xmatch, ztf
 from alerce_spark.api.errors import add_handlers, reply
 from alerce_spark.api.limits import Bounds, rate_of
 from alerce_spark.api.state import THREADS, State
@@ -48,7 +48,7 @@ def make(settings: Settings) -> FastAPI:
     add_handlers(app)
     for router in (
         *(ztf.router, ztf.forced_router, stamps.router, multisurvey.router),
-        *(catshtm.router, scs.router, tap.router, xmatch.router, chart.router, period.router),
+        *(catshtm.router, moc.router, scs.router, tap.router, xmatch.router, chart.router, period.router),
     ):
         app.include_router(router)
 

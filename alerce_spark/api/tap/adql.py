@@ -7,18 +7,19 @@ without such rows are not read: ranges of `healpix29` for cones, intervals for v
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import sqlglot
 from sqlglot import exp, tokens
 from sqlglot.dialects.dialect import Dialect, NormalizationStrategy
-from sqlglot.errors import SqlglotError, ParseError
+from sqlglot.errors import ParseError, SqlglotError
 
 from alerce_spark.api.tap import geometry, sources
 from alerce_spark.api.tap.geometry import Unsupported
 from alerce_spark.api.tap.sources import Reference, Upload
-from alerce_spark.api.tap.tables import TABLES, Column
+from alerce_spark.api.tap.tables import Column
 
 #: Characters, nodes and depth of brackets of a query: lists of some ten thousand ids are in.
 _LONGEST, _DEEPEST = 600_000, 60
@@ -41,7 +42,7 @@ class ADQL(Dialect):
     class Tokenizer(tokens.Tokenizer):
         """Words of the language."""
 
-        KEYWORDS = {**tokens.Tokenizer.KEYWORDS, "TOP": tokens.TokenType.TOP}
+        KEYWORDS: ClassVar = {**tokens.Tokenizer.KEYWORDS, "TOP": tokens.TokenType.TOP}
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Translated:
 
 _BINARY = ("this", "expression")
 _ONE = ("this",)
+_ENDS = ("order", "limit", "offset", "with_")
 #: Every kind of node that a query may have, and which of its parts.
 _ALLOWED: dict[type[exp.Expression], Sequence[str]] = {
     exp.Select: (
@@ -249,23 +251,32 @@ def _rewrite(node: exp.Expression) -> exp.Expression:
     if isinstance(node, exp.Literal) and not node.is_string and not node.this.isdigit():
         return exp.Literal.number(node.this if "e" in node.this.lower() else f"{node.this}e0")
     if isinstance(node, exp.Log):
-        if node.expression is None or node.args.get("expression") is None:
-            return exp.Ln(this=node.this)
-        if geometry.constant(node.this) != 10:
-            raise Unsupported("LOG takes one number", node)
-        return exp.Anonymous(this="log10", expressions=[node.args["expression"]])
+        return _logarithm(node)
     name = geometry.name_of(node)
     if name in ("contains", "intersects"):
         return _condition(node, name)
-    given = [] if name is None else geometry.arguments(node)
-    if name in ("coord1", "coord2"):
-        if len(given) != 1:
-            raise Unsupported(f"{name.upper()} takes a POINT", node)
-        at = geometry.point(given[0])
-        return exp.paren(at.ra if name == "coord1" else at.dec)
     if name == "distance":
-        return _distance(node, given)
+        return _distance(node, geometry.arguments(node))
+    if name in ("coord1", "coord2"):
+        return _coordinate(node, name)
     return node
+
+
+def _logarithm(node: exp.Log) -> exp.Expression:
+    """LOG is the natural one; LOG10 is read as one of two arguments."""
+    if node.args.get("expression") is None:
+        return exp.Ln(this=node.this)
+    if geometry.constant(node.this) != 10:
+        raise Unsupported("LOG takes one number", node)
+    return exp.Anonymous(this="log10", expressions=[node.args["expression"]])
+
+
+def _coordinate(node: exp.Expression, name: str) -> exp.Expression:
+    given = geometry.arguments(node)
+    if len(given) != 1:
+        raise Unsupported(f"{name.upper()} takes a POINT", node)
+    at = geometry.point(given[0])
+    return exp.paren(at.ra if name == "coord1" else at.dec)
 
 
 def _distance(node: exp.Expression, given: Sequence[exp.Expression]) -> exp.Expression:

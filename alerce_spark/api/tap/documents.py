@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 from alerce_spark.api.tap import geometry
 from alerce_spark.api.tap.formats import FORMATS
-from alerce_spark.api.tap.tables import SCHEMAS, TABLES, VOTABLE, Table, spelled
+from alerce_spark.api.tap.tables import KEYS, SCHEMAS, TABLES, VOTABLE, Table, spelled
 
 if TYPE_CHECKING:
     from alerce_spark.api.tap.jobs import Job
@@ -36,7 +36,6 @@ _FEATURES = {
     "ivo://ivoa.net/std/TAPRegExt#features-adqlgeo": tuple(name.upper() for name in geometry.FUNCTIONS),
     f"{_SQL}common-table": ("WITH",),
     f"{_SQL}string": ("LOWER", "UPPER", "ILIKE"),
-    f"{_SQL}conditional": ("COALESCE",),
     f"{_SQL}sets": ("UNION", "EXCEPT", "INTERSECT"),
     f"{_SQL}type": ("CAST",),
     f"{_SQL}offset": ("OFFSET",),
@@ -77,6 +76,9 @@ def capabilities(base: str, seconds: tuple[float, float], rows: int, upload_rows
         version = "-1.1" if name == "tables" else ""
         one = _add(root, "capability", standardID=f"ivo://ivoa.net/std/VOSI#{name}{version}")
         _interface(one, f"{base}/{name}", "full")
+    shown = _add(_add(root, "capability", standardID="ivo://ivoa.net/std/DALI#examples"), "interface")
+    shown.set(_TYPE, "vr:WebBrowser")
+    _add(shown, "accessURL", f"{base}/examples", use="full")
     tap = _add(root, "capability", standardID="ivo://ivoa.net/std/TAP")
     tap.set(_TYPE, "tr:TableAccess")
     _interface(tap, base, "base", role="std", version="1.1")
@@ -87,7 +89,8 @@ def capabilities(base: str, seconds: tuple[float, float], rows: int, upload_rows
             made.set("ivo-id", "ivo://ivoa.net/std/TAPRegExt#output-votable-td")
         _add(made, "mime", one.type)
         _add(made, "alias", one.name)
-    _add(tap, "uploadMethod").set("ivo-id", "ivo://ivoa.net/std/TAPRegExt#upload-inline")
+    for method in ("inline", "http"):
+        _add(tap, "uploadMethod").set("ivo-id", f"ivo://ivoa.net/std/TAPRegExt#upload-{method}")
     _limits(tap, seconds, rows, upload_rows)
     return _text(root)
 
@@ -168,13 +171,44 @@ def _fill(made: Element, table: Table) -> None:
         for attribute, value in (("arraysize", arraysize), ("extendedType", xtype)):
             if value is not None:
                 kind.set(attribute, value)
-    home = f"{table.schema}.object" if table.schema != "lake" else "lake.objects"
-    if "oid" in table.key and table.name != home:
-        key = _add(made, "foreignKey")
-        _add(key, "targetTable", home)
-        pair = _add(key, "fkColumn")
-        _add(pair, "fromColumn", "oid")
-        _add(pair, "targetColumn", "oid")
+        if table.is_indexed(column):
+            _add(one, "flag", "indexed")
+    for key in KEYS:
+        if key.table == table.name:
+            one = _add(made, "foreignKey")
+            _add(one, "targetTable", key.target)
+            pair = _add(one, "fkColumn")
+            _add(pair, "fromColumn", key.column)
+            _add(pair, "targetColumn", key.target_column)
+
+
+_EXAMPLES = {
+    "Objects around a position": (
+        "SELECT oid, meanra, meandec, ndet FROM ztf.object\n"
+        "WHERE 1 = CONTAINS(POINT('ICRS', meanra, meandec), CIRCLE('ICRS', 200.0, 30.0, 0.1))"
+    ),
+    "The best supernova candidates of the stamps": (
+        "SELECT TOP 100 o.oid, o.meanra, o.meandec, p.probability\nFROM ztf.object AS o JOIN ztf.probability AS p "
+        "ON p.oid = o.oid\nWHERE p.classifier_name = 'stamp_classifier' AND p.class_name = 'SN' AND p.ranking = 1\n"
+        "ORDER BY probability DESC"
+    ),
+    "A light curve": "SELECT mjd, fid, magpsf, sigmapsf FROM ztf.detection WHERE oid = 'ZTF20aaelulu' ORDER BY mjd",
+    "One feature of all objects": "SELECT oid, fid, \"value\" FROM ztf.feature WHERE name = 'GP_DRW_tau'",
+    "What there is": "SELECT table_name, description FROM TAP_SCHEMA.tables",
+}
+
+
+def examples() -> bytes:
+    """Queries to begin with, as a page that clients read too (DALI examples)."""
+    html = "http://www.w3.org/1999/xhtml"
+    root = Element("html", xmlns=html)
+    _add(_add(root, "head"), "title", "Examples")
+    body = _add(root, "body", vocab="ivo://ivoa.net/std/DALI-examples#")
+    for number, (name, query) in enumerate(_EXAMPLES.items(), 1):
+        one = _add(body, "div", typeof="example", id=f"e{number}", resource=f"#e{number}")
+        _add(one, "h2", name, property="name")
+        _add(one, "pre", query, property="query")
+    return _text(root)
 
 
 # Jobs.

@@ -16,7 +16,6 @@ from pathlib import Path
 from threading import BoundedSemaphore, Event, Lock
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alerce_spark.api.tap import process
@@ -129,7 +128,8 @@ class Engine:
             rows, used = _rows("taxonomy", files, folder / "taxonomy.parquet")
             paths += used
             statements.append(
-                f"CREATE VIEW __orders AS SELECT classifier, arg_max(classes, version) AS classes FROM {rows} GROUP BY 1"
+                "CREATE VIEW __orders AS SELECT classifier, arg_max(classes, version) AS classes "
+                f"FROM {rows} GROUP BY 1"
             )
         for reference in translated.references:
             base = None if reference.table is None else reference.table.base
@@ -193,15 +193,17 @@ def _rows(table: str, files: Files, deleted: Path) -> tuple[str, list[str]]:
     names, parts, paths = ", ".join(quoted(c.name) for c in columns), [], files.paths
 
     def read(listed: Sequence[str], more: str = "") -> str:
-        return f"read_parquet([{', '.join(map(_text, listed))}], schema = MAP {{{schema}}}, hive_partitioning = false{more})"
+        paths = ", ".join(map(_text, listed))
+        return f"read_parquet([{paths}], schema = MAP {{{schema}}}, hive_partitioning = false{more})"
 
     if files.whole:
         parts.append(f"SELECT {names} FROM {read(files.whole)}")
     if files.marked:
         pq.write_table(files.deleted, deleted)
         paths = [*paths, str(deleted)]
+        numbered = read(files.marked, ", filename = true, file_row_number = true")
         parts.append(
-            f"SELECT {names} FROM {read(files.marked, ', filename = true, file_row_number = true')} AS marked ANTI JOIN "
+            f"SELECT {names} FROM {numbered} AS marked ANTI JOIN "
             f"read_parquet({_text(str(deleted))}) AS gone ON marked.filename = gone.path "
             "AND marked.file_row_number = gone.position"
         )
@@ -245,7 +247,8 @@ def _conversation(child: subprocess.Popen[str], line: str, seconds: float, stop:
                     f"the query was ended after {seconds:g} s; ask for less, or as a job (async)"
                 ) from None
             continue
-        assert child.stdout is not None and child.stderr is not None
+        assert child.stdout is not None
+        assert child.stderr is not None
         return child.stdout.read(), child.stderr.read()
 
 

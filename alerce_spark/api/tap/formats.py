@@ -57,7 +57,8 @@ def _kind(field: pa.Field) -> str:
         (pa.types.is_boolean, "boolean"),
         (pa.types.is_int64, "long"),
         (pa.types.is_unsigned_integer, "long"),
-        (pa.types.is_integer, "int"),
+        (pa.types.is_int32, "int"),
+        (pa.types.is_integer, "short"),
         (pa.types.is_float32, "float"),
         (pa.types.is_floating, "double"),
         (pa.types.is_decimal, "double"),
@@ -98,8 +99,10 @@ def _votable(result: Result, query: str) -> Iterator[bytes]:
 
 
 def _field(field: _Field) -> str:
-    datatype, arraysize, xtype = VOTABLE[field.kind]
     known = field.known
+    # A text may be known to be a time.
+    is_time = known is not None and known.type == "timestamp" and field.kind == "string"
+    datatype, arraysize, xtype = VOTABLE["timestamp" if is_time else field.kind]
     given = {"name": field.name, "datatype": datatype, "arraysize": arraysize, "xtype": xtype}
     if known is not None:
         given |= {"unit": known.unit or None, "ucd": known.ucd}

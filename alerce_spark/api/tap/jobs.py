@@ -145,6 +145,7 @@ class Jobs:
             one.phase, one.started = "EXECUTING", datetime.now(UTC)
         error, result = None, None
         try:
+            one.asked.check()
             query, most = one.asked.query, one.asked.most(self._engine.most_rows)
             result = self._engine.run(query, one.asked.uploads, most, one.duration, one.folder, one.stop, _PATIENCE_S)
         except (QueryError, AlerceError) as reason:

@@ -60,12 +60,12 @@ def _run(asked: dict[str, Any]) -> int:
         return _say(f"the query needs more than {asked['memory_mb']} MB of memory, or too much space for its steps")
     except _OF_QUERIES as error:
         return _say(str(error))
-    print(json.dumps({"rows": found[0] if found else 0}))
+    sys.stdout.write(json.dumps({"rows": found[0] if found else 0}))
     return 0
 
 
 def _say(message: str) -> int:
-    print(json.dumps({"error": message}))
+    sys.stdout.write(json.dumps({"error": message}))
     return QUERY_FAULT
 
 

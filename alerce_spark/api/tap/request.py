@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from alerce_spark.api.tap import formats, uploads
+from alerce_spark.api.tap import formats
 from alerce_spark.api.tap.adql import QueryError
 from alerce_spark.api.tap.formats import Format
 from alerce_spark.api.tap.sources import Upload
@@ -70,8 +70,3 @@ async def read(request: Request) -> tuple[dict[str, str], Mapping[str, bytes]]:
         # UPLOAD may come once for each table.
         found[upper] = f"{found[upper]};{value}" if upper == "UPLOAD" and upper in found else value
     return found, files
-
-
-def asked(parameters: dict[str, str], files: Mapping[str, bytes]) -> Asked:
-    """A query with its tables. Raises QueryError."""
-    return Asked(parameters, uploads.read(parameters.get("UPLOAD"), files))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
@@ -15,7 +15,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from alerce_spark.api import examples
-from alerce_spark.api.tap import documents, formats, request as requests, uploads
+from alerce_spark.api.tap import documents, formats, uploads
+from alerce_spark.api.tap import request as requests
 from alerce_spark.api.tap.adql import QueryError
 from alerce_spark.api.tap.engine import Engine, Result
 from alerce_spark.api.tap.formats import Format
@@ -94,8 +95,19 @@ async def sync(request: Request) -> Response:
     return await run_in_threadpool(_answered, request, parameters, files)
 
 
+def _with_tables(request: Request, parameters: dict[str, str], files: Mapping[str, bytes]) -> Asked:
+    """A query with its tables: those that came with it, and results of jobs of this server, by their address."""
+
+    def result(address: str) -> Result | None:
+        name, _, rest = address.removeprefix(f"{_address(request)}/async/").partition("/")
+        one = _jobs(request).get(name) if rest == "results/result" else None
+        return None if one is None else one.result
+
+    return Asked(parameters, uploads.read(parameters.get("UPLOAD"), files, result))
+
+
 def _answered(request: Request, parameters: dict[str, str], files: dict[str, bytes]) -> Response:
-    asked = requests.asked(parameters, files)
+    asked = _with_tables(request, parameters, files)
     asked.check()
     engine = _engine(request)
     folder = engine.place()
@@ -138,7 +150,7 @@ async def make(request: Request) -> Response:
     """A new job."""
     parameters, files = await requests.read(request)
     phase = parameters.pop("PHASE", None)
-    asked = await run_in_threadpool(requests.asked, parameters, files)
+    asked = await run_in_threadpool(_with_tables, request, parameters, files)
     one = _jobs(request).make(asked)
     if phase is not None:
         _turn(request, one, phase)
@@ -158,7 +170,6 @@ def _job(request: Request, name: str) -> Job:
 
 def _turn(request: Request, one: Job, phase: str) -> None:
     if phase.upper() == "RUN":
-        one.asked.check()
         _jobs(request).run(one)
     elif phase.upper() == "ABORT":
         _jobs(request).abort(one)
@@ -251,7 +262,7 @@ async def set_part(request: Request, name: str, part: str) -> Response:
     if part == "phase":
         _turn(request, one, parameters.get("PHASE", ""))
     elif part == "parameters" and one.phase == PHASES[0]:
-        made = await run_in_threadpool(requests.asked, parameters, files)
+        made = await run_in_threadpool(_with_tables, request, parameters, files)
         one.asked = Asked({**one.parameters, **made.parameters}, {**one.asked.uploads, **made.uploads})
     elif part == "executionduration":
         one.duration = _seconds(parameters.get("EXECUTIONDURATION", ""), _jobs(request).seconds)
@@ -296,6 +307,12 @@ def capabilities(request: Request) -> Response:
     services = request.app.state.services
     seconds = services.tap_timeout_s, services.tap_jobs.seconds
     return _xml(documents.capabilities(_address(request), seconds, services.tap.most_rows, uploads.MOST_ROWS))
+
+
+@router.get("/examples", include_in_schema=False)
+def shown(request: Request) -> Response:
+    """Queries to begin with."""
+    return Response(documents.examples(), media_type="application/xhtml+xml")
 
 
 @router.get("/tables", include_in_schema=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from alerce_spark.classifiers.taxonomy import STAMP
 from alerce_spark.features.names import FEATURES, OBJECT_FEATURES
@@ -12,6 +13,7 @@ from alerce_spark.lake.tables import Table as LakeTable
 
 #: VOTable's types of ours: datatype, arraysize, xtype.
 VOTABLE: dict[str, tuple[str, str | None, str | None]] = {
+    "short": ("short", None, None),
     "int": ("int", None, None),
     "long": ("long", None, None),
     "float": ("float", None, None),
@@ -86,6 +88,10 @@ class Table:
         """Name of its schema."""
         return self.name.partition(".")[0]
 
+    def is_indexed(self, column: Column) -> bool:
+        """Whether a condition on a column makes a query fast: files are chosen by the position."""
+        return column.name == "healpix29" or column.name in (self.position or ())
+
     def column(self, name: str) -> Column | None:
         """A column by its name, in any case."""
         return next((c for c in self.columns if c.name.lower() == name.lower()), None)
@@ -129,7 +135,8 @@ def _of(table: str, names: str) -> tuple[Column, ...]:
 _STEP_COLUMN = Column("step_id_corr", "string", "", "Code that corrected the photometry", f"'{_STEP}'")
 _SUFFIXES = ("mean", "median", "max", "min", "sigma", "last", "first")
 _MAGNITUDES = " ".join(f"mag{s}{corr}" for corr in ("", "_corr") for s in _SUFFIXES)
-_PS1 = " ".join(f"{n}{k}" for k in (1, 2, 3) for n in "objectidps sgmag srmag simag szmag sgscore distpsnr".split())
+_PS1_COLUMNS = ("objectidps", "sgmag", "srmag", "simag", "szmag", "sgscore", "distpsnr")
+_PS1 = " ".join(f"{n}{k}" for k in (1, 2, 3) for n in _PS1_COLUMNS)
 
 
 def _earliest(per: str, columns: Sequence[Column], needed: str, unique: Mapping[str, str]) -> Select:
@@ -161,7 +168,8 @@ def _counting() -> str:
     is_stamp = f"classifier = '{STAMP}'"
     return (
         f"CASE WHEN {is_stamp} THEN NULL ELSE mjd END DESC, version DESC, "
-        f"CASE WHEN {is_stamp} THEN NULL ELSE ndet_used END DESC, CASE WHEN {is_stamp} THEN -candid ELSE candid END DESC"
+        f"CASE WHEN {is_stamp} THEN NULL ELSE ndet_used END DESC, "
+        f"CASE WHEN {is_stamp} THEN -candid ELSE candid END DESC"
     )
 
 
@@ -402,7 +410,8 @@ def _own(table: LakeTable) -> Table:
 
 #: Tables of the lake that hold packets or are about the running of the broker.
 _HIDDEN = ("models", "quarantine", "nightly_reports")
-_SHARED = "object detection non_detection forced_photometry magstat probability feature taxonomy xmatch".split()
+_SHARED = ("object", "detection", "non_detection", "forced_photometry", "magstat", "probability", "feature", "taxonomy")
+_SHARED = (*_SHARED, "xmatch")
 SCHEMAS = {
     "ztf": "ZTF, in the tables and columns of ALeRCE's database",
     "alerce_tap": "The same, under the names of ALeRCE's TAP service",
@@ -455,6 +464,30 @@ def spelled(name: str) -> str:
     return name if name.isidentifier() and name.lower() not in _RESERVED else quoted(name)
 
 
+class Key(NamedTuple):
+    """A column of a table that names a row of another."""
+
+    table: str
+    column: str
+    target: str
+    target_column: str
+    comment: str
+
+
+def _keys() -> list[Key]:
+    found = []
+    for table in _OF_LAKE.values():
+        home = "lake.objects" if table.schema == "lake" else f"{table.schema}.object"
+        if "oid" in table.key and table.name != home:
+            found.append(Key(table.name, "oid", home, "oid", "Its object"))
+    own = ("tables schema_name schemas", "columns table_name tables", "key_columns key_id keys")
+    for name, column, target in map(str.split, own):
+        found.append(Key(f"tap_schema.{name}", column, f"tap_schema.{target}", column, f"Its row in {target}"))
+    for column in ("from_table", "target_table"):
+        found.append(Key("tap_schema.keys", column, "tap_schema.tables", "table_name", "Its row in tables"))
+    return found
+
+
 def _described() -> dict[str, Table]:
     """TAP_SCHEMA: the tables that say what there is."""
     empty = {
@@ -464,30 +497,35 @@ def _described() -> dict[str, Table]:
         for name, columns in _SCHEMA.items()
     }
     shown = [*_OF_LAKE.values(), *empty.values()]
-    objects = [(t, f"{t.schema}.object") for t in _OF_LAKE.values() if t.schema != "lake" and "oid" in t.key]
-    objects += [(t, "lake.objects") for t in _OF_LAKE.values() if t.schema == "lake" and "oid" in t.key]
-    keys = [(f"k{k}", t, target) for k, (t, target) in enumerate(objects) if t.name != target]
     rows: dict[str, list[tuple[object, ...]]] = {
         "schemas": [(name, None, comment, k) for k, (name, comment) in enumerate(SCHEMAS.items())],
         "tables": [(t.schema, t.name, "view", None, t.comment, k) for k, t in enumerate(shown)],
         "columns": [_column_row(t, k, c) for t in shown for k, c in enumerate(t.columns)],
-        "keys": [(k, t.name, target, "Its object", None) for k, t, target in keys],
-        "key_columns": [(k, "oid", "oid") for k, _, _ in keys],
+        "keys": [(f"k{k}", key.table, key.target, key.comment, None) for k, key in enumerate(KEYS)],
+        "key_columns": [(f"k{k}", key.column, key.target_column) for k, key in enumerate(KEYS)],
     }
     return {t.name: replace(t, rows=rows[name]) for name, t in empty.items()}
 
 
 def _column_row(table: Table, place: int, column: Column) -> tuple[object, ...]:
     datatype, arraysize, xtype = VOTABLE[column.type]
-    is_indexed = column.name == "healpix29" or column.name in (table.position or ())
     is_main = column.name in (*table.key, *(table.position or ())) or len(table.columns) < _ALL_MAIN
     head = (table.name, spelled(column.name), datatype, arraysize, xtype, None, column.comment, None)
     is_standard = table.schema == "tap_schema"
-    return (*head, column.unit or None, column.ucd, int(is_indexed), int(is_main), int(is_standard), place)
+    return (
+        *head,
+        column.unit or None,
+        column.ucd,
+        int(table.is_indexed(column)),
+        int(is_main),
+        int(is_standard),
+        place,
+    )
 
 
 #: All columns of a table with fewer are main ones.
 _ALL_MAIN = 16
 _OF_LAKE = _all()
+KEYS = _keys()
 #: Every table by its name.
 TABLES: dict[str, Table] = _OF_LAKE | _described()
