@@ -77,7 +77,7 @@ def test_probabilities_are_those_that_count(served: Served) -> None:
     assert first.keys() == expected.keys()
     for key, row in expected.items():
         mine = [r for r in found if (r["oid"], r["classifier_name"]) == key]
-        values = {e["key"]: e["value"] for e in row["probabilities"]} if row["probabilities"] else {}
+        values = dict(row["probabilities"])
         assert (first[key]["class_name"], first[key]["classifier_version"]) == (row["class"], row["version"])
         assert {r["class_name"]: r["probability"] for r in mine} == values
         ranked = sorted(mine, key=lambda r: r["ranking"])
@@ -123,7 +123,6 @@ def test_numbers_behave_as_the_language_says(served: Served) -> None:
     )
     (found,) = rows(served, query)
     expected = [3, 3.5, math.log(10), 2, 1, 18.12, 2.3, 1024, 0.1 + 0.2, "ab", 2]
-    assert list(found.values()) == pytest.approx(expected) if "j" not in found else True
     assert found.pop("j") == expected.pop(9)
     assert list(found.values()) == pytest.approx(expected)
 
@@ -171,13 +170,15 @@ def test_rows_deleted_and_files_of_older_schemas(tmp_path: Path) -> None:
 
 
 def test_pyvo_asks_as_alerces_notebooks_do(served: Served, tap: pyvo.dal.TAPService) -> None:
-    one = served.table("objects").sort("oid").row(0, named=True)
+    classified = served.table("probabilities")["oid"].to_list()
+    objects = served.table("objects").filter(pl.col("oid").is_in(classified), pl.col("meandec").is_between(29, 31))
+    one = objects.sort("oid").row(0, named=True)
     found = tap.search(
         "SELECT o.oid, p.class_name, p.probability FROM ztf.object AS o INNER JOIN ztf.probability AS p "
         f"ON p.oid = o.oid WHERE CONTAINS(POINT('ICRS', o.meanra, o.meandec), CIRCLE('ICRS', {one['meanra']}, "
         f"{one['meandec']}, 0.001)) = 1 ORDER BY p.probability DESC"
     ).to_table()
-    assert set(found["oid"]) <= {one["oid"]}
+    assert set(found["oid"]) == {one["oid"]}
     assert found["oid"].description == "Object"
     assert tap.search("SELECT * FROM ztf.object", maxrec=5).to_table()["meanra"].unit == "deg"
     assert len(tap.run_async("SELECT TOP 4 oid FROM alerce_tap.object")) == 4
@@ -220,7 +221,8 @@ def test_lists_of_ids_and_positions_are_joined(served: Served, tap: pyvo.dal.TAP
     found = tap.search(query, uploads={"mylist": ids}).to_table()
     expected = served.table("detections").filter(pl.col("oid").is_in(objects["oid"][:5].to_list()))
     assert sorted(found["candid"]) == sorted(expected["candid"])
-    places = Table({"name": np.arange(len(objects)), "ra": objects["meanra"], "dec": objects["meandec"]})
+    numbers = np.arange(len(objects))
+    places = Table({"name": numbers, "ra": objects["meanra"].to_numpy(), "dec": objects["meandec"].to_numpy()})
     places["ra"] = (places["ra"] + 0.3 / 3600) % 360
     for radius in (1.0, 60.0, 4000.0):
         near = tap.search(
@@ -230,7 +232,7 @@ def test_lists_of_ids_and_positions_are_joined(served: Served, tap: pyvo.dal.TAP
             uploads={"mine": places},
         ).to_table()
         a = SkyCoord(places["ra"], places["dec"], unit="deg")
-        b = SkyCoord(objects["meanra"], objects["meandec"], unit="deg")
+        b = SkyCoord(objects["meanra"].to_numpy(), objects["meandec"].to_numpy(), unit="deg")
         apart = a[:, None].separation(b[None, :]).arcsec
         pairs = {(int(i), objects["oid"][int(j)]) for i, j in zip(*np.nonzero(apart <= radius), strict=True)}
         assert {(int(n), o) for n, o in zip(near["name"], near["oid"], strict=True)} == pairs
@@ -271,8 +273,7 @@ def test_formats_say_the_same(served: Served) -> None:
     assert by_json.equals(by_parquet.cast({"ndet": pl.Int64}))
     assert by_csv.equals(by_parquet.cast({"ndet": pl.Int64}))
     for name in by_json.columns:
-        masked = np.ma.getmaskarray(votable[name]) | np.array([v != v for v in votable[name]])
-        values = [None if m else v for v, m in zip(votable[name].tolist(), masked, strict=True)]
+        values = [None if v is None or v != v else v for v in votable[name].tolist()]
         assert values == by_json[name].to_list()
 
 
@@ -354,7 +355,7 @@ def test_bombs_are_ended_with_a_reason(tmp_path: Path, served: Served) -> None:
     for _ in range(28):
         doubled = f"SELECT a.x || a.x AS x FROM ({doubled}) AS a"
     crossed = "SELECT COUNT(*) FROM " + ", ".join(f"ztf.detection AS d{k}" for k in range(6))
-    sorted_ = "SELECT a.oid FROM lake.detections a, ztf.detection b, ztf.detection c ORDER BY a.magpsf + b.magpsf"
+    sorted_ = "SELECT a.oid FROM lake.detections a, ztf.detection b, ztf.detection c, ztf.detection d ORDER BY a.magpsf + b.magpsf"
     with serving(served.lake, tmp_path, tap_timeout_s=3.0, tap_memory_mb=128, index=str(tmp_path / "i")) as url:
         short = Served(served.lake, [], url)
         for query in (f"SELECT MAX(x) FROM ({doubled}) AS z", crossed, sorted_):
@@ -383,13 +384,16 @@ def test_uploads_cannot_lead_elsewhere(served: Served) -> None:
 
 def test_requests_in_pieces_are_bounded_too(served: Served) -> None:
     def pieces(count: int) -> Any:
-        yield b"LANG=ADQL&QUERY=SELECT+TOP+1+oid+FROM+ztf.object&X="
+        for name, value in (("LANG", "ADQL"), ("QUERY", "SELECT TOP 1 oid FROM ztf.object")):
+            yield f'--cut\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+        yield b'--cut\r\nContent-Disposition: form-data; name="t"; filename="t"\r\n\r\n'
         for _ in range(count):
             yield b"x" * (1 << 20)
+        yield b"\r\n--cut--\r\n"
 
-    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    headers = {"Content-Type": "multipart/form-data; boundary=cut"}
     asked = f"{served.url}/tap/sync"
-    assert requests.post(asked, data=pieces(0), headers=headers, timeout=60).status_code == 200
+    assert requests.post(asked, data=pieces(1), headers=headers, timeout=60).status_code == 200
     assert requests.post(asked, data=pieces(60), headers=headers, timeout=60).status_code == 413
 
 
@@ -399,7 +403,7 @@ def test_requests_in_pieces_are_bounded_too(served: Served) -> None:
 def test_the_coverage_has_every_object(served: Served, tmp_path: Path) -> None:
     objects = served.table("objects")
     (tmp_path / "moc.fits").write_bytes(served.get("/moc").content)
-    coordinates = SkyCoord(objects["meanra"], objects["meandec"], unit="deg")
+    coordinates = SkyCoord(objects["meanra"].to_numpy(), objects["meandec"].to_numpy(), unit="deg")
     for moc in (MOC.load(tmp_path / "moc.fits", "fits"), MOC.from_json(served.get("/moc", format="json").json())):
         assert moc.contains_skycoords(coordinates).all()
         assert moc.max_order == 8
