@@ -87,7 +87,7 @@ def _meets(smallest: Value, largest: Value, intervals: Sequence[Interval]) -> bo
     if len(intervals) == 1:
         first, last = intervals[0]
         return (first is None or first <= largest) and (last is None or smallest <= last)  # type: ignore[operator]
-    following = bisect_left(intervals, smallest, key=lambda interval: interval[1])  # type: ignore[arg-type]
+    following = bisect_left(intervals, smallest, key=lambda interval: interval[1])
     return following < len(intervals) and intervals[following][0] <= largest  # type: ignore[operator]
 
 

@@ -58,7 +58,7 @@ _BINARY = ("this", "expression")
 _ONE = ("this",)
 _ENDS = ("order", "limit", "offset", "with_")
 #: Every kind of node that a query may have, and which of its parts.
-_ALLOWED: dict[type[exp.Expression], Sequence[str]] = {
+_ALLOWED: dict[type[exp.Expr], Sequence[str]] = {
     exp.Select: (
         "expressions",
         "distinct",
@@ -148,7 +148,7 @@ def translate(text: str, uploads: Mapping[str, Upload], most: int) -> Translated
     return Translated(tree.sql("duckdb", identify=True, comments=False), references, columns)
 
 
-def _parsed(text: str) -> exp.Expression:
+def _parsed(text: str) -> exp.Expr:
     if len(text) > _LONGEST:
         raise QueryError(f"the query has more than {_LONGEST} characters; upload a list as a table instead")
     if _depth(text) > _DEEPEST:
@@ -178,7 +178,7 @@ def _depth(text: str) -> int:
     return deepest
 
 
-def _place(node: exp.Expression) -> tuple[int, int] | None:
+def _place(node: exp.Expr) -> tuple[int, int] | None:
     """Line and column of the first name in a part of a query."""
     places = [(n.meta["line"], n.meta["col"] - len(n.name) + 1) for n in node.walk() if "line" in n.meta]
     return min(places, default=None)
@@ -187,7 +187,7 @@ def _place(node: exp.Expression) -> tuple[int, int] | None:
 # What is allowed.
 
 
-def _check(tree: exp.Expression) -> None:
+def _check(tree: exp.Expr) -> None:
     for node in tree.walk():
         allowed = _ALLOWED.get(type(node))
         if allowed is None:
@@ -198,7 +198,7 @@ def _check(tree: exp.Expression) -> None:
         _check_words(node)
 
 
-def _check_words(node: exp.Expression) -> None:
+def _check_words(node: exp.Expr) -> None:
     for name, words in _KINDS.items():
         if isinstance(node, exp.Join) and str(node.args.get(name) or "").upper() not in words:
             raise QueryError(f"there is no {node.args[name]} JOIN in ADQL", _place(node))
@@ -212,15 +212,15 @@ def _check_words(node: exp.Expression) -> None:
         raise QueryError("a part in brackets is no query", _place(node))
 
 
-def _is_count(node: exp.Expression | None) -> bool:
+def _is_count(node: exp.Expr | None) -> bool:
     return isinstance(node, exp.Literal) and not node.is_string and node.this.isdigit() and len(node.this) < 16
 
 
-def _spoken(node: exp.Expression) -> str:
+def _spoken(node: exp.Expr) -> str:
     return node.sql_name() if isinstance(node, exp.Func) else type(node).__name__.upper()
 
 
-def _place_above(node: exp.Expression) -> tuple[int, int] | None:
+def _place_above(node: exp.Expr) -> tuple[int, int] | None:
     """Of a part without a name, the place of what it is in."""
     above = node.parent
     while above is not None:
@@ -233,7 +233,7 @@ def _place_above(node: exp.Expression) -> tuple[int, int] | None:
 # What differs from the engine's SQL.
 
 
-def _rewritten(tree: exp.Expression) -> exp.Expression:
+def _rewritten(tree: exp.Expr) -> exp.Expr:
     """Geometry as separations, numbers with a point as doubles, natural logarithms. From the leaves up."""
     for node in reversed(list(tree.walk(bfs=True))):
         made = _rewrite(node)
@@ -247,7 +247,7 @@ def _rewritten(tree: exp.Expression) -> exp.Expression:
     return tree
 
 
-def _rewrite(node: exp.Expression) -> exp.Expression:
+def _rewrite(node: exp.Expr) -> exp.Expr:
     if isinstance(node, exp.Literal) and not node.is_string and not node.this.isdigit():
         return exp.Literal.number(node.this if "e" in node.this.lower() else f"{node.this}e0")
     if isinstance(node, exp.Log):
@@ -262,7 +262,7 @@ def _rewrite(node: exp.Expression) -> exp.Expression:
     return node
 
 
-def _logarithm(node: exp.Log) -> exp.Expression:
+def _logarithm(node: exp.Log) -> exp.Expr:
     """LOG is the natural one; LOG10 is read as one of two arguments."""
     if node.args.get("expression") is None:
         return exp.Ln(this=node.this)
@@ -271,7 +271,7 @@ def _logarithm(node: exp.Log) -> exp.Expression:
     return exp.Anonymous(this="log10", expressions=[node.args["expression"]])
 
 
-def _coordinate(node: exp.Expression, name: str) -> exp.Expression:
+def _coordinate(node: exp.Expr, name: str) -> exp.Expr:
     given = geometry.arguments(node)
     if len(given) != 1:
         raise Unsupported(f"{name.upper()} takes a POINT", node)
@@ -279,7 +279,7 @@ def _coordinate(node: exp.Expression, name: str) -> exp.Expression:
     return exp.paren(at.ra if name == "coord1" else at.dec)
 
 
-def _distance(node: exp.Expression, given: Sequence[exp.Expression]) -> exp.Expression:
+def _distance(node: exp.Expr, given: Sequence[exp.Expr]) -> exp.Expr:
     if len(given) == 4:
         return geometry.distance(geometry.Point(*given[:2]), geometry.Point(*given[2:]))
     if len(given) != 2:
@@ -287,7 +287,7 @@ def _distance(node: exp.Expression, given: Sequence[exp.Expression]) -> exp.Expr
     return geometry.distance(geometry.point(given[0]), geometry.point(given[1]))
 
 
-def _condition(node: exp.Expression, name: str) -> exp.Expression:
+def _condition(node: exp.Expr, name: str) -> exp.Expr:
     """1 or 0; compared with 1 it is the condition itself."""
     given = geometry.arguments(node)
     if len(given) != 2:
@@ -301,7 +301,7 @@ def _condition(node: exp.Expression, name: str) -> exp.Expression:
     return exp.Cast(this=exp.Paren(this=made), to=exp.DataType.build("INT"))
 
 
-def _limit(tree: exp.Expression, most: int) -> None:
+def _limit(tree: exp.Expr, most: int) -> None:
     """One row more than may be given, so that what is left out is seen."""
     asked = tree.args.get("limit")
     count = most + 1 if asked is None else min(int(asked.expression.this), most + 1)

@@ -83,12 +83,12 @@ def capabilities(base: str, seconds: tuple[float, float], rows: int, upload_rows
     tap.set(_TYPE, "tr:TableAccess")
     _interface(tap, base, "base", role="std", version="1.1")
     _language(tap)
-    for one in FORMATS:
+    for form in FORMATS:
         made = _add(tap, "outputFormat")
-        if one.name == "votable":
+        if form.name == "votable":
             made.set("ivo-id", "ivo://ivoa.net/std/TAPRegExt#output-votable-td")
-        _add(made, "mime", one.type)
-        _add(made, "alias", one.name)
+        _add(made, "mime", form.type)
+        _add(made, "alias", form.name)
     for method in ("inline", "http"):
         _add(tap, "uploadMethod").set("ivo-id", f"ivo://ivoa.net/std/TAPRegExt#upload-{method}")
     _limits(tap, seconds, rows, upload_rows)

@@ -31,7 +31,7 @@ Vector = NDArray[np.float64]
 class Unsupported(Exception):
     """A use of geometry that cannot be answered; `node` is where."""
 
-    def __init__(self, message: str, node: exp.Expression | None = None) -> None:
+    def __init__(self, message: str, node: exp.Expr | None = None) -> None:
         super().__init__(message)
         self.node = node
 
@@ -40,8 +40,8 @@ class Unsupported(Exception):
 class Point:
     """A position [deg]."""
 
-    ra: exp.Expression
-    dec: exp.Expression
+    ra: exp.Expr
+    dec: exp.Expr
 
     @property
     def constant(self) -> tuple[float, float] | None:
@@ -55,7 +55,7 @@ class Circle:
     """A disc, radius in degrees."""
 
     centre: Point
-    radius: exp.Expression
+    radius: exp.Expr
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ class Polygon:
 Shape = Point | Circle | Polygon
 
 
-def number(value: float) -> exp.Expression:
+def number(value: float) -> exp.Expr:
     """A number as a double of the engine."""
     text = repr(abs(float(value)))
     literal = exp.Literal.number(text if "e" in text else f"{text}e0")
     return exp.Neg(this=literal) if value < 0 else literal
 
 
-def call(name: str, *arguments: exp.Expression) -> exp.Expression:
+def call(name: str, *arguments: exp.Expr) -> exp.Expr:
     """A function of the engine, of copies of expressions."""
     return exp.Anonymous(this=name, expressions=[argument.copy() for argument in arguments])
 
@@ -100,7 +100,7 @@ _OPERATIONS: dict[type, Callable[[float, float], float]] = {
 }
 
 
-def constant(node: exp.Expression) -> float | None:
+def constant(node: exp.Expr) -> float | None:
     """Value of an expression of numbers; None for another one."""
     if isinstance(node, exp.Literal) and not node.is_string:
         return float(node.this)
@@ -118,13 +118,13 @@ def constant(node: exp.Expression) -> float | None:
     return operation(left, right)
 
 
-def _is_exact(node: exp.Expression, left: float, right: float) -> bool:
+def _is_exact(node: exp.Expr, left: float, right: float) -> bool:
     """Whether a quotient is what the engine makes of it: it divides whole numbers as such."""
     whole = all(isinstance(part, exp.Literal) and part.this.isdigit() for part in (node.this, node.expression))
     return right != 0 and not (whole and left % right)
 
 
-def arguments(node: exp.Expression) -> list[exp.Expression]:
+def arguments(node: exp.Expr) -> list[exp.Expr]:
     """Arguments of a function of geometry, without the system of coordinates. Raises Unsupported for a foreign one."""
     if isinstance(node, exp.Contains):
         return [node.this, node.expression]
@@ -136,14 +136,14 @@ def arguments(node: exp.Expression) -> list[exp.Expression]:
     return given
 
 
-def name_of(node: exp.Expression) -> str | None:
+def name_of(node: exp.Expr) -> str | None:
     """Which function of geometry it is, if any."""
     if isinstance(node, exp.Contains):
         return "contains"
     return node.name.lower() if isinstance(node, exp.Anonymous) and node.name.lower() in FUNCTIONS else None
 
 
-def shape(node: exp.Expression) -> Shape:
+def shape(node: exp.Expr) -> Shape:
     """The shape that an expression makes. Raises Unsupported."""
     name = name_of(node)
     if name not in ("point", "circle", "polygon"):
@@ -158,7 +158,7 @@ def shape(node: exp.Expression) -> Shape:
     return _polygon(node, given)
 
 
-def point(node: exp.Expression) -> Point:
+def point(node: exp.Expr) -> Point:
     """A point. Raises Unsupported."""
     made = shape(node)
     if not isinstance(made, Point):
@@ -166,7 +166,7 @@ def point(node: exp.Expression) -> Point:
     return made
 
 
-def _circle(node: exp.Expression, given: Sequence[exp.Expression]) -> Circle:
+def _circle(node: exp.Expr, given: Sequence[exp.Expr]) -> Circle:
     if len(given) == 2:
         return Circle(point(given[0]), given[1])
     if len(given) != 3:
@@ -174,7 +174,7 @@ def _circle(node: exp.Expression, given: Sequence[exp.Expression]) -> Circle:
     return Circle(Point(given[0], given[1]), given[2])
 
 
-def _polygon(node: exp.Expression, given: Sequence[exp.Expression]) -> Polygon:
+def _polygon(node: exp.Expr, given: Sequence[exp.Expr]) -> Polygon:
     if given and all(name_of(corner) == "point" for corner in given):
         given = [angle for corner in given for angle in (point(corner).ra, point(corner).dec)]
     angles = [constant(angle) for angle in given]
@@ -192,12 +192,12 @@ def _polygon(node: exp.Expression, given: Sequence[exp.Expression]) -> Polygon:
     return made
 
 
-def distance(a: Point, b: Point) -> exp.Expression:
+def distance(a: Point, b: Point) -> exp.Expr:
     """Separation [deg]."""
     return call(SEPARATION, a.ra, a.dec, b.ra, b.dec)
 
 
-def contains(inner: Shape, outer: Shape, node: exp.Expression) -> exp.Expression:
+def contains(inner: Shape, outer: Shape, node: exp.Expr) -> exp.Expr:
     """Condition that one shape lies in another. Raises Unsupported."""
     if isinstance(outer, Circle):
         if isinstance(inner, Point):
@@ -216,7 +216,7 @@ def contains(inner: Shape, outer: Shape, node: exp.Expression) -> exp.Expression
     raise Unsupported("whether these shapes contain one another cannot be said here", node)
 
 
-def intersects(a: Shape, b: Shape, node: exp.Expression) -> exp.Expression:
+def intersects(a: Shape, b: Shape, node: exp.Expr) -> exp.Expr:
     """Condition that two shapes meet. Raises Unsupported."""
     if isinstance(a, Point) or (isinstance(a, Polygon) and isinstance(b, Circle)):
         a, b = b, a
@@ -230,11 +230,11 @@ def intersects(a: Shape, b: Shape, node: exp.Expression) -> exp.Expression:
     raise Unsupported("whether two polygons meet cannot be said here", node)
 
 
-def _within(a: Point, b: Point, radius: exp.Expression) -> exp.Expression:
+def _within(a: Point, b: Point, radius: exp.Expr) -> exp.Expr:
     return exp.LTE(this=distance(a, b), expression=exp.paren(radius))
 
 
-def _inside(at: Point, region: Polygon) -> exp.Expression:
+def _inside(at: Point, region: Polygon) -> exp.Expr:
     """The corners turn once around a point inside, seen from it; the disc around them is what files are chosen by."""
     turns = [
         exp.Anonymous(
@@ -243,7 +243,7 @@ def _inside(at: Point, region: Polygon) -> exp.Expression:
         )
         for a, b in pairwise(region.corners)
     ]
-    total = turns[0]
+    total: exp.Expr = turns[0]
     for turn in turns[1:]:
         total = exp.Add(this=total, expression=turn)
     around, radius = region.around
@@ -251,11 +251,11 @@ def _inside(at: Point, region: Polygon) -> exp.Expression:
     return exp.and_(_within(at, Point(*map(number, around)), number(radius)), once)
 
 
-def _product(at: Point, a: Vector, b: Vector) -> exp.Expression:
+def _product(at: Point, a: Vector, b: Vector) -> exp.Expr:
     return exp.Paren(this=exp.Mul(this=_paren(_dot(at, a)), expression=_paren(_dot(at, b))))
 
 
-def _paren(node: exp.Expression) -> exp.Expression:
+def _paren(node: exp.Expr) -> exp.Expr:
     return exp.Paren(this=node)
 
 
@@ -263,7 +263,7 @@ def _edges(region: Polygon) -> list[tuple[Vector, Vector]]:
     return list(pairwise(region.corners))
 
 
-def _to_edge(at: Point, edge: tuple[Vector, Vector]) -> exp.Expression:
+def _to_edge(at: Point, edge: tuple[Vector, Vector]) -> exp.Expr:
     """Distance [deg] of a point to a side: to its great circle, or to the nearer end where it lies beside it."""
     a, b = edge
     normal = np.cross(a, b)
@@ -277,7 +277,7 @@ def _to_edge(at: Point, edge: tuple[Vector, Vector]) -> exp.Expression:
     return exp.Case(ifs=[exp.If(this=beside, true=across)], default=ends)
 
 
-def _dot(at: Point, direction: Vector) -> exp.Expression:
+def _dot(at: Point, direction: Vector) -> exp.Expr:
     return call(DOT, at.ra, at.dec, *map(number, direction.tolist()))
 
 

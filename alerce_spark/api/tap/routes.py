@@ -106,7 +106,7 @@ def _with_tables(request: Request, parameters: dict[str, str], files: Mapping[st
     return Asked(parameters, uploads.read(parameters.get("UPLOAD"), files, result))
 
 
-def _answered(request: Request, parameters: dict[str, str], files: dict[str, bytes]) -> Response:
+def _answered(request: Request, parameters: dict[str, str], files: Mapping[str, bytes]) -> Response:
     asked = _with_tables(request, parameters, files)
     asked.check()
     engine = _engine(request)

@@ -61,7 +61,7 @@ class Reference:
         return self.table.columns if self.table is not None else self.upload.columns if self.upload else ()
 
 
-def resolve(tree: exp.Expression, uploads: Mapping[str, Upload]) -> list[Reference]:
+def resolve(tree: exp.Expr, uploads: Mapping[str, Upload]) -> list[Reference]:
     """Put views in place of tables, and learn what is said of their rows. Raises Unsupported for an unknown table."""
     references = list(_name_views(tree, uploads))
     for select in list(tree.find_all(exp.Select)):
@@ -69,13 +69,13 @@ def resolve(tree: exp.Expression, uploads: Mapping[str, Upload]) -> list[Referen
     return references
 
 
-def described(tree: exp.Expression) -> list[Column | None]:
+def described(tree: exp.Expr) -> list[Column | None]:
     """What is known of the columns of a result; nothing where they cannot be told."""
     found = _outputs(tree)
     return [] if found is None else [column for _, column in found]
 
 
-def _name_views(tree: exp.Expression, uploads: Mapping[str, Upload]) -> Iterator[Reference]:
+def _name_views(tree: exp.Expr, uploads: Mapping[str, Upload]) -> Iterator[Reference]:
     queries = {cte.alias.lower() for cte in tree.find_all(exp.CTE)}
     for node in list(tree.find_all(exp.Table)):
         name = f"{node.db}.{node.name}".lower() if node.db else node.name.lower()
@@ -128,7 +128,7 @@ class _Scope:
             else:
                 self._value(condition)
 
-    def _conditions(self) -> Iterator[exp.Expression]:
+    def _conditions(self) -> Iterator[exp.Expr]:
         where = self._select.args.get("where")
         if where is not None:
             yield from _conjuncts(where.this)
@@ -136,7 +136,7 @@ class _Scope:
             if join.args.get("on") is not None and not join.args.get("side"):
                 yield from _conjuncts(join.args["on"])
 
-    def _owner(self, column: exp.Expression) -> str | None:
+    def _owner(self, column: exp.Expr) -> str | None:
         """Which table of this SELECT a column is of; None where that is not certain."""
         if not isinstance(column, exp.Column) or not isinstance(column.this, exp.Identifier):
             return None
@@ -147,7 +147,7 @@ class _Scope:
         having = [n for n, columns in self._columns.items() if columns and column.name.lower() in columns]
         return having[0] if len(having) == 1 else None
 
-    def _owners(self, *nodes: exp.Expression) -> set[str | None]:
+    def _owners(self, *nodes: exp.Expr) -> set[str | None]:
         return {self._owner(column) for node in nodes for column in node.find_all(exp.Column)}
 
     def _reference(self, owner: str | None) -> Reference | None:
@@ -156,7 +156,7 @@ class _Scope:
 
     # Cones.
 
-    def _cone(self, condition: exp.Expression, a: Point, b: Point, radius: exp.Expression) -> None:
+    def _cone(self, condition: exp.Expr, a: Point, b: Point, radius: exp.Expr) -> None:
         reach = geometry.constant(radius)
         for at, centre in ((a, b.constant), (b, a.constant)):
             owner = self._placed(at)
@@ -182,7 +182,7 @@ class _Scope:
         if reference is not None:
             reference.bounds.append(("healpix29", [(first, end - 1) for first, end in ranges.tolist()]))
 
-    def _join(self, condition: exp.Expression, a: Point, b: Point, radius: exp.Expression) -> None:
+    def _join(self, condition: exp.Expr, a: Point, b: Point, radius: exp.Expr) -> None:
         """Positions of two tables: rows of the one are repeated for each zone that their circle touches."""
         for circle, other in self._sides(a, b):
             (owner,), others = self._owners(circle.ra, circle.dec), self._owners(other.ra, other.dec)
@@ -212,7 +212,7 @@ class _Scope:
 
         return sorted(ways, key=is_upload, reverse=True)
 
-    def _zone(self, owner: str, circle: Point, radius: exp.Expression, height: exp.Expression) -> None:
+    def _zone(self, owner: str, circle: Point, radius: exp.Expr, height: exp.Expr) -> None:
         """Repeat the rows of a table with the number of each zone, a column that nobody is shown."""
         self._zoned.add(owner)
         source = self._sources[owner]
@@ -244,7 +244,7 @@ class _Scope:
 
     # Values.
 
-    def _value(self, condition: exp.Expression) -> None:
+    def _value(self, condition: exp.Expr) -> None:
         found = _comparison(condition)
         if found is None:
             return
@@ -261,7 +261,7 @@ class _Scope:
             reference.admitted[known.name] = values if before is None else before & values
 
 
-def _conjuncts(node: exp.Expression) -> Iterator[exp.Expression]:
+def _conjuncts(node: exp.Expr) -> Iterator[exp.Expr]:
     """Conditions that must all hold."""
     if isinstance(node, exp.And):
         yield from _conjuncts(node.this)
@@ -272,7 +272,7 @@ def _conjuncts(node: exp.Expression) -> Iterator[exp.Expression]:
         yield node
 
 
-def _disc(condition: exp.Expression) -> tuple[Point, Point, exp.Expression] | None:
+def _disc(condition: exp.Expr) -> tuple[Point, Point, exp.Expr] | None:
     """Two points and the distance [deg] that they may have, where a condition says that."""
     if isinstance(condition, exp.LT | exp.LTE):
         distance, radius = condition.this, condition.expression
@@ -288,10 +288,16 @@ def _disc(condition: exp.Expression) -> tuple[Point, Point, exp.Expression] | No
     return Point(ra1, dec1), Point(ra2, dec2), radius
 
 
-_FLIPPED = {exp.LT: exp.GT, exp.LTE: exp.GTE, exp.GT: exp.LT, exp.GTE: exp.LTE, exp.EQ: exp.EQ}
+_FLIPPED: dict[type[exp.Expr], type[exp.Expr]] = {
+    exp.LT: exp.GT,
+    exp.LTE: exp.GTE,
+    exp.GT: exp.LT,
+    exp.GTE: exp.LTE,
+    exp.EQ: exp.EQ,
+}
 
 
-def _comparison(node: exp.Expression) -> tuple[exp.Column, list[Interval]] | None:
+def _comparison(node: exp.Expr) -> tuple[exp.Column, list[Interval]] | None:
     """A column and the intervals, ascending and apart, of which one holds its value."""
     if isinstance(node, exp.Between) and isinstance(node.this, exp.Column):
         low, high = _literal(node.args["low"]), _literal(node.args["high"])
@@ -314,7 +320,7 @@ def _comparison(node: exp.Expression) -> tuple[exp.Column, list[Interval]] | Non
     return column, [(first, last)]
 
 
-def _literal(node: exp.Expression) -> float | int | str | None:
+def _literal(node: exp.Expr) -> float | int | str | None:
     if isinstance(node, exp.Literal) and node.is_string:
         return str(node.this)
     if isinstance(node, exp.Literal) and node.this.isdigit():
@@ -333,12 +339,12 @@ def _is_of(column: Column, intervals: Sequence[Interval]) -> bool:
 # Columns.
 
 
-def _columns(source: exp.Expression) -> dict[str, Column | None] | None:
+def _columns(source: exp.Expr) -> dict[str, Column | None] | None:
     found = _shown(source)
     return None if found is None else {name.lower(): column for name, column in found}
 
 
-def _shown(source: exp.Expression) -> Outputs | None:
+def _shown(source: exp.Expr) -> Outputs | None:
     """Names and meanings of the columns of a table; None where they cannot be told."""
     if "shown" in source.meta:
         return _shown(source.meta["shown"])
@@ -357,7 +363,7 @@ def _shown(source: exp.Expression) -> Outputs | None:
     return None
 
 
-def _outputs(query: exp.Expression) -> Outputs | None:
+def _outputs(query: exp.Expr) -> Outputs | None:
     if isinstance(query, exp.Subquery):
         return _outputs(query.this)
     if isinstance(query, exp.SetOperation):
@@ -382,7 +388,7 @@ def _outputs(query: exp.Expression) -> Outputs | None:
     return found
 
 
-def _meaning(node: exp.Expression, all_: Sequence[exp.Expression]) -> Column | None:
+def _meaning(node: exp.Expr, all_: Sequence[exp.Expr]) -> Column | None:
     if not isinstance(node, exp.Column):
         return None
     for source in all_:
@@ -393,7 +399,7 @@ def _meaning(node: exp.Expression, all_: Sequence[exp.Expression]) -> Column | N
     return None
 
 
-def _hide_zone(star: exp.Expression, owner: str) -> None:
+def _hide_zone(star: exp.Expr, owner: str) -> None:
     table = star.args.get("table")
     if table is not None and table.name.lower() != owner:
         return
@@ -441,7 +447,7 @@ def _merged(pixels: NDArray[np.int64], order: int, most: int) -> NDArray[np.int6
     return np.stack([begin, end], axis=1)
 
 
-def _or_of(owner: str, ranges: NDArray[np.int64]) -> exp.Expression:
+def _or_of(owner: str, ranges: NDArray[np.int64]) -> exp.Expr:
     column = exp.column("healpix29", table=owner, quoted=True)
     return exp.paren(
         exp.or_(

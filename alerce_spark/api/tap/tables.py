@@ -410,8 +410,10 @@ def _own(table: LakeTable) -> Table:
 
 #: Tables of the lake that hold packets or are about the running of the broker.
 _HIDDEN = ("models", "quarantine", "nightly_reports")
-_SHARED = ("object", "detection", "non_detection", "forced_photometry", "magstat", "probability", "feature", "taxonomy")
-_SHARED = (*_SHARED, "xmatch")
+_SHARED = (
+    *("object", "detection", "non_detection", "forced_photometry", "magstat"),
+    *("probability", "feature", "taxonomy", "xmatch"),
+)
 SCHEMAS = {
     "ztf": "ZTF, in the tables and columns of ALeRCE's database",
     "alerce_tap": "The same, under the names of ALeRCE's TAP service",

@@ -130,7 +130,7 @@ def _vector(ra: float, dec: float) -> np.ndarray:
 
 
 def test_positions_of_two_tables(served: Served) -> None:
-    """Every pair of detections of different objects within radii that differ from row to row; stars keep their columns."""
+    """Every pair of objects within a radius, and within radii that differ from row to row."""
     rows = served.table("objects")
     query = (
         "SELECT * FROM ztf.object AS a JOIN ztf.object AS b "
