@@ -198,7 +198,7 @@ def chosen(asked: str | None) -> Format:
     raise QueryError(f"there is no format {asked}; there are {', '.join(one.name for one in FORMATS)}")
 
 
-def error(message: str) -> bytes:
+def failure(message: str) -> bytes:
     """An error as the standard has it."""
     clean = "".join(c if c.isprintable() or c == "\n" else "?" for c in message)
     return f'{HEAD}<INFO name="QUERY_STATUS" value="ERROR">{escape(clean)}</INFO>\n{TAIL}'.encode()

@@ -60,7 +60,7 @@ def _answering(route: Route) -> Route:
 
 def _failed(message: str, status: int) -> Response:
     headers = {"Retry-After": _RETRY_S} if status == 503 else None
-    return Response(formats.error(message), status, headers, formats.VOTABLE_TYPE)
+    return Response(formats.failure(message), status, headers, formats.VOTABLE_TYPE)
 
 
 def _engine(request: Request) -> Engine:
@@ -249,7 +249,7 @@ async def part(request: Request, name: str, part: str) -> Response:
     if part == "results":
         return _xml(documents.results(one, f"{_address(request)}/async/{name}"))
     if part == "error":
-        return Response(formats.error(one.error or "none"), media_type=formats.VOTABLE_TYPE)
+        return Response(formats.failure(one.error or "none"), media_type=formats.VOTABLE_TYPE)
     raise NoSuchJob
 
 
