@@ -217,6 +217,12 @@ class ServicesSettings(_Section):
     rate_limit: str = "10000/10 seconds"
     query_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     kept_mb: Annotated[int, Field(ge=0)] = 64
+    tap_queries: Annotated[int, Field(ge=1)] = 2
+    tap_threads: Annotated[int, Field(ge=1)] = 2
+    tap_memory_mb: Annotated[int, Field(ge=64)] = 2048
+    tap_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    tap_job_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    tap_rows: Annotated[int, Field(ge=1)] = 1_000_000
     tokens: list[str] = []
 
     @field_validator("tokens")

@@ -229,6 +229,21 @@ SCS = _of(
     _parameter("VERB", "integer", "1: id and place, 2 and 3: all columns"),
     content={"application/x-votable+xml": _FILE},
 )
+TAP = _of(
+    None,
+    _needed(_parameter("QUERY", "string", "One SELECT in ADQL; tables are listed in TAP_SCHEMA.tables")),
+    _parameter("LANG", "string", "Language of the query", choices=("ADQL",)),
+    _parameter("MAXREC", "integer", "Rows at the most"),
+    _parameter("RESPONSEFORMAT", "string", "Form of the result", choices=("votable", "csv", "json", "parquet")),
+    content={"application/x-votable+xml": _FILE},
+)
+MOC = _of(
+    None,
+    _parameter("format", "string", "Form of the map", choices=("fits", "json")),
+    _parameter("order", "integer", "HEALPix order of the map, 3 to 12"),
+    errors=(400,),
+    content={"application/fits": _FILE},
+)
 XMATCH = {
     "responses": {
         "202": {

@@ -10,6 +10,8 @@ import polars as pl
 
 from alerce_spark.api.errors import NotFound
 from alerce_spark.api.jobs import Jobs
+from alerce_spark.api.tap.engine import Engine
+from alerce_spark.api.tap.jobs import Jobs as Queries
 from alerce_spark.config import Settings
 from alerce_spark.repository import Repository, open_repository
 from alerce_spark.serving import curves
@@ -37,6 +39,9 @@ class State:
         self._opening = Lock()
         self.walks = Walks()
         self.jobs = Jobs()
+        self.tap = Engine(settings.lake.path, services)
+        self.tap_jobs = Queries(self.tap, services.tap_queries, services.tap_job_timeout_s)
+        self.tap_timeout_s = services.tap_timeout_s
         #: Catalogues are read by one thread at a time.
         self.catalogs = Lock()
 
@@ -78,6 +83,8 @@ class State:
         """Close what is open."""
         self._curves.close()
         self.jobs.close()
+        self.tap_jobs.close()
+        self.tap.close()
         if self._index is not None:
             self._index.close()
 
