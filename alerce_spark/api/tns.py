@@ -175,7 +175,7 @@ def send(request: Request, oid: str, who: Person) -> Response:
 
 def _said(report: Report) -> dict[str, Any]:
     names = ("oid", "bot", "number", "state", "who", "via", "report_id", "name", "note")
-    return {name: getattr(report, name) for name in names} | {"at": report.at.isoformat(timespec="milliseconds")}
+    return {name: getattr(report, name) for name in names} | {"since": report.since.isoformat(timespec="milliseconds")}
 
 
 @contextmanager

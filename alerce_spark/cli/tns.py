@@ -156,5 +156,5 @@ def status(
 def _say(report: Report) -> None:
     about = f" {report.name}" if report.name else ""
     note = f": {report.note}" if report.note else ""
-    when = f"{report.at:%Y-%m-%d %H:%M:%S}"
+    when = f"{report.since:%Y-%m-%d %H:%M:%S}"
     console.print(f"{report.oid} {report.state}{about} ({when}, {report.who}){note}", soft_wrap=True)

@@ -328,7 +328,7 @@ class Table:
                 self.location.settle(checkpoint_paths(version))
         except (handles.DeltaError, OSError) as error:
             # Readers then take more commits one by one; the next one is tried in CHECKPOINT_EVERY versions.
-            log.warning("no checkpoint of %s: %s", self.name, error)
+            log.warning("no checkpoint of %s at version %d: %s", self.name, self.known().version, error)
 
 
 class _Continued(State):

@@ -455,7 +455,7 @@ TNS_REPORTS = Table(
         Column("bot", "string", "Name of the bot that reports", required=True),
         Column("number", "int", "Step, from 0", required=True),
         Column("state", "string", "What the report is from then on (docs/operations.md)", required=True),
-        Column("at", "timestamp", "When", required=True),
+        Column("since", "timestamp", "When that was", required=True),
         Column("who", "string", "Person or program that made the step", required=True),
         Column("via", "string", "Where it goes or went: tns or hermes; null before"),
         Column("report", "string", "What is reported, as JSON in the words of TNS", required=True),

@@ -44,7 +44,7 @@ class Report:
     bot: str
     number: int
     state: str
-    at: datetime
+    since: datetime
     who: str
     report: str
     via: str | None = None
@@ -109,7 +109,7 @@ def approve(lake: str, oid: str, bot: str, who: str) -> Report:
 
 def step(lake: str, before: Report, state: str, who: str, **changes: Any) -> Report:
     """Store the step after `before`. Raises Overtaken where somebody else has stored one."""
-    after = {"number": before.number + 1, "state": state, "who": who, "at": datetime.now(UTC), **changes}
+    after = {"number": before.number + 1, "state": state, "who": who, "since": datetime.now(UTC), **changes}
     return _stored(lake, replace(before, **after))
 
 
@@ -135,4 +135,4 @@ def _tidy(lake: str) -> None:
 
 def _where(report: Report) -> str:
     name = f" as {report.name}" if report.name else ""
-    return f"{report.state}{name} since {report.at:%Y-%m-%d %H:%M} UTC"
+    return f"{report.state}{name} since {report.since:%Y-%m-%d %H:%M} UTC"

@@ -126,7 +126,7 @@ class Sender:
     def _age(self, report: Report) -> float:
         """Seconds since the report went out the last time."""
         went = [
-            one.at for one in reports.steps(self.lake, report.oid) if one.state == SENDING and one.bot == report.bot
+            one.since for one in reports.steps(self.lake, report.oid) if one.state == SENDING and one.bot == report.bot
         ]
         return (datetime.now(UTC) - went[-1]).total_seconds()
 

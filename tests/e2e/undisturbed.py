@@ -433,7 +433,11 @@ def _environment(settings: Settings) -> dict[str, str]:
     found = {}
     for section in ("lake", "kafka", "archive", "stream"):
         for name, value in getattr(settings, section).model_dump(mode="json", exclude_none=True).items():
-            found[f"ALERCE_{section}__{name}".upper()] = value if isinstance(value, str) else json.dumps(value)
+            # The tables of queries have a variable for each key.
+            keys = value if section == "stream" and isinstance(value, dict) else {}
+            found |= {f"ALERCE_{section}__{name}__{key}".upper(): json.dumps(one) for key, one in keys.items()}
+            if not keys:
+                found[f"ALERCE_{section}__{name}".upper()] = value if isinstance(value, str) else json.dumps(value)
     return found
 
 
