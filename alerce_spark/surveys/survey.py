@@ -189,8 +189,6 @@ class Survey:
     topic: str
     #: When a night begins, as a part of the UTC day: 0 midnight, 0.5 noon.
     night_begins: float = 0.0
-    #: Corrected magnitudes brighter than this are saturated.
-    saturation: float = float("-inf")
 
     @property
     def topics(self) -> str:

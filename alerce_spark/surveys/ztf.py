@@ -348,7 +348,6 @@ ZTF = Survey(
     star=("distpsnr1", "sgscore1"),
     date_of=_date_of,
     topic="ztf_{night}_programid1",
-    saturation=13.2,
 )
 
 
