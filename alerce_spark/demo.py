@@ -19,18 +19,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from alerce_spark import lake, needs
+from alerce_spark import lake, local_kafka, needs
 from alerce_spark.alerts.files import OTHER, Unread, find_files, packets_of
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, STAMP, STAMP_CLASSES
 from alerce_spark.config import Settings, load, query_names
 from alerce_spark.errors import InputError
 from alerce_spark.jars import Jars, cache, kafka, locked, log
-from alerce_spark.kafka import local, records, topics
+from alerce_spark.kafka import records, topics
 from alerce_spark.lightcurves.plot import figure
 from alerce_spark.nightly.integrity import Integrity, check
 from alerce_spark.pages import page
+from alerce_spark.profiles import profile
 from alerce_spark.progress import Stages
-from alerce_spark.session import profile, spark_session
+from alerce_spark.session import spark_session
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.first_alerts import stamp_class
 from alerce_spark.simulation.night import Traits, simulate
@@ -90,7 +91,7 @@ def run(base: Settings, folder: Path, alerts: Path | None, number: int, console:
             raise InputError(f"{alerts}: no packet can be read: {unread[:3]}")
         try:
             with stages.stage("starting Kafka"):
-                local.start(servers, settings.kafka.local_dir, settings.kafka.local_heap)
+                local_kafka.start(servers, settings.kafka.local_dir, settings.kafka.local_heap)
                 topics.create(servers, [topic], settings.kafka.partitions)
             with stages.stage("compiling kernels, the rest"):
                 compiled()
@@ -98,7 +99,7 @@ def run(base: Settings, folder: Path, alerts: Path | None, number: int, console:
             with stages.stage("listening to the output topics"):
                 heard = _listen(servers)
         finally:
-            local.stop(settings.kafka.local_dir)
+            local_kafka.stop(settings.kafka.local_dir)
         with stages.stage("report"):
             opened = lake.open(settings.lake.path)
             classes = opened.table("probabilities").collect()
@@ -122,7 +123,7 @@ def _settings(base: Settings, folder: Path, topic: str) -> Settings:
             **base.model_dump(mode="json", exclude_unset=True),
             "lake": {"path": str(folder / "lake"), "healpix_order": 3},
             "kafka": {
-                "bootstrap_servers": f"127.0.0.1:{local.free_port()}",
+                "bootstrap_servers": f"127.0.0.1:{local_kafka.free_port()}",
                 "topics": [topic],
                 "local_dir": str(folder / "kafka"),
                 "local_heap": "256m",
@@ -162,7 +163,7 @@ def _clear(folder: Path) -> None:
     if folder.is_dir():
         if others := sorted({path.name for path in folder.iterdir()} - _MADE):
             raise InputError(f"{folder} holds {others[0]}, which no demo made: name another folder by --folder")
-        local.stop(folder / "kafka")  # of a demo that was killed
+        local_kafka.stop(folder / "kafka")  # of a demo that was killed
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
 

@@ -23,9 +23,10 @@ import fastavro
 import polars as pl
 from pyspark.sql import SparkSession
 
+from alerce_spark import local_kafka
 from alerce_spark.alerts.files import find_files, insist
 from alerce_spark.config import Settings, conf_dir, load
-from alerce_spark.kafka import local, topics
+from alerce_spark.kafka import topics
 from alerce_spark.lake import write
 from alerce_spark.lake.handles import delta_table
 from alerce_spark.session import spark_session
@@ -148,7 +149,7 @@ def measure(folder: Path, number: int, batch: int) -> dict[str, Any]:
     }
     baseline = fastavro_per_second(files[: min(1000, number)])
     result["baseline_fastavro_decode_alone_per_s"] = round(baseline, 1)
-    broker = local.start(f"127.0.0.1:{local.free_port()}", folder / "kafka")
+    broker = local_kafka.start(f"127.0.0.1:{local_kafka.free_port()}", folder / "kafka")
     try:
         topics.create(broker.bootstrap_servers, [TOPIC], PARTITIONS)
         topics.send(broker.bootstrap_servers, TOPIC, (file.read_bytes() for file in files))
@@ -165,7 +166,7 @@ def measure(folder: Path, number: int, batch: int) -> dict[str, Any]:
                 result[name] = one
         result["peak_memory_mb"] = memory.peak
     finally:
-        local.stop(folder / "kafka")
+        local_kafka.stop(folder / "kafka")
     for name in ("import", "photometry", "photometry_and_archive"):
         rate = result[name].get("all_queries_warm_alerts_per_s", result[name]["warm_alerts_per_s"])
         result[name]["warm_rate_over_fastavro_decode_alone"] = round(rate / baseline, 3)

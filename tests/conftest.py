@@ -77,9 +77,9 @@ def settings_for(tmp_path: Path) -> Callable[..., Settings]:
 @pytest.fixture(scope="module")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Bootstrap servers of a broker of the module: output topics hold results of its own alerts only."""
-    from alerce_spark.kafka import local
+    from alerce_spark import local_kafka
 
     folder = tmp_path_factory.mktemp("kafka")
-    broker = local.start(f"127.0.0.1:{local.free_port()}", folder)
+    broker = local_kafka.start(f"127.0.0.1:{local_kafka.free_port()}", folder)
     yield broker.bootstrap_servers
-    local.stop(folder)
+    local_kafka.stop(folder)

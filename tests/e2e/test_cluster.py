@@ -27,7 +27,7 @@ import pytest
 
 from alerce_spark import lake
 from alerce_spark.kafka import topics
-from alerce_spark.kafka.local import free_port
+from alerce_spark.local_kafka import free_port
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.night import Traits, simulate
 from tests.lakes import assert_complete, assert_keys_unique, assert_same, records, snapshot

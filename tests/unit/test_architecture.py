@@ -89,3 +89,25 @@ def test_only_surveys_knows_a_survey_by_name(file: Path) -> None:
 def test_a_room_does_not_know_what_stands_above_it(room: str, other: str) -> None:
     for file in _files((room,)):
         assert not any(name.startswith(f"alerce_spark.{other}") for name in _imports(file)), file
+
+
+def test_no_rooms_import_each_other() -> None:
+    """Rooms are folders, and modules beside them; imports for type checking count too."""
+    arrows: dict[str, set[str]] = {}
+    for file in _all():
+        room = _room(file.relative_to(PACKAGE).parts)
+        arrows.setdefault(room, set())
+        for name in _imports(file):
+            if name.startswith("alerce_spark."):
+                arrows[room].add(name.split(".")[1])
+    arrows = {room: (to & arrows.keys()) - {room} for room, to in arrows.items()}
+    reached = {room: set(to) for room, to in arrows.items()}
+    for through in arrows:
+        for room in arrows:
+            if through in reached[room]:
+                reached[room] |= reached[through]
+    assert not {room for room, to in reached.items() if room in to}
+
+
+def _room(parts: tuple[str, ...]) -> str:
+    return parts[0] if len(parts) > 1 else parts[0].removesuffix(".py")

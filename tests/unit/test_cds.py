@@ -29,9 +29,9 @@ from alerce_spark.crossmatch import cds
 from alerce_spark.crossmatch.catalogs import Attribute, Catalog, CatalogSettingsError, load
 from alerce_spark.crossmatch.cds import FINISHED, Asynchronous, Cds, CdsError
 from alerce_spark.crossmatch.rows import ATTEMPTS
-from alerce_spark.kafka.local import free_port
 from alerce_spark.lake import write
 from alerce_spark.lake.tables import TABLES
+from alerce_spark.local_kafka import free_port
 from alerce_spark.sky import healpix, parent
 from alerce_spark.streaming.pieces import PIECES
 from alerce_spark.streaming.queries.crossmatch import Crossmatch

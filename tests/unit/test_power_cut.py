@@ -13,10 +13,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from alerce_spark import delta, location
+from alerce_spark import delta, local_kafka, location
 from alerce_spark.delta.log import commit_path
 from alerce_spark.errors import LakeError
-from alerce_spark.kafka import local
 from alerce_spark.lake import handles, lookup, models, write
 from alerce_spark.lake.handles import delta_table, scan
 from alerce_spark.lake.handles import table as table_of
@@ -246,5 +245,5 @@ def test_a_damaged_note_of_the_broker_is_passed_over(
 ) -> None:
     note = tmp_path / "broker.json"
     note.write_text(text)
-    assert local.status(tmp_path) is None
+    assert local_kafka.status(tmp_path) is None
     assert str(note) in caplog.text

@@ -29,7 +29,7 @@ from moto.server import ThreadedMotoServer
 
 from alerce_spark import repository
 from alerce_spark.config import ArchiveSettings
-from alerce_spark.kafka.local import free_port
+from alerce_spark.local_kafka import free_port
 from alerce_spark.repository import Repository, RepositoryError, open_repository
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.night import simulate

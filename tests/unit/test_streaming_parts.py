@@ -208,7 +208,7 @@ def test_metrics_count_each_batch_once_and_know_what_waits(tmp_path: Path) -> No
 def test_metrics_are_served_to_prometheus(tmp_path: Path) -> None:
     from urllib.request import urlopen
 
-    from alerce_spark.kafka.local import free_port
+    from alerce_spark.local_kafka import free_port
 
     port = free_port()
     told = Metrics(["stamps"], str(tmp_path), port)
@@ -222,7 +222,7 @@ def test_metrics_are_served_to_prometheus(tmp_path: Path) -> None:
 
 
 def test_a_taken_port_does_not_end_the_stream(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from alerce_spark.kafka.local import free_port
+    from alerce_spark.local_kafka import free_port
 
     port = free_port()
     Metrics(["stamps"], str(tmp_path), port)
