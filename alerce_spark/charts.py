@@ -22,7 +22,7 @@ from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from alerce_spark.lightcurves.statistics import MJD_ZERO
+from alerce_spark.surveys.survey import MJD_ZERO
 
 #: Size of a pixel of ZTF's stamps [arcsec]; north is up and east is left where the first row is at the top.
 _PIXEL = 1.01

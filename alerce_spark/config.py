@@ -17,21 +17,34 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from alerce_spark import surveys
 from alerce_spark.errors import AlerceError
 from alerce_spark.kafka.options import client_options
-from alerce_spark.places import lake_path, refuse_credentials
+from alerce_spark.location import lake_path, refuse_credentials
 
 #: Variables that begin with the prefix of the settings and are not settings; the last is of ALeRCE's client.
 _NOT_SETTINGS = {"ALERCE_CONF", "ALERCE_TEST_DATA", "ALERCE_CONFIG_PATH"}
 
-#: Places of services and data, section and key: a value that is refused may hold a secret, so it is not printed.
+#: Places of services and data, and secrets, section and key: a value that is refused may hold a secret, so it is not
+#: printed.
 _PLACES = {
     *(("lake", "path"), ("kafka", "bootstrap_servers"), ("archive", "url"), ("archive", "endpoint_url")),
-    *(("stream", "checkpoints"), ("crossmatch", "cds_url")),
+    *(("stream", "checkpoints"), ("crossmatch", "cds_url"), ("services", "tokens")),
+    *(("tns", "url"), ("tns", "api_key"), ("tns", "hermes_url"), ("tns", "hermes_token")),
 }
 _BROKER = re.compile(r"([A-Z_]+://)?([\w.-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}")
 
-QueryName = Literal["archive", "stamps", "lightcurves", "photometry", "crossmatch", "results"]
+#: Settings of a query that were keys of [stream], and what they are in its table.
+_MOVED = {
+    **dict.fromkeys(("interval_s",), "interval_s"),
+    **dict.fromkeys(("min_alerts", "min_messages"), "min_messages"),
+    **dict.fromkeys(("max_alerts", "max_messages"), "max_messages"),
+}
+
+
+def query_names() -> list[str]:
+    """Names of the queries of the stream: the modules of streaming/queries, which are looked at and not loaded."""
+    return sorted(file.stem for file in Path(__file__).with_name("streaming").glob("queries/[!_]*.py"))
 
 
 class ConfigError(AlerceError):
@@ -65,7 +78,7 @@ class KafkaSettings(_Section):
     """The brokers, the alert topics, and the one-node broker of `alerce-spark kafka start`."""
 
     bootstrap_servers: str = "127.0.0.1:19092"
-    topics: list[str] = ["ztf_[0-9]{8}_programid1"]
+    topics: list[str] = [surveys.get(surveys.DEFAULT).topics]
     options: dict[str, SecretStr] = {}
     partitions: Annotated[int, Field(ge=1)] = 4
     local_dir: Path = Path(".kafka")
@@ -120,25 +133,23 @@ class ArchiveSettings(_Section):
         return _web(value)
 
 
-class StreamSettings(_Section):
-    """Rhythm of the streaming queries."""
+class QuerySettings(_Section):
+    """How often a query makes a batch, and of how many messages; None is what its file declares."""
 
-    queries: list[QueryName] = ["archive", "stamps", "lightcurves", "photometry", "crossmatch", "results"]
+    interval_s: Annotated[float, Field(ge=0)] | None = None
+    min_messages: Annotated[int, Field(ge=1)] | None = None
+    max_messages: Annotated[int, Field(ge=1)] | None = None
+
+
+class StreamSettings(_Section):
+    """The streaming queries; every other key is a query's own table, QuerySettings."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, QuerySettings] = Field(init=False)
+
+    queries: list[str] = Field(default_factory=query_names)
     checkpoints: str | None = None
     starting_offsets: Literal["earliest", "latest"] = "earliest"
-    photometry_interval_s: Annotated[float, Field(ge=0)] = 30.0
-    photometry_min_alerts: Annotated[int, Field(ge=1)] = 4000
-    photometry_max_alerts: Annotated[int, Field(ge=1)] = 8000
-    archive_interval_s: Annotated[float, Field(ge=0)] = 10.0
-    archive_max_alerts: Annotated[int, Field(ge=1)] = 4000
-    stamps_interval_s: Annotated[float, Field(ge=0)] = 0.2
-    stamps_max_alerts: Annotated[int, Field(ge=1)] = 2000
-    lightcurves_interval_s: Annotated[float, Field(ge=0)] = 0.5
-    lightcurves_max_alerts: Annotated[int, Field(ge=1)] = 2000
-    crossmatch_interval_s: Annotated[float, Field(ge=0)] = 30.0
-    crossmatch_max_alerts: Annotated[int, Field(ge=1)] = 8000
-    results_interval_s: Annotated[float, Field(ge=0)] = 30.0
-    results_max_messages: Annotated[int, Field(ge=1)] = 10000
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
     batch_timeout_s: Annotated[float, Field(gt=0)] = 900.0
     restart_wait_s: Annotated[float, Field(gt=0)] = 2.0
@@ -154,21 +165,24 @@ class StreamSettings(_Section):
 
     @field_validator("queries")
     @classmethod
-    def _each_once(cls, value: list[QueryName]) -> list[QueryName]:
+    def _each_once(cls, value: list[str]) -> list[str]:
         if not value:
             raise ValueError("name at least one query")
         if twice := sorted({name for name in value if value.count(name) > 1}):
             raise ValueError(f"{', '.join(twice)} is named twice: two of one query would share a checkpoint")
+        if unknown := [name for name in value if name not in query_names()]:
+            raise ValueError(f"no query {unknown[0]!r}; {_hint(unknown[0], query_names())}")
         return value
 
     @model_validator(mode="after")
-    def _a_batch_can_begin(self) -> StreamSettings:
-        if self.photometry_min_alerts > self.photometry_max_alerts:
-            raise ValueError(
-                f"photometry_min_alerts = {self.photometry_min_alerts} is above photometry_max_alerts = "
-                f"{self.photometry_max_alerts}: no batch could begin"
-            )
+    def _tables_of_queries(self) -> StreamSettings:
+        if unknown := [name for name in self.__pydantic_extra__ if name not in query_names()]:
+            raise ValueError(f"no query {unknown[0]!r}; {_hint(unknown[0], query_names())}")
         return self
+
+    def table(self, query: str) -> QuerySettings:
+        """`[stream.<query>]`."""
+        return self.__pydantic_extra__.get(query, QuerySettings())
 
 
 class CrossmatchSettings(_Section):
@@ -203,6 +217,61 @@ class ServicesSettings(_Section):
     rate_limit: str = "10000/10 seconds"
     query_timeout_s: Annotated[float, Field(gt=0)] = 10.0
     kept_mb: Annotated[int, Field(ge=0)] = 64
+    tap_queries: Annotated[int, Field(ge=1)] = 2
+    tap_threads: Annotated[int, Field(ge=1)] = 2
+    tap_memory_mb: Annotated[int, Field(ge=64)] = 2048
+    tap_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    tap_job_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    tap_rows: Annotated[int, Field(ge=1)] = 1_000_000
+    tokens: list[str] = []
+
+    @field_validator("tokens")
+    @classmethod
+    def _digests(cls, value: list[str]) -> list[str]:
+        if not all(re.fullmatch(r"[^\s:]+:[0-9a-f]{64}", token) for token in value):
+            raise ValueError("write each as <name>:<sha256 of the token>, 64 digits of 0-9a-f")
+        if len({token.split(":")[0] for token in value}) < len(value):
+            raise ValueError("a name has two tokens")
+        return value
+
+
+class TnsSettings(_Section):
+    """The Transient Name Server and HERMES: who we are there. Nothing is asked of either without its `url`."""
+
+    url: str | None = None
+    bot_id: Annotated[int, Field(ge=0)] = 0
+    bot_name: str = ""
+    api_key: SecretStr = SecretStr("")
+    reporting_group: Annotated[int, Field(ge=0)] = 0
+    data_source: Annotated[int, Field(ge=0)] = 0
+    reporting_group_name: str = ""
+    data_source_name: str = ""
+    reporters: str = ""
+    timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    patience_s: Annotated[float, Field(ge=0)] = 900.0
+    settle_s: Annotated[float, Field(ge=0)] = 3600.0
+    hermes_url: str | None = None
+    hermes_token: SecretStr = SecretStr("")
+    hermes_topic: str = "hermes.test"
+
+    @field_validator("url", "hermes_url")
+    @classmethod
+    def _web_address(cls, value: str | None) -> str | None:
+        return _web(value or None)
+
+    @field_validator("bot_name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[\w .+-]*", value, re.ASCII):
+            raise ValueError("may have letters, digits, blanks and . _ + -")
+        return value
+
+    @field_validator("api_key", "hermes_token")
+    @classmethod
+    def _one_line(cls, value: SecretStr) -> SecretStr:
+        if not re.fullmatch(r"[!-~]*", value.get_secret_value()):
+            raise ValueError("has blanks, line ends or other characters that no key has")
+        return value
 
 
 class SparkSettings(_Section):
@@ -226,6 +295,7 @@ class Settings(BaseSettings):
     crossmatch: CrossmatchSettings = CrossmatchSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
     services: ServicesSettings = ServicesSettings()
+    tns: TnsSettings = TnsSettings()
     spark: SparkSettings = SparkSettings()
 
     @property
@@ -306,16 +376,36 @@ def _explain(error: Any, file: Path, flags: dict[str, Any]) -> str:
         where = f"environment variable {variable}"
     else:
         where = str(file)
-    if error["type"] == "extra_forbidden":
-        section = Settings.model_fields[path[0]].annotation if len(path) > 1 else Settings
-        names = list(getattr(section, "model_fields", {}))
-        near = difflib.get_close_matches(path[-1], names, 1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
-        return f"{where}: unknown key {key}; {hint}"
+    if _is_unknown(error, path):
+        return f"{where}: unknown key {key}; {_instead(path)}"
     message = error["msg"].removeprefix("Value error, ")
     if path[:2] == ["kafka", "options"] and len(path) > 2 and error["type"] == "string_type":
         message += "; names of options have quotes in TOML, since they have dots"
     return f"{where}: {key}{_value(error, path)}: {message}"
+
+
+def _is_unknown(error: Any, path: list[str]) -> bool:
+    """Whether an error is about a key that does not exist; of [stream], where queries have tables, one that is none."""
+    is_no_table = path[0] == "stream" and len(path) == 2 and path[1] not in query_names()
+    return error["type"] == "extra_forbidden" or (is_no_table and error["type"] == "model_type")
+
+
+def _instead(path: list[str]) -> str:
+    """The key that was meant in place of an unknown one."""
+    if path[0] == "stream":
+        query, _, name = path[-1].partition("_")
+        if len(path) == 2 and query in query_names() and name in _MOVED:
+            variable = f"ALERCE_STREAM__{query.upper()}__{_MOVED[name].upper()}"
+            return f"it is now {_MOVED[name]} of [stream.{query}], in the environment {variable}"
+        section: Any = StreamSettings if len(path) == 2 else QuerySettings
+    else:
+        section = Settings.model_fields[path[0]].annotation if len(path) > 1 else Settings
+    return _hint(path[-1], list(getattr(section, "model_fields", {})))
+
+
+def _hint(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name.lower(), known, 1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
 
 
 def _value(error: Any, path: list[str]) -> str:
@@ -327,15 +417,19 @@ def _value(error: Any, path: list[str]) -> str:
 
 
 def _variable(path: list[str]) -> str | None:
-    """The environment variable that gave the value at `path`, in any mixture of cases and as deep as it goes."""
+    """The environment variable that gave the value at `path` or, where there is none, a part of it; in any cases."""
     given = {name.upper(): name for name in os.environ}
-    names = ("ALERCE_" + "__".join(path[:depth]).upper() for depth in range(len(path), 0, -1))
-    return next((given[name] for name in names if name in given), None)
+    names = ["ALERCE_" + "__".join(path[:depth]).upper() for depth in range(len(path), 0, -1)]
+    parts = sorted(name for name in given if name.startswith(f"{names[0]}__"))
+    return next((given[name] for name in (*names, *parts) if name in given), None)
 
 
 def _inside(values: Any, path: list[str]) -> bool:
+    """Whether the value at `path` is one of the flags, or within one."""
     for part in path:
-        if not isinstance(values, dict) or part not in values:
+        if not isinstance(values, dict):
+            return True
+        if part not in values:
             return False
         values = values[part]
     return True

@@ -19,25 +19,26 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from alerce_spark import lake, needs
+from alerce_spark import lake, local_kafka, needs
 from alerce_spark.alerts.files import OTHER, Unread, find_files, packets_of
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, STAMP, STAMP_CLASSES
-from alerce_spark.config import Settings, load
+from alerce_spark.config import Settings, load, query_names
 from alerce_spark.errors import InputError
 from alerce_spark.jars import Jars, cache, kafka, locked, log
-from alerce_spark.kafka import local, records, topics
+from alerce_spark.kafka import records, topics
 from alerce_spark.lightcurves.plot import figure
 from alerce_spark.nightly.integrity import Integrity, check
 from alerce_spark.pages import page
+from alerce_spark.profiles import profile
 from alerce_spark.progress import Stages
-from alerce_spark.session import profile, spark_session
+from alerce_spark.session import spark_session
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.first_alerts import stamp_class
 from alerce_spark.simulation.night import Traits, simulate
+from alerce_spark.simulation.packets import SURVEY
 from alerce_spark.streaming import kernels
-from alerce_spark.streaming.crossmatch import Matched
-from alerce_spark.streaming.photometry import Summary
-from alerce_spark.streaming.results import Stored
+from alerce_spark.streaming.queries import declared
+from alerce_spark.streaming.query import Query, Timed
 from alerce_spark.streaming.run import Stream
 from alerce_spark.text import printable
 from alerce_spark.training import figures, metrics
@@ -46,7 +47,6 @@ _SHOWN = (
     *("detections", "non_detections", "forced_photometry", "objects", "xmatch"),
     *("features", "probabilities", "quarantine"),
 )
-_QUERIES = ["archive", "stamps", "lightcurves", "photometry", "crossmatch", "results"]
 #: A consumer that has heard nothing for so long has heard everything [s].
 _SILENCE_S = 6.0
 #: What a demo leaves in its folder.
@@ -71,7 +71,7 @@ def run(base: Settings, folder: Path, alerts: Path | None, number: int, console:
     folder = folder.resolve()
     needs.to_run(folder)
     night = f"{datetime.now(UTC):%Y%m%d}"
-    topic = f"ztf_{night}_programid1"
+    topic = SURVEY.topic.format(night=night)
     settings = _settings(base, folder, topic)
     servers = settings.kafka.bootstrap_servers
     console.print(_to_fetch(settings), highlight=False, soft_wrap=True)
@@ -91,7 +91,7 @@ def run(base: Settings, folder: Path, alerts: Path | None, number: int, console:
             raise InputError(f"{alerts}: no packet can be read: {unread[:3]}")
         try:
             with stages.stage("starting Kafka"):
-                local.start(servers, settings.kafka.local_dir, settings.kafka.local_heap)
+                local_kafka.start(servers, settings.kafka.local_dir, settings.kafka.local_heap)
                 topics.create(servers, [topic], settings.kafka.partitions)
             with stages.stage("compiling kernels, the rest"):
                 compiled()
@@ -99,7 +99,7 @@ def run(base: Settings, folder: Path, alerts: Path | None, number: int, console:
             with stages.stage("listening to the output topics"):
                 heard = _listen(servers)
         finally:
-            local.stop(settings.kafka.local_dir)
+            local_kafka.stop(settings.kafka.local_dir)
         with stages.stage("report"):
             opened = lake.open(settings.lake.path)
             classes = opened.table("probabilities").collect()
@@ -123,25 +123,27 @@ def _settings(base: Settings, folder: Path, topic: str) -> Settings:
             **base.model_dump(mode="json", exclude_unset=True),
             "lake": {"path": str(folder / "lake"), "healpix_order": 3},
             "kafka": {
-                "bootstrap_servers": f"127.0.0.1:{local.free_port()}",
+                "bootstrap_servers": f"127.0.0.1:{local_kafka.free_port()}",
                 "topics": [topic],
                 "local_dir": str(folder / "kafka"),
                 "local_heap": "256m",
             },
             "archive": {"url": f"file:{folder / 'archive'}"},
             "stream": {
-                "queries": _QUERIES,
-                "photometry_min_alerts": 2000,
-                "photometry_max_alerts": 2000,
-                "photometry_interval_s": 5.0,
-                "archive_interval_s": 2.0,
-                "crossmatch_interval_s": 5.0,
-                "results_interval_s": 5.0,
+                "queries": query_names(),
+                **{name: _table(declared(name)) for name in query_names()},
             },
             # The same memory on every machine.
             "spark": {"profile": "laptop"},
         }
     )
+
+
+def _table(query: Query) -> dict[str, float | None]:
+    """Settings of a query for a night of a thousand alerts that somebody waits for."""
+    few = query.min_messages and min(query.min_messages, 2000)
+    most = query.max_messages if few is None else few
+    return {"interval_s": min(query.interval_s, 5.0), "min_messages": few, "max_messages": most}
 
 
 def _jars(settings: Settings) -> list[Jars]:
@@ -161,7 +163,7 @@ def _clear(folder: Path) -> None:
     if folder.is_dir():
         if others := sorted({path.name for path in folder.iterdir()} - _MADE):
             raise InputError(f"{folder} holds {others[0]}, which no demo made: name another folder by --folder")
-        local.stop(folder / "kafka")  # of a demo that was killed
+        local_kafka.stop(folder / "kafka")  # of a demo that was killed
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
 
@@ -193,7 +195,7 @@ def _stream(
     told = _Told()
 
     def report(query: str, epoch: int, result: object) -> None:
-        if isinstance(result, Summary | Stored | Matched):
+        if isinstance(result, Timed):
             for step, waits in result.latency.items():
                 told.waits.setdefault(step, []).append(waits)
 
@@ -209,10 +211,11 @@ def _stream(
         with stages.stage("streaming"):
             began = time.monotonic()
             topics.send(settings.kafka.bootstrap_servers, topic, packets)
-            done = dict.fromkeys(_QUERIES, 0)
-            while running.is_alive() and any(done[name] < sent for name in _QUERIES[:-1]):
-                done = {name: found["alerts"] for name, found in stream.metrics.status()["queries"].items()}
-                stages.counts({name: done[name] for name in _QUERIES[:-1]}, sent)
+            done = {name: 0 for name in query_names() if declared(name).reads is None}
+            while running.is_alive() and any(count < sent for count in done.values()):
+                told_of = stream.metrics.status()["queries"]
+                done = {name: told_of[name]["alerts"] for name in done}
+                stages.counts(done, sent)
                 time.sleep(0.2)
             told.seconds = time.monotonic() - began
         with stages.stage("integrity of the night"):
@@ -291,7 +294,7 @@ def _page(
         body += f"<details><summary>{escape(name)}: {len(messages)}; the last one</summary>"
         body += f"<pre>{escape(example)}</pre></details>"
     wrong = "nothing is missing and no invariant is broken" if proof.ok else f"broken: {proof.broken}"
-    head = f"{sent} alerts in {told.seconds:.0f} s through {', '.join(_QUERIES)}. Integrity of the night: {wrong}."
+    head = f"{sent} alerts in {told.seconds:.0f} s through {', '.join(query_names())}. Integrity of the night: {wrong}."
     return page("alerce_spark: the demo", f"<p>{escape(head)}</p>{body}")
 
 

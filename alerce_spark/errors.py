@@ -12,3 +12,7 @@ class AlerceError(Exception):
 
 class InputError(AlerceError, ValueError):
     """What the user gave (an argument, a file, its contents) cannot be used; the message names it and the remedy."""
+
+
+class LakeError(AlerceError):
+    """The lake cannot be used as asked; the message says why and what to do."""

@@ -20,6 +20,7 @@ from xml.sax.saxutils import quoteattr
 from alerce_spark import needs
 from alerce_spark.config import conf_dir
 from alerce_spark.errors import AlerceError
+from alerce_spark.profiles import profile
 
 KAFKA_VERSION = "4.1.0"
 #: The local broker; slf4j-simple writes its log.
@@ -164,8 +165,6 @@ def _resolve(packages: str, excludes: Sequence[tuple[str, str]]) -> dict[str, st
 
 
 def _write_lock() -> None:
-    from alerce_spark.session import profile  # noqa: PLC0415 (which reads this module)
-
     lines = ["# Written by make lock: the JARs of spark.jars.packages and of the local broker, with SHA-256 and bytes."]
     options = profile("local")
     # What Spark brings itself, as its own resolver leaves it out.

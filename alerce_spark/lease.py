@@ -36,13 +36,9 @@ from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from alerce_spark.errors import AlerceError
-from alerce_spark.lake.storage import LakeError
+from alerce_spark.errors import AlerceError, LakeError
 
 log = logging.getLogger(__name__)
-
-#: Queries whose tables nobody else writes, `quarantine` excepted. Who takes all of these may write any table.
-WRITERS = ("photometry", "results", "crossmatch")
 
 _FOLDER = "_leases"
 _CHANGED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
@@ -99,8 +95,8 @@ class Lease:
         self,
         lake: str,
         holder: str,
-        timeout: float = 60.0,
-        scope: Iterable[str] = WRITERS,
+        timeout: float,
+        scope: Iterable[str],
         on_loss: Callable[[LeaseLost], None] = lambda error: None,
     ) -> None:
         self._lake, self._timeout, self._on_loss = lake, timeout, on_loss

@@ -13,8 +13,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from datetime import date, timedelta
-from math import floor
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from uuid import uuid4
@@ -27,7 +25,8 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_afte
 
 from alerce_spark.config import ArchiveSettings
 from alerce_spark.errors import AlerceError
-from alerce_spark.places import sync
+from alerce_spark.location import sync
+from alerce_spark.surveys.survey import Survey
 
 #: Waits between the attempts of one request are drawn from 0 to a bound that doubles from the first to the longest [s].
 _FIRST_WAIT_S = 0.2
@@ -119,24 +118,19 @@ def absolute(settings: ArchiveSettings) -> ArchiveSettings:
     return settings.model_copy(update={"url": f"file:{_directory(settings.url).resolve()}"})
 
 
-def night(jd: float) -> str:
-    """Night of an exposure that began at Julian date `jd`: its UTC date as YYYYMMDD (ZTF observes within one)."""
-    return f"{date(1970, 1, 1) + timedelta(days=floor(jd - 2_440_587.5)):%Y%m%d}"
-
-
-def key(survey: str, jd: float, candid: int) -> str:
+def key(survey: Survey, mjd: float, candid: int) -> str:
     """Key of a readable packet."""
-    return f"{survey}/{night(jd)}/{candid}.avro"
+    return f"{survey.name}/{survey.night(mjd)}/{candid}.avro"
 
 
-def second_key(survey: str, jd: float, candid: int, oid: str) -> str:
+def second_key(survey: Survey, mjd: float, candid: int, oid: str) -> str:
     """Key of a readable packet where `key` holds that of another object."""
-    return f"{survey}/{night(jd)}/{candid}-{hashlib.sha256(oid.encode()).hexdigest()[:16]}.avro"
+    return f"{survey.name}/{survey.night(mjd)}/{candid}-{hashlib.sha256(oid.encode()).hexdigest()[:16]}.avro"
 
 
-def unreadable_key(survey: str, packet: bytes) -> str:
+def unreadable_key(survey: Survey, packet: bytes) -> str:
     """Key of a packet that cannot be decoded."""
-    return f"{survey}/unreadable/{hashlib.sha256(packet).hexdigest()}"
+    return f"{survey.name}/unreadable/{hashlib.sha256(packet).hexdigest()}"
 
 
 class DirectoryRepository(Repository):

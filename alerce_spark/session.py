@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 
@@ -13,46 +12,12 @@ from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
 from alerce_spark import jars, needs
-from alerce_spark.config import ConfigError, Settings, conf_dir
+from alerce_spark.config import ConfigError, Settings
+from alerce_spark.profiles import profile, spark_dir
 
 _JAVA_OPTIONS = "spark.driver.extraJavaOptions"
 _PACKAGES = "spark.jars.packages"
-_SECRET = re.compile(r"secret|password|token", re.IGNORECASE)
 _NEEDED_CLASSES = ("io.delta.sql.DeltaSparkSessionExtension", "org.apache.spark.sql.kafka010.KafkaSourceProvider")
-
-
-def spark_dir() -> Path:
-    """Folder of Spark's own configuration: SPARK_CONF_DIR for spark-submit."""
-    return (conf_dir() / "spark").resolve()
-
-
-def profile(name: str) -> dict[str, str]:
-    """Spark settings of spark-defaults.conf and of the profiles that `name` lists (standalone,s3), later ones over
-    earlier ones. Raises ConfigError with the profiles there are, and for a secret in one.
-    """
-    settings = _properties(spark_dir() / "spark-defaults.conf")
-    for part in name.split(","):
-        path = spark_dir() / f"{part}.conf"
-        if not path.is_file() or part == "spark-defaults":
-            known = ", ".join(sorted(p.stem for p in path.parent.glob("*.conf") if p.stem != "spark-defaults"))
-            raise ConfigError(f"spark.profile = {name!r}: no {path}; known: {known}")
-        settings |= _properties(path)
-    if told := [key for key in settings if _SECRET.search(key)]:
-        raise ConfigError(
-            f"{told[0]} stands in a profile of conf/spark, and would be in the command line of Java, which all on the "
-            "machine see: put it into spark-defaults.conf in a folder of your own, and name that by SPARK_CONF_DIR"
-        )
-    return settings
-
-
-def _properties(path: Path) -> dict[str, str]:
-    """Spark properties file → dictionary: a key, white space, a value; # begins a comment line."""
-    pairs = {}
-    for line in path.read_text().splitlines():
-        if line.strip() and not line.lstrip().startswith("#"):
-            key, _, value = line.strip().partition(" ")
-            pairs[key] = value.strip()
-    return pairs
 
 
 def spark_session(settings: Settings, app: str = "alerce_spark", log: Path | None = None, **extra: str) -> SparkSession:

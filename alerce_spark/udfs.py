@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from alerce_spark import surveys
 from alerce_spark.alerts import stamps
 from alerce_spark.alerts.model import sign
 from alerce_spark.classifiers.stamp import StampModel, is_known_mover
@@ -134,16 +135,19 @@ def _classify_lightcurve(lake: str | None) -> Callable[[pa.Array], pa.Array]:
 
 
 def _classify_stamps(lake: str | None) -> Callable[..., pa.Array]:
+    survey = surveys.get(surveys.DEFAULT)
+
     def classify(science: pa.Array, template: pa.Array, difference: pa.Array, candidate: pa.Array) -> pa.Array:
         model, version = _stamp_models(lake).get()
         columns = pa.Table.from_batches([pa.RecordBatch.from_struct_array(candidate)])
-        place = {n: columns[n].to_numpy() for n in ("xpos", "ypos") if n in columns.schema.names}
+        places = zip(("xpos", "ypos"), survey.cutouts.position or (), strict=False)
+        place = {name: columns[of].to_numpy() for name, of in places if of in columns.schema.names}
         read = stamps.decode(science, template, difference, **place)
         probabilities, reasons = model.classify(read.images, columns)
         is_mover = np.zeros(len(probabilities), bool)
-        if {"ssdistnr", "ssnamenr"} <= set(columns.schema.names):
+        if set(survey.mover) <= set(columns.schema.names):
             # As the stream does: where the survey's ephemeris names an asteroid, the image is not asked.
-            is_mover = is_known_mover(columns)
+            is_mover = is_known_mover(columns, *survey.mover)
             probabilities[is_mover] = np.eye(len(model.classes))[model.classes.index("asteroid")]
         reason = [None if m else a or b for m, a, b in zip(is_mover, read.reason, reasons, strict=True)]
         return _with_field(_classes(probabilities, model.classes, version), "reason", pa.array(reason, pa.string()))

@@ -21,7 +21,8 @@ import numpy as np
 import pyarrow as pa
 
 from alerce_spark import sky
-from alerce_spark.lake import log, lookup, write
+from alerce_spark.lake import lookup, write
+from alerce_spark.lake.handles import table as table_of
 from alerce_spark.lake.tables import TABLES
 
 ORDER = 4
@@ -48,7 +49,7 @@ def commit_ms(lake: str, new: pa.Table) -> float:
     """Milliseconds from rows to the commit that names them."""
     version = lookup.versions(lake, ["magstats"])["magstats"]
     begin = time.perf_counter()
-    log.commit(lake, "magstats", version, write.replace(lake, "magstats", new, version))
+    write.commit(lake, "magstats", version, write.replace(lake, "magstats", new, version))
     return (time.perf_counter() - begin) * 1e3
 
 
@@ -82,7 +83,7 @@ def main() -> None:
                 if k >= 3:  # the first ones load libraries
                     times[name].append(taken)
             disk.append(disk_ms(Path(folder), 20_000))
-        last = log.files(lakes["synced"], "magstats")
+        last = table_of(lakes["synced"], "magstats").live()
     result = {
         "commits_of_each": options.repeats,
         "files": len(PIXELS),

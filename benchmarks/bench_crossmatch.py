@@ -34,8 +34,9 @@ from alerce_spark.crossmatch.match import nearest, within
 from alerce_spark.lake import catalogs, write
 from alerce_spark.session import spark_session
 from alerce_spark.simulation.night import simulate
-from alerce_spark.streaming.crossmatch import Crossmatch
+from alerce_spark.streaming.queries.crossmatch import Crossmatch
 from alerce_spark.streaming.source import from_files, names
+from alerce_spark.surveys.ztf import ZTF
 
 #: Libraries read these when they start; `main` sets them and starts again.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
@@ -148,7 +149,7 @@ def in_exposure(sources: np.ndarray) -> np.ndarray:
 
 def local_catalogue(folder: Path, sources: np.ndarray, repeats: int, rng: np.random.Generator) -> dict[str, Any]:
     """Import of the sources as AllWISE, look-ups of objects of one exposure, and objects all over the sky."""
-    settings = load(conf_dir() / "catalogs.toml")["allwise"]
+    settings = load(conf_dir() / "catalogs.toml", ZTF)["allwise"]
     size = sources.shape[1]
     names = pa.array(np.char.add("J", np.arange(size).astype(str)))
     attributes = {name: rng.normal(15, 2, size).round(3) for name in settings.attributes}

@@ -26,6 +26,7 @@ import fastavro
 import pyarrow as pa
 
 from alerce_spark.alerts.avro import decode, strip_stamps
+from alerce_spark.surveys.ztf import ZTF
 
 #: Libraries read these when they start; `main` sets them and starts again.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
@@ -34,8 +35,9 @@ BATCHES = (10, 50, 200)
 _FIRST = """
 import sys, time; start = time.perf_counter()
 from alerce_spark.alerts.avro import decode, strip_stamps
+from alerce_spark.surveys.ztf import ZTF
 packet = open(sys.argv[1], "rb").read(); ready = time.perf_counter()
-decode([packet], stamps=True); strip_stamps([packet]); first = time.perf_counter()
+decode([packet], ZTF, stamps=True); strip_stamps([packet], ZTF); first = time.perf_counter()
 print(ready - start, first - ready)
 """
 
@@ -99,15 +101,15 @@ def measure(repeats: int) -> dict[str, Any]:
     data = packets()
     n = len(data)
     array = pa.array(data, pa.binary())
-    stripped = strip_stamps(array)
-    decoded = decode(array)
+    stripped = strip_stamps(array, ZTF)
+    decoded = decode(array, ZTF)
     calls: dict[str, Callable[[], Any]] = {
         "fastavro_reader": lambda: [next(fastavro.reader(io.BytesIO(one))) for one in data],
         "fastavro_to_arrow": lambda: fastavro_to_arrow(data),
-        "decode": lambda: decode(array),
-        "decode_with_stamps": lambda: decode(array, stamps=True),
-        "strip_stamps": lambda: strip_stamps(array),
-        "decode_of_stripped": lambda: decode(stripped),
+        "decode": lambda: decode(array, ZTF),
+        "decode_with_stamps": lambda: decode(array, ZTF, stamps=True),
+        "strip_stamps": lambda: strip_stamps(array, ZTF),
+        "decode_of_stripped": lambda: decode(stripped, ZTF),
     }
     for size in BATCHES:
         pieces = [array[i : i + size] for i in range(0, n, size)]

@@ -23,14 +23,15 @@ import fastavro
 import polars as pl
 from pyspark.sql import SparkSession
 
+from alerce_spark import local_kafka
 from alerce_spark.alerts.files import find_files, insist
 from alerce_spark.config import Settings, conf_dir, load
-from alerce_spark.kafka import local, topics
+from alerce_spark.kafka import topics
 from alerce_spark.lake import write
 from alerce_spark.lake.handles import delta_table
 from alerce_spark.session import spark_session
 from alerce_spark.simulation import night
-from alerce_spark.streaming.photometry import Photometry, Summary
+from alerce_spark.streaming.queries.photometry import Photometry, Summary
 from alerce_spark.streaming.run import Stream
 from alerce_spark.streaming.source import from_files, names
 from benchmarks.processes import Memory
@@ -148,7 +149,7 @@ def measure(folder: Path, number: int, batch: int) -> dict[str, Any]:
     }
     baseline = fastavro_per_second(files[: min(1000, number)])
     result["baseline_fastavro_decode_alone_per_s"] = round(baseline, 1)
-    broker = local.start(f"127.0.0.1:{local.free_port()}", folder / "kafka")
+    broker = local_kafka.start(f"127.0.0.1:{local_kafka.free_port()}", folder / "kafka")
     try:
         topics.create(broker.bootstrap_servers, [TOPIC], PARTITIONS)
         topics.send(broker.bootstrap_servers, TOPIC, (file.read_bytes() for file in files))
@@ -165,7 +166,7 @@ def measure(folder: Path, number: int, batch: int) -> dict[str, Any]:
                 result[name] = one
         result["peak_memory_mb"] = memory.peak
     finally:
-        local.stop(folder / "kafka")
+        local_kafka.stop(folder / "kafka")
     for name in ("import", "photometry", "photometry_and_archive"):
         rate = result[name].get("all_queries_warm_alerts_per_s", result[name]["warm_alerts_per_s"])
         result[name]["warm_rate_over_fastavro_decode_alone"] = round(rate / baseline, 3)
@@ -180,7 +181,7 @@ def _settings(folder: Path, name: str, servers: str, queries: list[str], batch: 
             "archive": {"url": f"file:{folder / 'archive'}"},
             "kafka": {"bootstrap_servers": servers, "topics": [TOPIC]},
             # Rounding in each partition of the topic would leave a last batch of a few alerts.
-            "stream": {"queries": queries, "photometry_min_alerts": 1, "photometry_max_alerts": batch + PARTITIONS},
+            "stream": {"queries": queries, "photometry": {"min_messages": 1, "max_messages": batch + PARTITIONS}},
         },
     )
 
@@ -193,7 +194,7 @@ def main() -> None:
     """Prints the measurement as one JSON object."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--alerts", type=int, default=24_000)
-    parser.add_argument("--batch", type=int, default=8000, help="alerts of a batch, as photometry_max_alerts")
+    parser.add_argument("--batch", type=int, default=8000, help="alerts of a batch of photometry")
     parser.add_argument("--quick", action="store_true", help="600 alerts in batches of 200")
     options = parser.parse_args()
     number, batch = (600, 200) if options.quick else (options.alerts, options.batch)

@@ -21,14 +21,15 @@ from typing import Any
 import fastavro
 from deltalake import DeltaTable
 
+from alerce_spark import local_kafka
 from alerce_spark.config import Settings, conf_dir, load
-from alerce_spark.kafka import local, topics
-from alerce_spark.lightcurves.statistics import MJD_ZERO
+from alerce_spark.kafka import topics
 from alerce_spark.nightly.integrity import check
-from alerce_spark.repository import key, night, open_repository
+from alerce_spark.repository import key, open_repository
 from alerce_spark.session import spark_session
 from alerce_spark.simulation.night import stream
 from alerce_spark.streaming.backfill import import_alerts
+from alerce_spark.surveys.ztf import ZTF
 from benchmarks.processes import Memory, Processor
 from benchmarks.sky import say
 
@@ -48,7 +49,7 @@ def store(settings: Settings, count: int) -> list[str]:
     def items() -> Iterator[tuple[str, bytes]]:
         made = stream(11, objects=int(count / _ALERTS_EACH), start_mjd=START_MJD, nights=1)
         for candid, _, packet in islice(made, count):
-            keys.append(key(settings.survey, START_MJD + MJD_ZERO, candid))
+            keys.append(key(ZTF, START_MJD, candid))
             if len(keys) % 20_000 == 0:
                 say(f"{len(keys)} packets made")
             yield keys[-1], packet
@@ -69,8 +70,8 @@ def fastavro_ms(settings: Settings, keys: list[str]) -> float:
 
 def measure(folder: Path, count: int) -> dict[str, Any]:
     """All of it."""
-    servers = f"127.0.0.1:{local.free_port()}"
-    date = night(START_MJD + MJD_ZERO)
+    servers = f"127.0.0.1:{local_kafka.free_port()}"
+    date = ZTF.night(START_MJD)
     topic = f"ztf_{date}_bench"
     settings = load(
         conf_dir() / "alerce.toml",
@@ -81,7 +82,7 @@ def measure(folder: Path, count: int) -> dict[str, Any]:
         },
     )
     keys = store(settings, count)
-    broker = local.start(servers, folder / "kafka")
+    broker = local_kafka.start(servers, folder / "kafka")
     try:
         repository = open_repository(settings.archive)
         topics.create(servers, [topic], 4)
@@ -105,7 +106,7 @@ def measure(folder: Path, count: int) -> dict[str, Any]:
         result["peak_memory_mb"] = memory.peak
         spark.stop()
     finally:
-        local.stop(folder / "kafka")
+        local_kafka.stop(folder / "kafka")
     core_ms = result["right"]["core_ms_a_packet"]
     result["fastavro_alone_over_whole_check"] = round(result["fastavro_ms_a_packet"] / core_ms, 2)
     return result

@@ -30,7 +30,7 @@ from alerce_spark.classifiers.lightcurve import LightcurveModel
 from alerce_spark.features import extract
 from alerce_spark.kafka import records
 from alerce_spark.lake.serving import Serving
-from alerce_spark.streaming import lightcurves
+from alerce_spark.streaming.queries import lightcurves
 from benchmarks.bench_decode import ONE_THREAD
 from benchmarks.bench_stream import Bench
 from benchmarks.sky import say

@@ -30,8 +30,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from alerce_spark.kafka import local, topics
-from alerce_spark.lake import log
+from alerce_spark import local_kafka
+from alerce_spark.kafka import topics
+from alerce_spark.lake.handles import table as table_of
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.streaming import metrics
 from benchmarks.bench_stream import produce
@@ -124,7 +125,7 @@ def sample(driver: int, lake: str, collect: bool) -> dict[str, float]:
         for name, count in kept.descriptors.items():
             figures[f"{kind} {name}"] = count
     figures["all mb"] = round(sum(value for name, value in figures.items() if name.endswith(" mb")), 1)
-    figures["files of tables"] = sum(len(log.files(lake, name).files) for name in TABLES)
+    figures["files of tables"] = sum(len(table_of(lake, name).live().files) for name in TABLES)
     return figures | (heap(driver) if collect else {})
 
 
@@ -162,7 +163,7 @@ def prepare(folder: Path, environment: dict[str, str], sky: Sky) -> None:
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    servers = f"127.0.0.1:{local.free_port()}"
+    servers = f"127.0.0.1:{local_kafka.free_port()}"
     lake = str(folder / "lake")
     environment = os.environ | {
         "ALERCE_LAKE__PATH": lake,
@@ -172,7 +173,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
     sky = Sky(7, args.objects, args.days)
     prepare(folder, environment, sky)
-    local.start(servers, folder / "kafka")
+    local_kafka.start(servers, folder / "kafka")
     try:
         topics.create(servers, [TOPIC], 4)
         with streaming(environment, args.log or folder / "stream.log") as driver:
@@ -183,7 +184,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             producer.join()
             status = metrics.read(lake) or {"queries": {}}
     finally:
-        local.stop(folder / "kafka")
+        local_kafka.stop(folder / "kafka")
     warm_up = args.minutes * _WARM_UP
     return {
         "rate": args.rate,

@@ -26,10 +26,12 @@ import numpy as np
 import pyarrow as pa
 from astropy.io import fits
 
-from alerce_spark.alerts import avro, stamps, ztf
+from alerce_spark.alerts import avro, stamps
 from alerce_spark.simulation.first_alerts import first_alerts
 from alerce_spark.simulation.night import simulate
 from alerce_spark.simulation.stamps import render
+from alerce_spark.surveys import ztf
+from alerce_spark.surveys.ztf import ZTF
 from benchmarks.bench_decode import ONE_THREAD, packets, rounds
 
 
@@ -55,14 +57,14 @@ def measure(repeats: int) -> dict[str, Any]:
     warnings.simplefilter("ignore")  # ZTF's FITS headers are not of the fixed format
     data = packets()
     array = pa.array(data, pa.binary())
-    decoded = avro.decode(array, stamps=True)
+    decoded = avro.decode(array, ZTF, stamps=True)
     columns = [decoded.alerts[name].to_pylist() for name in ztf.CUTOUTS]
     blobs = list(zip(*columns, strict=True))
     calls: dict[str, Callable[[], Any]] = {
         "gzip_astropy": lambda: by_astropy(blobs),
-        "stamps": lambda: stamps.of(decoded),
+        "stamps": lambda: stamps.of(decoded.alerts, ZTF),
         "packet_by_fastavro_gzip_astropy": lambda: by_fastavro(data),
-        "packet_by_decode_and_stamps": lambda: stamps.of(avro.decode(array, stamps=True)),
+        "packet_by_decode_and_stamps": lambda: stamps.of(avro.decode(array, ZTF, stamps=True).alerts, ZTF),
     }
     times = {name: [t / len(data) * 1e6 for t in seconds] for name, seconds in rounds(calls, repeats).items()}
 

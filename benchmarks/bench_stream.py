@@ -33,20 +33,23 @@ import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 from pyspark.sql import SparkSession
 
-from alerce_spark.config import Settings, conf_dir, load
-from alerce_spark.kafka import local, topics
+from alerce_spark import local_kafka
+from alerce_spark.config import Settings, conf_dir, load, query_names
+from alerce_spark.kafka import topics
 from alerce_spark.kafka.records import LIGHTCURVE_TOPIC
 from alerce_spark.lake.compact import compact
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.session import spark_session
 from alerce_spark.streaming.backfill import import_alerts
+from alerce_spark.streaming.queries import declared
 from alerce_spark.streaming.run import Stream
 from benchmarks.processes import Memory, Processor, tree
 from benchmarks.sky import Sky, mix, say
 
 PAPER_RATE = 150.0
 RUBIN_RATE = 350.0
-QUERIES = ["archive", "stamps", "lightcurves", "photometry", "crossmatch", "results"]
+#: Those that read alerts, then those that read what these publish.
+QUERIES = sorted(query_names(), key=lambda name: declared(name).reads is not None)
 PARTS = ["cost", "sustained", "latency", "scaling"]
 #: Share of the cores that a stream may use on average, so that it can catch up.
 _LOAD = 0.7
@@ -118,12 +121,12 @@ class Bench:
 
     def __init__(self, folder: Path, objects: int, days: int) -> None:
         self.folder = folder
-        self.servers = f"127.0.0.1:{local.free_port()}"
+        self.servers = f"127.0.0.1:{local_kafka.free_port()}"
         self._sky = Sky(7, objects, days)
         self._number = 0
 
     def __enter__(self) -> Bench:
-        self.broker = local.start(self.servers, self.folder / "kafka").pid
+        self.broker = local_kafka.start(self.servers, self.folder / "kafka").pid
         settings = self.settings("none", QUERIES)
         self.spark = spark_session(settings, "alerce-spark bench")
         past = self.folder / "past"
@@ -139,7 +142,7 @@ class Bench:
 
     def __exit__(self, *error: object) -> None:
         self.spark.stop()
-        local.stop(self.folder / "kafka")
+        local_kafka.stop(self.folder / "kafka")
 
     def settings(self, topic: str, queries: Sequence[str], lake: str = "lake") -> Settings:
         return load(

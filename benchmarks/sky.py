@@ -13,9 +13,10 @@ import polars as pl
 
 from alerce_spark import lake as lakes
 from alerce_spark import sky
-from alerce_spark.lake import files, log, lookup
+from alerce_spark.lake import files, lookup, write
 from alerce_spark.lake.handles import healpix_order
-from alerce_spark.lake.log import Change
+from alerce_spark.lake.handles import table as table_of
+from alerce_spark.lake.write import Change
 from alerce_spark.simulation import night
 
 #: An alert carries the detections of 30 days: of the past one packet an object in so many days says all.
@@ -123,8 +124,8 @@ def crowd(lake: str, objects: int, detections: int, seed: int = 0) -> None:
             rows = _moved(frame, new, order)
             left_out = [pl.lit(None).alias(name) for name in _LARGE]
             table = rows.with_columns(left_out).select(lookup.TABLES[name].names).to_arrow()
-            version = log.files(lake, name).version
-            log.commit(lake, name, version, Change(files.write(lake, name, table.cast(lookup.TABLES[name].arrow))))
+            version = table_of(lake, name).live().version
+            write.commit(lake, name, version, Change(files.write(lake, name, table.cast(lookup.TABLES[name].arrow))))
         say(f"{len(stored) + start + count} objects stored")
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
+from alerce_spark import surveys
 from alerce_spark.config import Settings, conf_dir, load
 from alerce_spark.crossmatch.catalogs import load as load_catalogs
 from alerce_spark.lake.catalogs import WISE, import_catalog
@@ -124,14 +125,16 @@ def truth(region: Region, kind_of: Mapping[str, str]) -> pl.DataFrame:
     return kinds.join(pl.concat(generations), "oid").sort("oid")
 
 
-def import_allwise(lake: Path, objects: pl.DataFrame) -> None:
+def import_allwise(lake: Path, settings: Settings, objects: pl.DataFrame) -> None:
     """A catalogue of the sources that AllWISE has at objects, as a file of the archive would give it."""
     seen = objects.drop_nulls("w1mpro")
     with TemporaryDirectory() as folder:
         file = Path(folder) / "allwise.csv"
         names = pl.format("J{}{}", pl.col("ra").round(5), pl.col("dec").round(5)).alias("designation")
         seen.select(names, "ra", "dec", *_WISE).write_csv(file)
-        import_catalog(str(lake), WISE, load_catalogs(conf_dir() / "catalogs.toml")[WISE], [file])
+        import_catalog(
+            str(lake), WISE, load_catalogs(conf_dir() / "catalogs.toml", surveys.get(settings.survey))[WISE], [file]
+        )
 
 
 def make(settings: Settings) -> None:
@@ -147,7 +150,7 @@ def make(settings: Settings) -> None:
         alerts |= made
         known.append(truth(region, kinds))
     objects = pl.concat(known)
-    import_allwise(lake, objects)
+    import_allwise(lake, settings, objects)
     spark = spark_session(settings, "alerce-spark notebooks")
     last = max(alerts) // _NIGHT - LAST
     for part in (lambda night: night <= last, lambda night: night > last):

@@ -65,7 +65,7 @@ def settings_for(tmp_path: Path) -> Callable[..., Settings]:
         sections: dict[str, dict[str, Any]] = {
             "lake": {"path": str(tmp_path / "lake"), "healpix_order": 4},
             "archive": {"url": f"file:{tmp_path / 'archive'}"},
-            "stream": {"photometry_interval_s": 0, "archive_interval_s": 0, "restart_wait_s": 0.5},
+            "stream": {"photometry": {"interval_s": 0}, "archive": {"interval_s": 0}, "restart_wait_s": 0.5},
         }
         for section, values in overrides.items():
             sections[section] = {**sections.get(section, {}), **values}
@@ -77,9 +77,9 @@ def settings_for(tmp_path: Path) -> Callable[..., Settings]:
 @pytest.fixture(scope="module")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Bootstrap servers of a broker of the module: output topics hold results of its own alerts only."""
-    from alerce_spark.kafka import local
+    from alerce_spark import local_kafka
 
     folder = tmp_path_factory.mktemp("kafka")
-    broker = local.start(f"127.0.0.1:{local.free_port()}", folder)
+    broker = local_kafka.start(f"127.0.0.1:{local_kafka.free_port()}", folder)
     yield broker.bootstrap_servers
-    local.stop(folder)
+    local_kafka.stop(folder)

@@ -7,6 +7,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
 from itertools import count
 from pathlib import Path
 
@@ -21,19 +22,17 @@ def programs() -> Path | None:
 
 
 class PostgresServer:
-    """A server that is running until `stop`; `start` starts it again with its data."""
+    """A server that is running until `stop`; `start` starts it again with its data, `close` is its end."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         found = programs()
         assert found is not None
+        # Not in pytest's folder, which only its owner may enter: the server refuses to run as root.
+        folder = Path(tempfile.mkdtemp(prefix="postgres-"))
         self._programs, self._data, self._names = found, folder / "data", count(1)
-        # The server refuses to run as root.
         self._user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
         if os.geteuid() == 0:
-            shutil.chown(folder, "postgres")
-            for parent in folder.parents:
-                if str(parent).startswith("/tmp/"):
-                    parent.chmod(parent.stat().st_mode | 0o011)
+            shutil.chown(folder, self._user)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -53,6 +52,11 @@ class PostgresServer:
     def stop(self) -> None:
         """End the server and all its connections."""
         self._run("pg_ctl", "-D", self._data, "-w", "-m", "fast", "stop")
+
+    def close(self) -> None:
+        """Stop the server and delete its data."""
+        self.stop()
+        shutil.rmtree(self._data.parent)
 
     def address(self, database: str) -> str:
         """URL of a database."""

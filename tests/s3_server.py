@@ -17,7 +17,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from alerce_spark.kafka.local import free_port
+from alerce_spark.local_kafka import free_port
 
 VERSION = "1.8.0"
 ACCESS_KEY, SECRET_KEY = "alerce", "a-secret-of-the-tests"

@@ -47,25 +47,35 @@ def settings_of(lake: str, archive: Path, **services: Any) -> Settings:
 
 
 @contextmanager
-def serving(lake: str, archive: Path, **services: Any) -> Iterator[str]:
-    """A server and a follower of a lake; gives the address."""
-    settings = settings_of(lake, archive, **services)
-    follow.build(settings.lake.path, settings.index)
+def answering(settings: Settings) -> Iterator[str]:
+    """A server alone; gives the address."""
     server = uvicorn.Server(uvicorn.Config(make(settings), port=0, log_config=None, access_log=False))
-    stop = threading.Event()
-    following = (settings.lake.path, settings.index, settings.services.poll_s, stop)
-    threads = [threading.Thread(target=server.run), threading.Thread(target=follow.follow, args=following)]
-    for thread in threads:
-        thread.start()
+    thread = threading.Thread(target=server.run)
+    thread.start()
     try:
         while not server.started:
             time.sleep(0.02)
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
+        thread.join()
+
+
+@contextmanager
+def serving(lake: str, archive: Path, **services: Any) -> Iterator[str]:
+    """A server and a follower of a lake; gives the address."""
+    settings = settings_of(lake, archive, **services)
+    follow.build(settings.lake.path, settings.index)
+    stop = threading.Event()
+    following = (settings.lake.path, settings.index, settings.services.poll_s, stop)
+    thread = threading.Thread(target=follow.follow, args=following)
+    thread.start()
+    try:
+        with answering(settings) as url:
+            yield url
+    finally:
         stop.set()
-        for thread in threads:
-            thread.join()
+        thread.join()
 
 
 def counting(served: Served) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -15,11 +15,13 @@ from alerce_spark.alerts.avro import decode, strip_stamps
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, STAMP, STAMP_CLASSES
 from alerce_spark.config import ArchiveSettings
 from alerce_spark.features.names import FEATURES
-from alerce_spark.lake import files, log, lookup, write
-from alerce_spark.lake.log import Change
+from alerce_spark.lake import files, lookup, write
+from alerce_spark.lake.handles import table as table_of
 from alerce_spark.lake.tables import TABLES
+from alerce_spark.lake.write import Change
 from alerce_spark.simulation.night import Traits, simulate
-from alerce_spark.streaming import archive, photometry
+from alerce_spark.streaming.queries import archive, photometry
+from alerce_spark.surveys.ztf import ZTF
 
 ORDER = 3
 SURVEY = "ztf"
@@ -43,7 +45,7 @@ def packets(seed: int = 1, objects: int = 24, nights: int = 9) -> list[bytes]:
 def store(lake: str, batch: Sequence[bytes]) -> None:
     """What the query `photometry` writes of a batch of packets."""
     column = pa.array(batch, pa.binary())
-    found = decode(column).alerts
+    found = decode(column, ZTF).alerts
     alerts = pl.DataFrame(found.select(["objectId", "candid", "ra", "dec"])).rename({"objectId": "oid"})
     first = alerts.sort("candid").unique("oid", keep="first")
     versions = lookup.versions(lake, photometry.TABLES_WRITTEN)
@@ -51,13 +53,13 @@ def store(lake: str, batch: Sequence[bytes]) -> None:
     here = pl.Series("here", sky.healpix(first["ra"], first["dec"], ORDER), dtype=pl.Int32)
     placed = first.with_columns(here).join(known, "oid", "left").select("oid", home=pl.coalesce("pixel", "here"))
     met = alerts.join(placed, "oid", "left", maintain_order="left").select("oid", "home", "ra", "dec").to_arrow()
-    met = met.append_column("packet", strip_stamps(column.take(found["row"].combine_chunks())))
+    met = met.append_column("packet", strip_stamps(column.take(found["row"].combine_chunks()), ZTF))
     assemble = photometry.assembler(lake, SURVEY, versions)
     made = [row for part in assemble(iter(met.combine_chunks().to_batches())) for row in part.to_pylist()]
     for table in photometry.TABLES_WRITTEN:
         parts = [write.unpacked(row["change"]) for row in made if row["kind"].split("+")[0] == table]
         if parts:
-            log.commit(lake, table, versions[table], write.joined(parts))
+            write.commit(lake, table, versions[table], write.joined(parts))
 
 
 def keep(folder: Path, batch: Sequence[bytes]) -> ArchiveSettings:
@@ -127,7 +129,7 @@ def replace(lake: str, table: str, rows: Sequence[dict[str, Any]]) -> None:
             [{name: row.get(name) for name in definition.names} for row in rows], definition.arrow
         )
         version = lookup.versions(lake, [table])[table]
-        log.commit(lake, table, version, write.replace(lake, table, full, version))
+        write.commit(lake, table, version, write.replace(lake, table, full, version))
 
 
 def remove(lake: str, table: str, keys: Sequence[tuple[Any, ...]]) -> None:
@@ -136,20 +138,20 @@ def remove(lake: str, table: str, keys: Sequence[tuple[Any, ...]]) -> None:
         return
     names = list(TABLES[table].key)
     version = lookup.versions(lake, [table])[table]
-    pixels = sorted({int(add["partitionValues"]["pixel"]) for add in log.files(lake, table).files.values()})
+    pixels = sorted({int(file.partition["pixel"] or 0) for file in table_of(lake, table).live().files.values()})
     stored = lookup.read(lake, table, names, [key[0] for key in keys], pixels, version, located=True)
     gone = stored.join(pl.DataFrame(keys, names, orient="row"), names, "semi").select("path", "position")
-    log.commit(lake, table, version, Change([], gone, operation="DELETE"))
+    write.commit(lake, table, version, Change([], gone, operation="DELETE"))
 
 
 def compact(lake: str, table: str) -> None:
     """Every pixel of a table becomes one file, as compaction makes it."""
-    live = log.files(lake, table)
+    live = table_of(lake, table).live()
     pixels: dict[str, list[str]] = {}
-    for path, add in live.files.items():
-        pixels.setdefault(add["partitionValues"]["pixel"], []).append(path)
+    for path, file in live.files.items():
+        pixels.setdefault(str(file.partition["pixel"]), []).append(path)
     for paths in pixels.values():
         rows = lookup.rows_of_files(lake, table, paths, live.version)
-        removed = {path: live.files[path].get("deletionVector") for path in paths}
-        change = Change(files.write(lake, table, rows), removed=removed, operation="OPTIMIZE")
-        log.commit(lake, table, live.version, change)
+        removed = {path: live.files[path].vector for path in paths}
+        change = Change(files.write(lake, table, rows), removed=removed, operation="OPTIMIZE", moves=True)
+        write.commit(lake, table, live.version, change)

@@ -3,7 +3,7 @@
 What a packet is: an Avro object container file (codec null, deflate or snappy) with exactly one record. It is good or
 bad as a whole. It is bad when it cannot be read to its last byte (the reason names the field), when a field that we
 know has a type that our column cannot hold, or when identity, time, place, filter or magnitude of the alert are absent
-or impossible. Entries of `prv_candidates` and `fp_hists` make a packet bad only through bytes that cannot be decoded.
+or impossible (`Survey.checks`). Entries of its history make a packet bad only through bytes that cannot be decoded.
 
 What a good packet is not: proof that these are the bytes that the survey sent. Avro has no checksum, but for snappy
 blocks. A bit changed inside a number, a stamp or a text usually gives another valid value, and a changed union branch
@@ -20,6 +20,7 @@ import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any
 
 import cramjam
@@ -29,17 +30,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from alerce_spark.alerts import avro_kernels as k
-from alerce_spark.alerts import avro_plan
-from alerce_spark.alerts.avro_plan import LAYOUTS, Catalog, Layout, Plan
-from alerce_spark.alerts.model import (
-    ALERTS_SCHEMA,
-    ALERTS_STAMPS_SCHEMA,
-    ERRORS_SCHEMA,
-    EXTRA,
-    FORCED_SCHEMA,
-    PREVIOUS_SCHEMA,
-    Decoded,
-)
+from alerce_spark.alerts.avro_plan import Catalog, Layout, Plan, Target, compile_schema
+from alerce_spark.alerts.model import ERRORS_SCHEMA, EXTRA, Decoded
+from alerce_spark.surveys.survey import Survey
 
 #: Bytes of packets handled in one go, and the most that compressed ones among them may add.
 SLICE_BYTES = 64 << 20
@@ -52,8 +45,7 @@ MAX_PLAN_BYTES = 8 << 20
 Bytes = npt.NDArray[np.uint8]
 Longs = npt.NDArray[np.int64]
 
-_catalog = _NOTHING = Catalog([])
-_catalog_lock = threading.Lock()
+_NOTHING = Catalog([])
 
 
 def _words(*texts: bytes) -> Bytes:
@@ -103,7 +95,7 @@ def _chunks(packets: pa.Array | pa.ChunkedArray | Sequence[bytes]) -> list[pa.Ar
     return [chunk.fill_null(b"") if chunk.null_count else chunk for chunk in chunks if len(chunk)]
 
 
-def _batches(packets: pa.Array | pa.ChunkedArray | Sequence[bytes]) -> Iterator[_Batch]:
+def _batches(packets: pa.Array | pa.ChunkedArray | Sequence[bytes], reader: _Reader) -> Iterator[_Batch]:
     row = 0
     for chunk in _chunks(packets):
         n = len(chunk)
@@ -114,17 +106,17 @@ def _batches(packets: pa.Array | pa.ChunkedArray | Sequence[bytes]) -> Iterator[
         first = 0
         while first < n:
             stop = int(np.searchsorted(offsets, offsets[first] + SLICE_BYTES, side="right")) - 1
-            batch = _open(row + first, data, offsets[first : max(stop, first + 1) + 1])
+            batch = _open(reader, row + first, data, offsets[first : max(stop, first + 1) + 1])
             first += len(batch.bodies)
             yield batch
         row += n
 
 
-def _open(row: int, data: Bytes, offsets: Longs) -> _Batch:
+def _open(reader: _Reader, row: int, data: Bytes, offsets: Longs) -> _Batch:
     n = len(offsets) - 1
     bodies = np.zeros((n, k.N_BODY), np.int64)
     problems = np.zeros((n, k.N_PROBLEM), np.int64)
-    catalog = _catalog
+    catalog = reader.catalog
     k.split_containers(data, offsets, _HEADER_WORDS, catalog.texts, catalog.text_starts, bodies, problems, _state())
     sizes = np.diff(offsets)
     problems[sizes > k.MAX_PACKET, k.CODE] = k.TOO_LONG
@@ -132,7 +124,7 @@ def _open(row: int, data: Bytes, offsets: Longs) -> _Batch:
     unknown = np.flatnonzero((problems[:, k.CODE] == 0) & (bodies[:, k.PLAN] < 0))
     if len(unknown):
         texts = {int(p): data[bodies[p, k.TEXT] : bodies[p, k.TEXT_END]].tobytes() for p in unknown}
-        catalog = _learn(set(texts.values()))
+        catalog = reader.learn(set(texts.values()))
         for p, text in texts.items():
             bodies[p, k.PLAN] = catalog.numbers[text]
     if catalog.failed.any():
@@ -154,25 +146,17 @@ def record_ends(schema: bytes, data: bytes, count: int) -> Longs:
 
     Raises BlockError for a schema whose records cannot be read.
     """
-    catalog = _catalog if schema in _catalog.numbers else _learn({schema})
-    number = catalog.numbers[schema]
-    if catalog.plans[number].reason:
-        raise BlockError(catalog.plans[number].reason)
-    plans = catalog.starts
-    of = [slice(*plans[number : number + 2, column]) for column in (k.FIRST_NODE, k.FIRST_KID, k.FIRST_OF_OPS)]
+    plan = _plan(schema)
+    if plan.reason:
+        raise BlockError(plan.reason)
     ends = np.empty(min(count, len(data)), np.int64)
-    tables = (catalog.nodes[of[0]], catalog.kids[of[1]], catalog.ops[of[2]])
-    return ends[: k.record_ends(_as_bytes(data), plans[number], *tables, ends, _state())]
+    return ends[: k.record_ends(_as_bytes(data), plan.node_table, plan.kid_table, ends, _state())]
 
 
-def _learn(texts: set[bytes]) -> Catalog:
-    """The catalogue with the schemas of `texts`; it is kept for later calls unless it has grown too large."""
-    global _catalog  # noqa: PLW0603  the one cache of compiled schemas of a process
-    with _catalog_lock:
-        catalog = _catalog.with_texts(sorted(texts - _catalog.numbers.keys()))
-        small = len(catalog.plans) <= MAX_PLANS and len(catalog.texts) <= MAX_PLAN_BYTES
-        _catalog = catalog if small else Catalog([])
-        return catalog
+@lru_cache(maxsize=4)
+def _plan(schema: bytes) -> Plan:
+    """A schema whose records are skipped only."""
+    return compile_schema(schema)
 
 
 def _decompress(data: Bytes, bodies: Longs, problems: Longs) -> tuple[Bytes, int]:
@@ -255,23 +239,51 @@ def _empty(rows: int, columns: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
 
 
 class _Output:
-    """The columns of one Arrow table, and where the kernels put their values."""
+    """The columns of one Arrow table: where the kernels put their values, and those that are made of others."""
 
-    def __init__(self, schema: pa.Schema, layout: Layout) -> None:
+    def __init__(self, schema: pa.Schema, layout: Layout, survey: Survey) -> None:
         self.schema = schema
         self.columns = [(f.type, layout.columns[f.name]) for f in schema if f.name in layout.columns]
-        self.texts = 1 + max(c.index for _, c in self.columns if c.destination in (k.TO_TEXT, k.TO_STAMP))
+        self.texts = 1 + max((c.index for _, c in self.columns if c.destination in _TEXTS), default=-1)
+        self.derived = [d for d in survey.derived if d.name in schema.names]
+        self._at = schema.get_field_index("extra") - 1 - len(self.derived)
+        self._names = [f.name for f in schema if f.name in layout.columns]
 
     def table(self, arrays: list[pa.Array], owner: pa.Array, extra: pa.Array) -> pa.Table:
-        """The Arrow table: owner first, `extra` after the fields, before the stamps."""
-        at = self.schema.get_field_index("extra") - 1
-        return pa.Table.from_arrays([owner, *arrays[:at], extra, *arrays[at:]], schema=self.schema)
+        """The Arrow table: owner and common columns first, `extra` after the fields, before the stamps."""
+        made = [d.make(arrays[self._names.index(d.source)]) for d in self.derived]
+        at = self._at
+        return pa.Table.from_arrays([owner, *made, *arrays[:at], extra, *arrays[at:]], schema=self.schema)
 
 
-_ALERTS = _Output(ALERTS_SCHEMA, LAYOUTS[k.ALERTS])
-_ALERTS_STAMPS = _Output(ALERTS_STAMPS_SCHEMA, LAYOUTS[k.ALERTS])
-_PREVIOUS = _Output(PREVIOUS_SCHEMA, LAYOUTS[k.PREVIOUS])
-_FORCED = _Output(FORCED_SCHEMA, LAYOUTS[k.FORCED])
+_TEXTS = (k.TO_TEXT, k.TO_STAMP)
+
+
+class _Reader:
+    """What a process keeps for the packets of a survey: where their values go, and the schemas that it has met."""
+
+    def __init__(self, survey: Survey) -> None:
+        self.target = target = Target(survey)
+        of, layouts = target.schemas, target.layouts
+        self.alerts = _Output(of.alerts, layouts[k.ALERTS], survey)
+        self.alerts_stamps = _Output(of.alerts_stamps, layouts[k.ALERTS], survey)
+        self.previous = _Output(of.previous, layouts[k.PREVIOUS], survey)
+        self.forced = _Output(of.forced, layouts[k.FORCED], survey)
+        self.catalog = Catalog([])
+        self._lock = threading.Lock()
+
+    def learn(self, texts: set[bytes]) -> Catalog:
+        """The catalogue with the schemas of `texts`; it is kept for later calls unless it has grown too large."""
+        with self._lock:
+            catalog = self.catalog.with_texts(sorted(texts - self.catalog.numbers.keys()), self.target)
+            small = len(catalog.plans) <= MAX_PLANS and len(catalog.texts) <= MAX_PLAN_BYTES
+            self.catalog = catalog if small else Catalog([])
+            return catalog
+
+
+@cache
+def _reader(survey: Survey) -> _Reader:
+    return _Reader(survey)
 
 
 class _Table:
@@ -328,18 +340,18 @@ class _Table:
         return arrays
 
 
-def _read(batch: _Batch) -> tuple[list[_Table], Longs, Longs]:
+def _read(batch: _Batch, target: Target) -> tuple[list[_Table], Longs, Longs]:
     """Runs the kernel over a batch: the three tables, the places of unknown fields and the rows used of each table."""
     n = len(batch.bodies)
     catalog = batch.catalog
-    tables = [_Table(LAYOUTS[k.ALERTS], n), _Table(LAYOUTS[k.PREVIOUS], 32 * n), _Table(LAYOUTS[k.FORCED], 16 * n)]
+    tables = [_Table(layout, rows) for layout, rows in zip(target.layouts, (n, 32 * n, 16 * n), strict=True)]
     extras = np.empty((4 * n, k.N_EXTRA), np.int64)
     state = _state()
     packet = 0
     while True:
         packet, full = k.read_packets(
             packet, batch.data, batch.side, batch.bodies, batch.problems,
-            catalog.starts, catalog.nodes, catalog.kids, catalog.ops, avro_plan.NEEDED_COLUMNS,
+            catalog.starts, catalog.nodes, catalog.kids, catalog.ops, target.checks, target.ranges,
             tables[k.ALERTS].buffers, tables[k.PREVIOUS].buffers, tables[k.FORCED].buffers, extras, state,
         )  # fmt: skip
         if full == 0:
@@ -369,8 +381,8 @@ def _extra(batch: _Batch, extras: Longs, table: int, rows: int) -> pa.Array:
     )
 
 
-def _decode(batch: _Batch, stamps: bool, first_alert: int) -> Decoded:
-    tables, extras, used = _read(batch)
+def _decode(batch: _Batch, reader: _Reader, stamps: bool, first_alert: int) -> Decoded:
+    tables, extras, used = _read(batch, reader.target)
 
     def table(which: int, output: _Output, base: int) -> pa.Table:
         rows = int(used[which])
@@ -381,25 +393,26 @@ def _decode(batch: _Batch, stamps: bool, first_alert: int) -> Decoded:
         return output.table(arrays, owner, _extra(batch, extras, which, rows))
 
     bad = np.flatnonzero(batch.problems[:, k.CODE])
-    reasons = [_reason(batch, int(packet)) for packet in bad]
+    reasons = [_reason(batch, int(packet), reader.target.survey) for packet in bad]
     return Decoded(
-        alerts=table(k.ALERTS, _ALERTS_STAMPS if stamps else _ALERTS, batch.row),
-        previous=table(k.PREVIOUS, _PREVIOUS, first_alert),
-        forced=table(k.FORCED, _FORCED, first_alert),
+        alerts=table(k.ALERTS, reader.alerts_stamps if stamps else reader.alerts, batch.row),
+        previous=table(k.PREVIOUS, reader.previous, first_alert),
+        forced=table(k.FORCED, reader.forced, first_alert),
         errors=pa.table([pa.array(bad + batch.row, pa.int32()), pa.array(reasons, pa.string())], schema=ERRORS_SCHEMA),
     )
 
 
-def decode(packets: pa.Array | pa.ChunkedArray | Sequence[bytes], *, stamps: bool = False) -> Decoded:
-    """Packets to columns. Never raises because of a packet.
+def decode(packets: pa.Array | pa.ChunkedArray | Sequence[bytes], survey: Survey, *, stamps: bool = False) -> Decoded:
+    """Packets of a survey to columns. Never raises because of a packet.
 
-    `packets` are binary Arrow arrays of any kind or a sequence of bytes; `stamps` adds the three cutouts, gzipped FITS
-    files as they are in the packet. Order is kept; a null is a bad packet.
+    `packets` are binary Arrow arrays of any kind or a sequence of bytes; `stamps` adds the three cutouts, FITS files as
+    they are in the packet. Order is kept; a null is a bad packet.
     """
+    reader = _reader(survey)
     parts: list[Decoded] = []
     alerts = 0
-    for batch in _batches(packets):
-        parts.append(_decode(batch, stamps, alerts))
+    for batch in _batches(packets, reader):
+        parts.append(_decode(batch, reader, stamps, alerts))
         alerts += parts[-1].alerts.num_rows
     if len(parts) == 1:
         return parts[0]
@@ -407,10 +420,11 @@ def decode(packets: pa.Array | pa.ChunkedArray | Sequence[bytes], *, stamps: boo
     def whole(name: str, schema: pa.Schema) -> pa.Table:
         return pa.concat_tables([getattr(part, name) for part in parts]) if parts else schema.empty_table()
 
+    of = reader.target.schemas
     return Decoded(
-        alerts=whole("alerts", ALERTS_STAMPS_SCHEMA if stamps else ALERTS_SCHEMA),
-        previous=whole("previous", PREVIOUS_SCHEMA),
-        forced=whole("forced", FORCED_SCHEMA),
+        alerts=whole("alerts", of.alerts_stamps if stamps else of.alerts),
+        previous=whole("previous", of.previous),
+        forced=whole("forced", of.forced),
         errors=whole("errors", ERRORS_SCHEMA),
     )
 
@@ -418,11 +432,11 @@ def decode(packets: pa.Array | pa.ChunkedArray | Sequence[bytes], *, stamps: boo
 # Reasons.
 
 
-def _reason(batch: _Batch, packet: int) -> str:
+def _reason(batch: _Batch, packet: int, survey: Survey | None) -> str:
     """What is wrong with a packet: short, with the field and the value."""
     code, op, node, value, limit, entry = batch.problems[packet].tolist()
-    if code >= k.MISSING:
-        return _value_reason(code, op, value, limit)
+    if code >= k.MISSING and survey is not None:
+        return _value_reason(survey, code, op, value, limit)
     if code >= k.EMPTY:
         return _container_reason(batch, packet, code, value, limit)
     if code == k.LEFT:
@@ -485,10 +499,10 @@ def _container_reason(batch: _Batch, packet: int, code: int, value: int, limit: 
     }[code]
 
 
-def _value_reason(code: int, which: int, value: int, limit: int) -> str:
+def _value_reason(survey: Survey, code: int, which: int, value: int, limit: int) -> str:
     if code == k.EXTRA_LIMIT:
         return f"more than {k.MAX_EXTRAS} values of unknown fields"
-    _, path, limits = avro_plan.NEEDED[which]
+    check = survey.checks[which]
     what = {
         k.MISSING: "missing",
         k.EMPTY_ID: "empty or blank",
@@ -496,9 +510,9 @@ def _value_reason(code: int, which: int, value: int, limit: int) -> str:
         k.LONG_ID: f"{value} characters, at most {k.MAX_ID_CHARACTERS}",
         k.NOT_POSITIVE: f"{value}, expected a positive number",
         k.CANDIDS: f"{limit}, the packet's is {value}",
-        k.OUTSIDE: f"{float(np.int64(value).view(np.float64))!r}, not in {limits}",
+        k.OUTSIDE: f"{float(np.int64(value).view(np.float64))!r}, not in {check.limits}",
     }[code]
-    return f"field {path}: {what}"
+    return f"field {survey.path_of(check.column)}: {what}"
 
 
 # Records of other schemas than a packet's.
@@ -514,7 +528,7 @@ def split(file: bytes) -> tuple[bytes, bytes]:
     offsets = np.array([0, len(data)])
     k.split_containers(data, offsets, _HEADER_WORDS, _NOTHING.texts, _NOTHING.text_starts, bodies, problems, _state())
     if problems[0, k.CODE]:
-        raise ValueError(_reason(_Batch(0, data, offsets, data, bodies, problems, _NOTHING), 0))
+        raise ValueError(_reason(_Batch(0, data, offsets, data, bodies, problems, _NOTHING), 0, None))
     if bodies[0, k.CODEC_OF] != k.NULL_CODEC:
         raise ValueError("a compressed container: our messages never are")
     start, end, text, text_end = bodies[0, [k.START, k.END, k.TEXT, k.TEXT_END]].tolist()
@@ -537,7 +551,7 @@ def flaw(record: bytes, plan: Plan) -> str | None:
 # Packets without stamps.
 
 
-def strip_stamps(packets: pa.Array | pa.ChunkedArray | Sequence[bytes]) -> pa.BinaryArray:
+def strip_stamps(packets: pa.Array | pa.ChunkedArray | Sequence[bytes], survey: Survey) -> pa.BinaryArray:
     """The same packets with their three cutouts null, a third of the size: for sending packets between workers.
 
     Each comes back as a container file with codec null whose schema has lost its `doc` texts and whose header keeps no
@@ -545,7 +559,7 @@ def strip_stamps(packets: pa.Array | pa.ChunkedArray | Sequence[bytes]) -> pa.Bi
     stays. A packet that cannot be read comes back unchanged, a null as null. Raises pyarrow.ArrowInvalid where the
     result would be longer than 2 GiB.
     """
-    parts = [_strip(batch) for batch in _batches(packets)]
+    parts = [_strip(batch) for batch in _batches(packets, _reader(survey))]
     out = pa.concat_arrays(parts).cast(pa.binary()) if parts else pa.array([], pa.binary())
     absent = _absent(packets)
     return out if absent is None else pc.if_else(absent, pa.scalar(None, pa.binary()), out)

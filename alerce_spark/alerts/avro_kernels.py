@@ -24,6 +24,7 @@ from numba.extending import intrinsic
 
 Bytes = npt.NDArray[np.uint8]
 Longs = npt.NDArray[np.int64]
+Doubles = npt.NDArray[np.float64]
 #: Buffers of a table, (columns, rows) but for the first: row of the packet or alert that the row belongs to, four-byte
 #: words, eight-byte words, place and length of texts, validity bits.
 Columns = tuple[npt.NDArray[np.int32], npt.NDArray[Any], npt.NDArray[Any], Longs, npt.NDArray[np.int32], Bytes]
@@ -75,9 +76,10 @@ FIRST_NODE, FIRST_KID, FIRST_OF_OPS, TOP, N_TOP, N_PLAN = range(6)
 # Columns of `extras`.
 X_TABLE, X_ROW, X_PACKET, X_OP, X_START, X_END, N_EXTRA = range(7)
 
-# Rows of `needed`: row in the matrix of its width, and in that of validity, of each value that an alert must have.
-OBJECT_ID, CANDID, CANDIDATE_CANDID, JD, RA, DEC, FID, MAGPSF, SIGMAPSF, N_NEEDED = range(10)
-JD_RANGE = (2.4e6, 2.5e6)
+# Columns of `checks`, one row a value that an alert must have: kind of check, destination of the column, its row in the
+# matrix of its width and in that of validity. SAME_ID compares with the ID before it.
+CHECK_KIND, CHECK_TYPE, CHECK_COLUMN, CHECK_VALIDITY, N_CHECK = range(5)
+NAME, ID, SAME_ID, NUMBER = range(4)
 MAX_ID_CHARACTERS = 64
 
 #: Real packets carry at most a few hundred entries; more is damage, and each costs 0.3 kB of columns.
@@ -634,65 +636,64 @@ def read_packet(
 
 
 @njit(cache=True)
-def check_alert(  # noqa: PLR0911  one a reason
-    buf: Bytes, base: int, alerts: Columns, row: int, needed: Longs, state: Longs
-) -> int:
-    """Whether an alert has usable identity, time, place, filter and magnitude: 0 or an error code; `state` explains."""
+def check_name(buf: Bytes, start: int, length: int, state: Longs) -> int:
+    """Whether a text may name an object: 0 or an error code; `state` explains."""
+    characters = 0
+    control = -1
+    is_blank = True
+    for k in range(start, start + length):
+        characters += buf[k] & 0xC0 != 0x80
+        is_blank &= buf[k] == 0x20
+        if buf[k] < 0x20 or buf[k] == 0x7F:
+            control = int64(buf[k])
+        elif buf[k] == 0xC2 and buf[k + 1] < 0xA0:  # U+0080 to U+009F; the text is UTF-8
+            control = int64(buf[k + 1])
+    state[VALUE] = characters
+    if is_blank:
+        return EMPTY_ID
+    if characters > MAX_ID_CHARACTERS:
+        return LONG_ID
+    if control >= 0:
+        state[VALUE] = control
+        return CONTROL_ID
+    return 0
+
+
+@njit(cache=True)
+def check_alert(buf: Bytes, base: int, alerts: Columns, row: int, checks: Longs, ranges: Doubles, state: Longs) -> int:
+    """Whether an alert has the values of `checks`: 0 or an error code; `state` explains."""
     _, words4, words8, text_start, text_length, valid = alerts
     ints4, floats4 = words4.view(np.int32), words4.view(np.float32)
     ints8, floats8 = words8.view(np.int64), words8.view(np.float64)
     number = state.view(np.float64)
-    for which in range(N_NEEDED):
+    for which in range(checks.shape[0]):
         state[OP] = which
-        column = needed[which, 0]
-        if (valid[needed[which, 1], row >> 3] >> (row & 7)) & 1 == 0:
+        column, kind, to = checks[which, CHECK_COLUMN], checks[which, CHECK_KIND], checks[which, CHECK_TYPE]
+        if (valid[checks[which, CHECK_VALIDITY], row >> 3] >> (row & 7)) & 1 == 0:
             return MISSING
-        if which == OBJECT_ID:
-            start = text_start[column, row] - base
-            characters = 0
-            control = -1
-            is_blank = True
-            for k in range(start, start + text_length[column, row]):
-                characters += buf[k] & 0xC0 != 0x80
-                is_blank &= buf[k] == 0x20
-                if buf[k] < 0x20 or buf[k] == 0x7F:
-                    control = int64(buf[k])
-                elif buf[k] == 0xC2 and buf[k + 1] < 0xA0:  # U+0080 to U+009F; the text is UTF-8
-                    control = int64(buf[k + 1])
-            state[VALUE] = characters
-            if is_blank:
-                return EMPTY_ID
-            if characters > MAX_ID_CHARACTERS:
-                return LONG_ID
-            if control >= 0:
-                state[VALUE] = control
-                return CONTROL_ID
-        elif which == CANDID:
+        if kind == NAME:
+            code = check_name(buf, text_start[column, row] - base, int64(text_length[column, row]), state)
+            if code != 0:
+                return code
+        elif kind == ID:
             state[VALUE] = ints8[column, row]
             if state[VALUE] <= 0:
                 return NOT_POSITIVE
-        elif which == CANDIDATE_CANDID:
+        elif kind == SAME_ID:
             state[LIMIT] = ints8[column, row]
             if state[LIMIT] != state[VALUE]:
                 return CANDIDS
         else:
-            if which == FID:
+            if to == TO_INT32:
                 x = np.float64(ints4[column, row])
-            elif MAGPSF <= which <= SIGMAPSF:
+            elif to == TO_FLOAT32:
                 x = np.float64(floats4[column, row])
+            elif to == TO_INT64:
+                x = np.float64(ints8[column, row])
             else:
                 x = floats8[column, row]
             number[VALUE] = x
-            fine = np.isfinite(x)
-            if which == JD:
-                fine = JD_RANGE[0] <= x <= JD_RANGE[1]
-            elif which == RA:
-                fine = 0.0 <= x < 360.0
-            elif which == DEC:
-                fine = -90.0 <= x <= 90.0
-            elif which == FID:
-                fine = 1.0 <= x <= 3.0
-            if not fine:
+            if not (np.isfinite(x) and ranges[which, 0] <= x <= ranges[which, 1]):
                 return OUTSIDE
     return 0
 
@@ -716,7 +717,8 @@ def read_packets(
     all_nodes: Longs,
     all_kids: Longs,
     all_ops: Longs,
-    needed: Longs,
+    checks: Longs,
+    ranges: Doubles,
     alerts: Columns,
     previous: Columns,
     forced: Columns,
@@ -730,7 +732,8 @@ def read_packets(
     """
     data, side, bodies, problems = borrowed(data), borrowed(side), borrowed(bodies), borrowed(problems)
     plans, all_nodes = borrowed(plans), borrowed(all_nodes)
-    all_kids, all_ops, needed = borrowed(all_kids), borrowed(all_ops), borrowed(needed)
+    all_kids, all_ops = borrowed(all_kids), borrowed(all_ops)
+    checks, ranges = borrowed(checks), borrowed(ranges)
     alerts, previous, forced = borrowed_columns(alerts), borrowed_columns(previous), borrowed_columns(forced)
     extras, state = borrowed(extras), borrowed(state)
     before = np.empty(STACK, np.int64)
@@ -753,7 +756,7 @@ def read_packets(
         i = read_packet(
             buf, start, end, base, plans[plan], packet, nodes, kids, ops, alerts, previous, forced, extras, state
         )
-        code = -i if i < 0 else check_alert(buf, base, alerts, before[ROWS + ALERTS], needed, state)
+        code = -i if i < 0 else check_alert(buf, base, alerts, before[ROWS + ALERTS], checks, ranges, state)
         if code == 0:
             state[ROWS + ALERTS] += 1
             packet += 1
@@ -933,12 +936,12 @@ def split_containers(
 
 
 @njit(cache=True)
-def record_ends(data: Bytes, plan: Longs, nodes: Longs, kids: Longs, ops: Longs, ends: Longs, state: Longs) -> int:
+def record_ends(data: Bytes, nodes: Longs, kids: Longs, ends: Longs, state: Longs) -> int:
     """Where each of the records ends that follow each other from the beginning of `data`; how many could be read."""
     i = 0
     for record in range(ends.shape[0]):
-        for k in range(plan[TOP], plan[TOP] + plan[N_TOP]):
-            i = skip(data, i, data.shape[0], ops[k, OP_NODE], nodes, kids, state)
+        for k in range(nodes[0, A], nodes[0, A] + nodes[0, B]):
+            i = skip(data, i, data.shape[0], kids[k], nodes, kids, state)
             if i < 0:
                 return record
         ends[record] = i
@@ -1109,7 +1112,7 @@ def find_stamps(
             if i < 0:
                 break
             branch = null_branch(node, nodes, kids)
-            if to == CUTOUT and branch >= 0:
+            if to in (CUTOUT, TO_STAMP) and branch >= 0:
                 cuts[p, found, 0] = start
                 cuts[p, found, 1] = i
                 cuts[p, found, 2] = branch

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,8 +25,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from alerce_spark.alerts import avro_kernels as k
-from alerce_spark.alerts import ztf
-from alerce_spark.alerts.model import ALERTS_STAMPS_SCHEMA, FORCED_SCHEMA, PREVIOUS_SCHEMA
+from alerce_spark.alerts.model import ARROW_TYPES, schemas
+from alerce_spark.surveys.survey import Record, Survey
 
 PRIMITIVES = {
     "null": k.NULL,
@@ -82,53 +83,57 @@ class Column:
 class Layout:
     """Columns of one table, grouped as four-byte words, eight-byte words and texts; validity in the same order."""
 
-    def __init__(self, schema: pa.Schema, more: tuple[pa.Field, ...] = ()) -> None:
+    def __init__(self, fields: Iterable[pa.Field]) -> None:
         self.columns: dict[str, Column] = {}
         sizes = []
+        members = list(fields)
         for group in (_WORDS4, _WORDS8, _TEXTS):
-            members = [f for f in (*schema, *more) if f.type in group and f.name not in ("row", "alert")]
-            for index, member in enumerate(members):
+            mine = [f for f in members if f.type in group]
+            for index, member in enumerate(mine):
                 self.columns[member.name] = Column(group[member.type], index, len(self.columns))
-            sizes.append(len(members))
+            sizes.append(len(mine))
         self.words4, self.words8, self.texts = sizes
 
 
-#: The candid inside `candidate`, read to be compared with that of the packet.
-CANDIDATE_CANDID = "candidate.candid"
-LAYOUTS = (
-    Layout(ALERTS_STAMPS_SCHEMA, more=(pa.field(CANDIDATE_CANDID, pa.int64()),)),
-    Layout(PREVIOUS_SCHEMA),
-    Layout(FORCED_SCHEMA),
-)
+class Target:
+    """Where the fields of a survey's packets go: the columns of each table, and the checks of an alert."""
 
-#: Values an alert must have, in the order of the kernel's checks: column, path, limits.
-NEEDED: tuple[tuple[str, str, str], ...] = (
-    ("objectId", "objectId", ""),
-    ("candid", "candid", ""),
-    (CANDIDATE_CANDID, "candidate.candid", ""),
-    ("jd", "candidate.jd", f"[{k.JD_RANGE[0]}, {k.JD_RANGE[1]}]"),
-    ("ra", "candidate.ra", "[0, 360)"),
-    ("dec", "candidate.dec", "[-90, 90]"),
-    ("fid", "candidate.fid", "1 to 3"),
-    ("magpsf", "candidate.magpsf", "the finite numbers"),
-    ("sigmapsf", "candidate.sigmapsf", "the finite numbers"),
-)
-NEEDED_COLUMNS: npt.NDArray[np.int64] = np.array(
-    [[LAYOUTS[k.ALERTS].columns[n].index, LAYOUTS[k.ALERTS].columns[n].validity] for n, _, _ in NEEDED], np.int64
-)
+    def __init__(self, survey: Survey) -> None:
+        self.survey, self.schemas = survey, schemas(survey)
+        records = list(survey.records())
+        fields = [field for record in records for field in _columns(record)]
+        stamps = [pa.field(name, pa.binary()) for name in survey.cutouts.names]
+        self.layouts = (Layout([*fields, *stamps]), Layout(_columns(survey.previous)), Layout(_columns(survey.forced)))
+        known = [_known(record, self.layouts[k.ALERTS]) for record in records]
+        self.top, self.alert = known[0], {record.path: one for record, one in zip(records[1:], known[1:], strict=True)}
+        self.entries = {
+            record.path: (table, _known(record, self.layouts[table]))
+            for table, record in ((k.PREVIOUS, survey.previous), (k.FORCED, survey.forced))
+        }
+        self.cutouts = {name: self.layouts[k.ALERTS].columns[name] for name in survey.cutouts.names}
+        #: As the kernel takes them: one row a check, and its range.
+        self.checks, self.ranges = self._checks()
+
+    def _checks(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        columns = self.layouts[k.ALERTS].columns
+        rows = []
+        for check in self.survey.checks:
+            column = columns[check.column]
+            rows.append((_CHECKS[check.kind], column.destination, column.index, column.validity))
+        ranges = [(check.low, check.high) for check in self.survey.checks]
+        return _table(rows, k.N_CHECK), np.array(ranges, np.float64).reshape(-1, 2)
 
 
-def _known(record: tuple[ztf.Field, ...], layout: Layout) -> dict[str, Column]:
-    return {f.name: layout.columns[f.name] for f in record}
+_CHECKS = {"name": k.NAME, "id": k.ID, "same id": k.SAME_ID, "number": k.NUMBER}
 
 
-_ALERTS = LAYOUTS[k.ALERTS].columns
-_CANDIDATE = _known(ztf.CANDIDATE, LAYOUTS[k.ALERTS]) | {"candid": _ALERTS[CANDIDATE_CANDID]}
-_TOP = {name: _ALERTS[name] for name in ("schemavsn", "publisher", "objectId", "candid")}
-_ENTRIES = {
-    "prv_candidates": (k.PREVIOUS, _known(ztf.PRV_CANDIDATE, LAYOUTS[k.PREVIOUS])),
-    "fp_hists": (k.FORCED, _known(ztf.FP_HIST, LAYOUTS[k.FORCED])),
-}
+def _columns(record: Record) -> list[pa.Field]:
+    return [pa.field(f.target, ARROW_TYPES[f.type]) for f in record.fields]
+
+
+def _known(record: Record, layout: Layout) -> dict[str, Column]:
+    """Columns of the record's fields by the fields' names."""
+    return {f.name: layout.columns[f.target] for f in record.fields}
 
 
 @dataclass
@@ -257,8 +262,11 @@ def container_header(schema: bytes) -> bytes:
     return b"Obj\x01\x04" + b"".join(encoded_long(len(word)) + word for word in words) + b"\x00"
 
 
-def compile_schema(text: bytes) -> Plan:
-    """Plan of a schema text; one with a `reason` where packets of this schema cannot be read."""
+def compile_schema(text: bytes, target: Target | None = None) -> Plan:
+    """Plan of a schema text; one with a `reason` where packets of this schema cannot be read.
+
+    Without a target its records can be checked and skipped, and no field goes to a column.
+    """
     try:
         if len(text) > MAX_SCHEMA:
             raise SchemaError(f"schema of {len(text)} bytes, at most {MAX_SCHEMA}")
@@ -266,7 +274,7 @@ def compile_schema(text: bytes) -> Plan:
             schema = json.loads(text)
         except ValueError as error:
             raise SchemaError(f"schema is not JSON: {error}") from error
-        return _Compiler(text).compile(schema)
+        return _Compiler(text, target).compile(schema)
     except SchemaError as error:
         return Plan(text, reason=str(error)[:200])
     except RecursionError:
@@ -276,8 +284,9 @@ def compile_schema(text: bytes) -> Plan:
 class _Compiler:
     """Types of a schema become nodes; then the records whose fields have columns get operations."""
 
-    def __init__(self, text: bytes) -> None:
+    def __init__(self, text: bytes, target: Target | None) -> None:
         self.plan = Plan(text)
+        self.target = target
         self.types: dict[str, int] = {}
         self.empty: set[int] = set()
 
@@ -285,7 +294,8 @@ class _Compiler:
         root = self._type(schema, "", 0)
         if self.plan.nodes[root][k.KIND] != k.RECORD:
             raise SchemaError(f"schema is of type {self.plan.type_name(root)}, expected record")
-        self._packet(root)
+        if self.target is not None:
+            self._packet(root, self.target)
         bare = json.dumps(_without_docs(schema), separators=(",", ":")).encode()
         self.plan.header = container_header(bare)
         return self.plan
@@ -414,24 +424,29 @@ class _Compiler:
         null = 2 * kinds.index(k.NULL) if k.NULL in kinds else -1
         return (null, 2 * kinds.index(wanted), wanted) if wanted in kinds else (null, -1, -1)
 
-    def _packet(self, root: int) -> None:
+    def _packet(self, root: int, target: Target) -> None:
         fields = self._fields(root)
-        unknown = {name for name, _ in fields} - {*_TOP, *_ENTRIES, *ztf.CUTOUTS, "candidate"}
+        taken = {name for name, _ in fields} - {*target.top, *target.alert, *target.entries, *target.cutouts}
         made = []
         for name, node in fields:
-            target, column = node, Column(k.EXTRA, 0, 0)
-            if name in _TOP:
-                column = _TOP[name]
-            elif name == "candidate":
-                target, column = self._in_role(node, _CANDIDATE, name, k.EXTRA, unknown), Column(k.CANDIDATE, 0, 0)
-            elif name in _ENTRIES:
-                table, known = _ENTRIES[name]
-                target, column = self._items_in_role(node, known, f"{name}[]"), Column(k.ENTRIES, table, 0)
-            elif name in ztf.CUTOUTS:
-                stamp = {"stampData": _ALERTS[name]}
-                target, column = self._in_role(node, stamp, name, k.SKIP, set()), Column(k.CUTOUT, 0, 0)
-            made.append((target, column, name, name))
+            to, column = node, Column(k.EXTRA, 0, 0)
+            if name in target.top:
+                column = target.top[name]
+            elif name in target.alert:
+                to, column = self._in_role(node, target.alert[name], name, k.EXTRA, taken), Column(k.CANDIDATE, 0, 0)
+            elif name in target.entries:
+                table, known = target.entries[name]
+                to, column = self._items_in_role(node, known, f"{name}[]"), Column(k.ENTRIES, table, 0)
+            elif name in target.cutouts:
+                to, column = self._cutout(node, target, name)
+            made.append((to, column, name, name))
         self.plan.top = self._append(made)
+
+    def _cutout(self, node: int, target: Target, name: str) -> tuple[int, Column]:
+        column, content = target.cutouts[name], target.survey.cutouts.content
+        if not content:
+            return node, column
+        return self._in_role(node, {content: column}, name, k.SKIP, set()), Column(k.CUTOUT, 0, 0)
 
     def _in_role(self, node: int, known: dict[str, Column], path: str, others: int, taken: set[str]) -> int:
         """A copy of `node` whose records write their `known` fields to columns; `others` is where the rest goes.
@@ -494,9 +509,9 @@ class Catalog:
             lengths = (len(plan.nodes), len(plan.kids), len(plan.ops))
             self.starts[number + 1, : k.TOP] = self.starts[number, : k.TOP] + lengths
 
-    def with_texts(self, texts: list[bytes]) -> Catalog:
-        """This catalogue and the schemas of `texts`."""
-        return Catalog([*self.plans, *(compile_schema(text) for text in texts)])
+    def with_texts(self, texts: list[bytes], target: Target) -> Catalog:
+        """This catalogue and the schemas of `texts`, compiled for the survey of the others."""
+        return Catalog([*self.plans, *(compile_schema(text, target) for text in texts)])
 
 
 def _table(rows: list[Any], width: int) -> npt.NDArray[np.int64]:

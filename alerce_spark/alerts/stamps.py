@@ -17,8 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from isal import isal_zlib
 
-from alerce_spark.alerts import ztf
-from alerce_spark.alerts.model import Decoded
+from alerce_spark.surveys.survey import Survey
 
 #: Pixels on a side, and the index of the pixel with the candidate.
 SIDE = 63
@@ -61,13 +60,14 @@ class Stamps:
         return len(self.reason)
 
 
-def of(decoded: Decoded) -> Stamps:
-    """Stamps of the alerts of `avro.decode(…, stamps=True)`, in their order. Raises KeyError where it had stamps=False.
+def of(alerts: pa.Table, survey: Survey) -> Stamps:
+    """Stamps of decoded alerts (`avro.decode(…, stamps=True)`), in their order. Raises KeyError where there are none.
 
     See `decode`.
     """
-    x, y = (decoded.alerts[name].to_numpy() for name in ("xpos", "ypos"))
-    return decode(*(decoded.alerts[name] for name in ztf.CUTOUTS), xpos=x, ypos=y)
+    names, position = survey.cutouts.names, survey.cutouts.position
+    x, y = (np.nan, np.nan) if position is None else (alerts[name].to_numpy() for name in position)
+    return decode(*(alerts[name] for name in names), xpos=x, ypos=y)
 
 
 def decode(

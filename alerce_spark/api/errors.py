@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from deltalake.exceptions import DeltaError
 from fastapi import FastAPI, Request
-from obstore.exceptions import BaseError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -81,7 +79,7 @@ def add_handlers(app: FastAPI) -> None:
         message = f"the data cannot be read now: {reason}"
         return failure(503, message, {"Retry-After": str(_RETRY_S)})
 
-    for kind in (AlerceError, OSError, DeltaError, BaseError):
+    for kind in (AlerceError, OSError):
         app.add_exception_handler(kind, unavailable)
 
     @app.exception_handler(Exception)

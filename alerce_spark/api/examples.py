@@ -153,9 +153,7 @@ _QUERY = {
         "dates": {"firstmjd": {"min": 58855.0}},
     },
 }
-_SQL = (
-    "SELECT object.*\nFROM ztf.object\nWHERE object.ndet >= 6\nORDER BY object.ndet DESC, object.oid\nLIMIT 20 OFFSET 0"
-)
+_SQL = "SELECT object.*\nFROM alerce.object\nWHERE object.ndet >= 6\nORDER BY object.ndet DESC, object.oid\nLIMIT 20 OFFSET 0"
 GET_SQL = _of(None, errors=(400,), content={"text/plain": {"schema": {"type": "string"}, "example": _SQL}})
 GET_SQL["requestBody"] = {"content": _json(_QUERY)}
 
@@ -274,6 +272,21 @@ SCS = _of(
     _parameter("VERB", "integer", "1: id and place, 2 and 3: all columns"),
     content={"application/x-votable+xml": _FILE},
 )
+TAP = _of(
+    None,
+    _needed(_parameter("QUERY", "string", "One SELECT in ADQL; tables are listed in TAP_SCHEMA.tables")),
+    _parameter("LANG", "string", "Language of the query", choices=("ADQL",)),
+    _parameter("MAXREC", "integer", "Rows at the most"),
+    _parameter("RESPONSEFORMAT", "string", "Form of the result", choices=("votable", "csv", "json", "parquet")),
+    content={"application/x-votable+xml": _FILE},
+)
+MOC = _of(
+    None,
+    _parameter("format", "string", "Form of the map", choices=("fits", "json")),
+    _parameter("order", "integer", "HEALPix order of the map, 3 to 12"),
+    errors=(400,),
+    content={"application/fits": _FILE},
+)
 XMATCH = {
     "responses": {
         "202": {
@@ -292,3 +305,24 @@ CHART = _of(
     errors=(400, 404),
     content={"application/pdf": _FILE, "image/png": _FILE},
 )
+_TNS_ROW = {
+    **{"objid": 48999, "ra": 185.728875, "declination": 15.823611, "name_prefix": "SN", "name": "2020oi"},
+    **{"redshift": 0.0052, "type": "SN Ic", "internal_names": "ZTF20aaelulu", "separation": 0.04},
+}
+_TNS_STEP = {
+    **{"oid": "ZTF20aaelulu", "bot": "a_bot", "number": 1, "state": "approved", "who": "a.person", "via": None},
+    **{"report_id": None, "name": None, "note": None, "at": "2026-12-01T02:00:00.000+00:00"},
+}
+TNS_NEAREST = _of({"object_name": "2020oi", "object_type": "SN Ic", "object_data": _TNS_ROW})
+TNS_SEARCH = _of(
+    {"source": "catalogue", "items": [_TNS_ROW]},
+    _parameter("ra", "number", "Right ascension [deg]"),
+    _parameter("dec", "number", "Declination [deg]"),
+    _parameter("radius", "number", "Radius [arcsec], 3 by default, up to 60"),
+    _parameter("name", "string", "Name of an object, with or without AT or SN, or one of its internal names"),
+    _parameter("remote", "boolean", "Ask TNS itself where the catalogue has nothing; its limits are told as 429"),
+    errors=(400,),
+)
+TNS_REPORTS = _of([_TNS_STEP])
+TNS_REPORT = _of({"steps": [_TNS_STEP], "report": {"internal_name": "ZTF20aaelulu"}}, errors=(404,))
+TNS_STEP = _of(_TNS_STEP, errors=(400,))

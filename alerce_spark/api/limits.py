@@ -8,7 +8,8 @@ import time
 from limits import RateLimitItem, parse
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from alerce_spark.api.errors import failure
 from alerce_spark.errors import InputError
@@ -17,6 +18,7 @@ from alerce_spark.errors import InputError
 _LONGEST = 60_000
 #: Bytes that a request may bring.
 MAX_UPLOAD = 50 << 20
+_TOO_LARGE = f"a request may bring up to {MAX_UPLOAD >> 20} MiB"
 #: What a request for a light curve counts.
 _CURVE = 2
 _CURVES = ("/detections", "/non_detections", "/lightcurve", "/features", "/magstats", "/finding_chart")
@@ -40,9 +42,7 @@ class Bounds:
             await failure(414, f"the address has more than {_LONGEST} characters; ask in parts")(scope, receive, send)
             return
         if scope["method"] == "POST" and _size(scope) > MAX_UPLOAD:
-            await failure(413, f"a request may bring up to {MAX_UPLOAD >> 20} MiB, and must say how many")(
-                scope, receive, send
-            )
+            await failure(413, _TOO_LARGE)(scope, receive, send)
             return
         wait = self._wait(scope)
         if wait:
@@ -51,7 +51,7 @@ class Bounds:
             return
         if len(path) > 1 and path.endswith("/"):
             scope = {**scope, "path": path.rstrip("/") or "/"}
-        await self._app(scope, receive, send)
+        await self._app(scope, _counted(receive), send)
 
     def _wait(self, scope: Scope) -> int:
         """Seconds until the client may ask; 0 for now."""
@@ -73,11 +73,26 @@ def _cost(scope: Scope) -> int:
 
 
 def _size(scope: Scope) -> int:
-    """Bytes that a request brings; one that does not say brings too much."""
+    """Bytes that a request says it brings; 0 for one that sends them in pieces, which are counted."""
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit():
             return int(value)
-    return MAX_UPLOAD + 1
+    return 0
+
+
+def _counted(receive: Receive) -> Receive:
+    """Bytes of a request, as they come; one that brings too many is refused (413)."""
+    brought = 0
+
+    async def counting() -> Message:
+        nonlocal brought
+        message = await receive()
+        brought += len(message.get("body", b""))
+        if brought > MAX_UPLOAD:
+            raise HTTPException(413, _TOO_LARGE)
+        return message
+
+    return counting
 
 
 def rate_of(text: str) -> RateLimitItem | None:

@@ -65,6 +65,8 @@ def _votable(items: list[Item], names: tuple[str, ...], has_more: bool) -> bytes
     table.format = "tabledata"
     for field in table.fields:
         field.ucd = _UCDS.get(field.name)
+        if field.datatype in ("char", "unicodeChar"):
+            field.arraysize = "*"  # The same columns in every answer, however long the texts of this one are.
     (resource,) = file.resources
     resource.type = "results"
     resource.infos.append(Info(name="QUERY_STATUS", value="OVERFLOW" if has_more else "OK"))

@@ -1,7 +1,7 @@
-"""The SQL that a query means: a route of ALeRCE's first API (2020), which users paste into TAP or a database.
+"""The SQL that a query means: a route of ALeRCE's first API (2020), whose database users could ask themselves.
 
-Its tables are ALeRCE's as TAP and an index in PostgreSQL have them. What a user gave is written as a literal, never as
-SQL.
+It runs as it is on an index in PostgreSQL, whose views are ALeRCE's tables. (TAP reads ADQL, which is written otherwise.)
+What a user gave is written as a literal, never as SQL.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _Body:
         column = _SORTED[by] if "." in _SORTED[by] else f"object.{_SORTED[by]}"
         where = ["WHERE " + "\n  AND ".join(conditions)] if conditions else []
         order = f"ORDER BY {column} DESC, object.oid\nLIMIT {int(limit)} OFFSET {int((page - 1) * limit)}"
-        return "\n".join(["SELECT object.*", "FROM ztf.object", *joins, *where, order])
+        return "\n".join(["SELECT object.*", "FROM alerce.object", *joins, *where, order])
 
     def _joins(self) -> Iterator[str]:
         for ending, (classifier, name) in _CLASSIFIERS.items():
@@ -75,7 +75,7 @@ class _Body:
                 conditions += [f"{name}.ranking = 1"]
                 conditions += [] if class_ is None else [f"{name}.class_name = {_text(class_)}"]
                 conditions += [] if least is None else [f"{name}.probability >= {least!r}"]
-                yield f"JOIN ztf.probability AS {name} ON " + " AND ".join(conditions)
+                yield f"JOIN alerce.probability AS {name} ON " + " AND ".join(conditions)
 
     def _conditions(self) -> Iterator[str]:
         if (oid := self._filters.get("oid")) is not None:

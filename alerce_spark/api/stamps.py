@@ -14,20 +14,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.responses import Response
 
-from alerce_spark import repository
+from alerce_spark import repository, surveys
 from alerce_spark.api import examples
 from alerce_spark.api.errors import NotFound, reply
 from alerce_spark.api.parameters import Parameters
 from alerce_spark.api.state import State
+from alerce_spark.errors import InputError
 
 router = APIRouter(tags=["Stamps and packets"])
 
 #: Field of a packet by type of stamp.
 CUTOUTS = {"science": "cutoutScience", "template": "cutoutTemplate", "difference": "cutoutDifference"}
 _SURVEYS = ("ztf", "atlas")
-#: Julian date of the night of ZTF's candids of 0; a candid is that many days later in units of 10⁻¹⁵.
-_CANDID_ZERO_JD = 2457754.5
-_CANDIDS_A_DAY = 10**15
 #: Pixels around the centre whose largest value is white's opposite.
 _CORE = 2
 
@@ -137,10 +135,10 @@ def asked_for(request: Request, asked: Parameters) -> bytes:
 
 def packet_of(state: State, survey: str, candid: int, oid: str | None) -> bytes:
     """A packet of the repository: its key has the night, which the candid tells. Raises NotFound."""
-    jd = _CANDID_ZERO_JD + candid / _CANDIDS_A_DAY
     try:
-        packet = state.repository.get(repository.key(survey, jd, candid))
-    except (KeyError, OverflowError):
+        of = surveys.get(survey)
+        packet = state.repository.get(repository.key(of, of.date_of(candid), candid))
+    except (InputError, KeyError, OverflowError):
         raise NotFound("AVRO not found") from None
     if oid is not None and _record(packet)["objectId"] != oid:
         raise NotFound("AVRO not found")

@@ -10,6 +10,8 @@ import polars as pl
 
 from alerce_spark.api.errors import NotFound
 from alerce_spark.api.jobs import Jobs
+from alerce_spark.api.tap.engine import Engine
+from alerce_spark.api.tap.jobs import Jobs as Queries
 from alerce_spark.config import Settings
 from alerce_spark.repository import Repository, open_repository
 from alerce_spark.serving import curves
@@ -17,6 +19,8 @@ from alerce_spark.serving.curves import Curves
 from alerce_spark.serving.query import Index
 from alerce_spark.serving.replies import Replies
 from alerce_spark.serving.walks import Walks
+from alerce_spark.tns.remote import Remote
+from alerce_spark.tns.server import Tns
 
 #: Requests that are answered at the same time; others wait.
 THREADS = 40
@@ -27,7 +31,7 @@ class State:
 
     def __init__(self, settings: Settings) -> None:
         services = settings.services
-        self._settings = settings
+        self.settings = settings
         self._curves = Curves(settings.lake.path)
         self._replies = Replies(settings.lake.path, services.kept_mb << 20, services.poll_s)
         self._file = settings.index
@@ -35,6 +39,9 @@ class State:
         self._opening = Lock()
         self.walks = Walks()
         self.jobs = Jobs()
+        self.tap = Engine(settings.lake.path, services)
+        self.tap_jobs = Queries(self.tap, services.tap_queries, services.tap_job_timeout_s)
+        self.tap_timeout_s = services.tap_timeout_s
         #: Catalogues are read by one thread at a time.
         self.catalogs = Lock()
 
@@ -43,14 +50,14 @@ class State:
         """The index. Raises IndexFault where there is none."""
         with self._opening:
             if self._index is None:
-                limit = self._settings.services.query_timeout_s
+                limit = self.settings.services.query_timeout_s
                 self._index = Index(self._file, connections=THREADS, limit_s=limit)
             return self._index
 
     @property
     def lake(self) -> str:
         """Path of the lake."""
-        return self._settings.lake.path
+        return self.settings.lake.path
 
     @cached_property
     def order(self) -> int:
@@ -60,12 +67,24 @@ class State:
     @cached_property
     def repository(self) -> Repository:
         """The Avro repository."""
-        return open_repository(self._settings.archive)
+        return open_repository(self.settings.archive)
+
+    @cached_property
+    def tns(self) -> Tns:
+        """The bot at TNS; limits are told to who asks. Raises ConfigError where there is none."""
+        return Tns(self.settings.tns.model_copy(update={"patience_s": 0.0}))
+
+    @cached_property
+    def tns_searches(self) -> Remote:
+        """Searches at TNS. Raises ConfigError where there is no bot."""
+        return Remote(self.tns)
 
     def close(self) -> None:
         """Close what is open."""
         self._curves.close()
         self.jobs.close()
+        self.tap_jobs.close()
+        self.tap.close()
         if self._index is not None:
             self._index.close()
 

@@ -33,6 +33,7 @@ from alerce_spark.alerts.files import find_files, packets_of
 from alerce_spark.alerts.model import sign
 from alerce_spark.classifiers.artefact import ModelError, load
 from alerce_spark.features.coordinates import galactic
+from alerce_spark.surveys.survey import Survey
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -163,17 +164,17 @@ def normalise(table: Doubles, wanted: Sequence[Input]) -> Floats:
     return np.nan_to_num((values - mean) / std, nan=0.0).astype(np.float32)
 
 
-def is_known_mover(columns: Columns, radius: float = MOVER_RADIUS) -> npt.NDArray[np.bool_]:
+def is_known_mover(columns: Columns, name: str, distance: str, radius: float = MOVER_RADIUS) -> npt.NDArray[np.bool_]:
     """Whether a named Solar System object should be within `radius` [arcsec] of the alert, by the survey's ephemeris.
 
-    Reads ssdistnr (−999 or null: none within 30″) and ssnamenr ("null" or null: none). ALeRCE takes any value but −999,
-    so also a null, for an asteroid.
+    Reads the columns of its name ("null" or null: none) and distance (−999 or null: none near), `Survey.mover`. ALeRCE
+    takes any distance but −999, so also a null, for an asteroid.
     """
-    names = columns["ssnamenr"]
+    names = columns[name]
     names = names.to_pylist() if isinstance(names, pa.Array | pa.ChunkedArray) else list(names)
     is_named = np.array([bool(name) and str(name).strip().lower() not in ("null", "none", "") for name in names], bool)
-    distance = np.broadcast_to(_numbers(columns, "ssdistnr"), is_named.shape)
-    return is_named & (distance >= 0.0) & (distance <= radius)
+    away = np.broadcast_to(_numbers(columns, distance), is_named.shape)
+    return is_named & (away >= 0.0) & (away <= radius)
 
 
 # Images to views.
@@ -368,7 +369,7 @@ class Classified:
     skipped: list[tuple[str, str]]
 
 
-def classify_paths(paths: Sequence[Path], model: StampModel) -> Classified:
+def classify_paths(paths: Sequence[Path], model: StampModel, survey: Survey) -> Classified:
     """Classify the alerts of Avro files, tar archives and all such files below directories, in their order.
 
     Columns: oid, candid, one a class in the model's order, class_name (the most probable), model_version. A packet, an
@@ -387,9 +388,9 @@ def classify_paths(paths: Sequence[Path], model: StampModel) -> Classified:
     batches: list[pa.RecordBatch] = []
     skipped: list[tuple[str, str]] = []
     for packets, names in _packets(paths, skipped):
-        decoded = avro.decode(packets, stamps=True)
+        decoded = avro.decode(packets, survey, stamps=True)
         skipped += [(names[error["row"]], error["reason"]) for error in decoded.errors.to_pylist()]
-        read = stamps.of(decoded)
+        read = stamps.of(decoded.alerts, survey)
         probabilities, reason = model.classify(read.images, decoded.alerts)
         reason = np.where(read.reason == None, reason, read.reason)  # noqa: E711  element by element
         rows = decoded.alerts["row"].to_numpy()

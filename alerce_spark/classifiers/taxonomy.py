@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 #: Names of the classifiers in tables, topics and model files.
 LIGHTCURVE = "lc_classifier"
 STAMP = "stamp_classifier"
@@ -23,6 +25,16 @@ LIGHTCURVE_CLASSES: tuple[str, ...] = tuple(name for classes in BRANCHES.values(
 
 #: The 5 classes of the stamp classifier.
 STAMP_CLASSES: tuple[str, ...] = ("AGN", "SN", "VS", "asteroid", "bogus")
+
+#: Digits that numbers in versions are compared by.
+_DIGITS = 16
+
+
+def version_order(version: str) -> str:
+    """Text by which versions sort in the order in which they came: numbers by value, shipped models first."""
+    shipped = version.startswith("bootstrap")
+    return f"{not shipped:d} " + re.sub(r"\d+", lambda number: number[0].zfill(_DIGITS), version)
+
 
 _ACTIVE_NUCLEI = ("AGN", "Blazar", "QSO")
 

@@ -1,4 +1,4 @@
-"""The command `alerce-spark`: every job of jobs/ is one of its commands."""
+"""The command `alerce-spark`; spark-submit runs it by jobs/alerce.py."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from alerce_spark.cli import crossmatch, models, nightly, outliers, pipeline, science, services
+from alerce_spark.cli import crossmatch, models, nightly, outliers, pipeline, science, services, tns
 from alerce_spark.cli.common import app
 from alerce_spark.errors import AlerceError
 from alerce_spark.text import visible
 
-__all__ = ["crossmatch", "main", "models", "nightly", "outliers", "pipeline", "science", "services"]
+__all__ = ["crossmatch", "main", "models", "nightly", "outliers", "pipeline", "science", "services", "tns"]
 
 #: Exit status of an error that the user can mend, and of a fault of ours.
 _MENDABLE, _FAULT = 2, 70

@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 import alerce_spark
 from alerce_spark import needs
 from alerce_spark.errors import InputError
-from alerce_spark.places import is_remote
+from alerce_spark.location import is_remote
 
 if TYPE_CHECKING:
     from alerce_spark.config import Settings

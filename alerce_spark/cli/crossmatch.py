@@ -12,8 +12,8 @@ from rich.table import Table
 
 from alerce_spark.cli.common import LOOK, MAINTAIN, Lake, app, console, settings_of, there
 from alerce_spark.errors import InputError
+from alerce_spark.location import is_remote
 from alerce_spark.outputs import TABLE_SUFFIXES, check_out, check_out_folder
-from alerce_spark.places import is_remote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,15 +54,17 @@ def catalog_import(
     ] = None,
 ) -> None:
     """Make or replace a catalogue in the lake. Bad rows are counted and left out."""
+    from alerce_spark import surveys
     from alerce_spark.config import conf_dir
     from alerce_spark.crossmatch.catalogs import CatalogSettingsError, load
     from alerce_spark.lake.catalogs import import_catalog
 
     file = settings or conf_dir() / "catalogs.toml"
-    known = load(file)
+    chosen = settings_of(lake={"path": lake})
+    known = load(file, surveys.get(chosen.survey))
     if name not in known:
         raise CatalogSettingsError(f"no catalogue {name!r} in {file}; there are {', '.join(known)}")
-    path = settings_of(lake={"path": lake}).lake.path
+    path = chosen.lake.path
     for folder in (scratch, None if is_remote(path) else Path(path)):
         if folder is not None:
             check_out_folder(folder)
@@ -127,8 +129,8 @@ def crossmatch(
     if cds:
         _ask_cds(settings, names, again)
         return
+    from alerce_spark.errors import LakeError
     from alerce_spark.lake.catalogs import check_radius, imported, match
-    from alerce_spark.lake.storage import LakeError
     from alerce_spark.tablefiles import write
 
     if radius is not None:
@@ -164,13 +166,14 @@ def _refuse_without_csv(context: typer.Context) -> None:
 
 def _ask_cds(settings: Settings, names: list[str] | None, again: bool) -> None:
     """Ask the service about every object that lacks a row, one request's worth at a time."""
+    from alerce_spark import surveys
     from alerce_spark.config import ConfigError, conf_dir
     from alerce_spark.crossmatch.catalogs import load
 
     tables = settings.crossmatch.cds_tables
     if unknown := sorted(set(names or ()) - set(tables)):
         raise ConfigError(f"crossmatch.cds_tables has no {', '.join(unknown)}; there are {', '.join(tables)}")
-    known = load(conf_dir() / "catalogs.toml")
+    known = load(conf_dir() / "catalogs.toml", surveys.get(settings.survey))
     for name in names or tables:
         _match_lake(settings, name, _service(settings.crossmatch, known, name), again, _REQUEST)
 
@@ -191,7 +194,7 @@ def _match_lake(settings: Settings, name: str, ask: Ask, again: bool, most: int 
     """Attempts for the objects of the lake, in parts of `most`; `ask` as of `match_objects`."""
     from alerce_spark.crossmatch.rows import CdsError
     from alerce_spark.lease import Lease
-    from alerce_spark.streaming.crossmatch import match_objects
+    from alerce_spark.streaming.queries.crossmatch import match_objects
 
     path, objects, matched = settings.lake.path, 0, 0
     parts = {} if most is None else {"most": most}
@@ -240,8 +243,8 @@ def _matched(path: str, positions: pl.DataFrame, names: list[str], radius: float
     """Matches of each position, one row each and an empty one where there is none; attributes as columns."""
     import polars as pl
 
+    from alerce_spark.errors import LakeError
     from alerce_spark.lake import catalogs
-    from alerce_spark.lake.storage import LakeError
 
     parts = []
     for name in names:

@@ -122,11 +122,12 @@ def classify_stamps(
     # A folder of packets may get a table beside them.
     check_out(out, TABLE_SUFFIXES, [*(path for path in paths if path.is_file()), model])
     path = _lake(lake)
+    from alerce_spark import surveys
     from alerce_spark.classifiers.stamp import StampModel, classify_paths
     from alerce_spark.lake.serving import stamp_models
 
     chosen = StampModel.load(model) if model is not None else stamp_models(path).get()[0]
-    found = classify_paths(paths, chosen)
+    found = classify_paths(paths, chosen, surveys.get(settings_of().survey))
     lost = say_unread(found.skipped)
     if not found.table.num_rows:
         raise InputError(f"no alert of {', '.join(map(str, paths))} can be read; {out} is not written")
@@ -149,7 +150,7 @@ def labels(
     check_out(out, TABLE_SUFFIXES, [file for given in files.values() for file in given])
     path = lake_of(settings_of(lake={"path": lake}))
     from alerce_spark import lake as lakes
-    from alerce_spark.lake.storage import LakeError
+    from alerce_spark.errors import LakeError
     from alerce_spark.training.catalogs import labels_from_files
 
     objects = lakes.open(path).table("objects").select("oid", "meanra", "meandec").collect().to_arrow()

@@ -18,7 +18,7 @@ from alerce_spark.outputs import check_out, check_out_folder
 if TYPE_CHECKING:
     from alerce_spark.nightly.comparison import Comparison
     from alerce_spark.nightly.retrain import Outcome
-    from alerce_spark.streaming.photometry import Summary
+    from alerce_spark.streaming.queries.photometry import Summary
 
 train_app = typer.Typer(no_args_is_help=True, help="Train a classifier from simulation; retrain is the nightly form.")
 app.add_typer(train_app, name="train", rich_help_panel=TRAIN)

@@ -39,7 +39,7 @@ def outliers(
     if out is not None:
         check_out(out, TABLE_SUFFIXES)
     path = settings_of(lake={"path": lake}).lake.path
-    from alerce_spark.lake.discovery import outlying
+    from alerce_spark.nightly.discovery import outlying
 
     found = outlying(
         path,
@@ -66,8 +66,8 @@ def uncertain(
         check_out(out, TABLE_SUFFIXES, [labels])
     path = settings_of(lake={"path": lake}).lake.path
     from alerce_spark import lake as lakes
-    from alerce_spark.lake.discovery import uncertain as most_telling
-    from alerce_spark.lake.storage import LakeError
+    from alerce_spark.errors import LakeError
+    from alerce_spark.nightly.discovery import uncertain as most_telling
     from alerce_spark.training.catalogs import read_oids
 
     known = [] if labels is None else read_oids(labels)

@@ -29,27 +29,27 @@ app.add_typer(tables_app, name="tables", rich_help_panel=LOOK)
 @kafka_app.command("start")
 def kafka_start() -> None:
     """Start the broker at kafka.bootstrap_servers, or find it running."""
-    from alerce_spark.kafka import local
+    from alerce_spark import local_kafka
 
     kafka = settings_of().kafka
-    broker = local.start(kafka.bootstrap_servers, kafka.local_dir, kafka.local_heap)
-    console.print(f"Kafka {local.VERSION} at {broker.bootstrap_servers}, process {broker.pid}, log {broker.log}")
+    broker = local_kafka.start(kafka.bootstrap_servers, kafka.local_dir, kafka.local_heap)
+    console.print(f"Kafka {local_kafka.VERSION} at {broker.bootstrap_servers}, process {broker.pid}, log {broker.log}")
 
 
 @kafka_app.command("stop")
 def kafka_stop() -> None:
     """Stop the broker."""
-    from alerce_spark.kafka import local
+    from alerce_spark import local_kafka
 
-    console.print("stopped" if local.stop(settings_of().kafka.local_dir) else "no broker was running")
+    console.print("stopped" if local_kafka.stop(settings_of().kafka.local_dir) else "no broker was running")
 
 
 @kafka_app.command("status")
 def kafka_status() -> None:
     """Say whether the broker runs; exit status 1 when it does not."""
-    from alerce_spark.kafka import local
+    from alerce_spark import local_kafka
 
-    broker = local.status(settings_of().kafka.local_dir)
+    broker = local_kafka.status(settings_of().kafka.local_dir)
     if broker is None:
         console.print("not running; start it with: alerce-spark kafka start")
         raise typer.Exit(1)
@@ -71,7 +71,7 @@ def tables_describe(
     table: Annotated[str | None, typer.Argument(help="One table; default: all of them.")] = None,
 ) -> None:
     """Show tables: keys, columns, units and meanings."""
-    from alerce_spark.lake.storage import LakeError
+    from alerce_spark.errors import LakeError
     from alerce_spark.lake.tables import TABLES
 
     if table is None:
@@ -121,7 +121,7 @@ def import_(
         console.print(f"{sent} packets sent to {through_stream}_reprocess; the running stream takes them from there")
         raise typer.Exit(1 if lost else 0)
     from alerce_spark.session import spark_session
-    from alerce_spark.streaming.photometry import Summary
+    from alerce_spark.streaming.queries.photometry import Summary
 
     def progress(done: int, files: int, batch: Summary) -> None:
         took = sum(batch.seconds.values())

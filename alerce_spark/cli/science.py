@@ -154,7 +154,7 @@ def plot(
     file = check_out(out or Path(f"{file_name(oid)}.png"), _IMAGES)
     path = lake_of(settings_of(lake={"path": lake}))
     from alerce_spark import lake as lakes
-    from alerce_spark.lake.storage import LakeError
+    from alerce_spark.errors import LakeError
 
     opened = lakes.open(path)
     found = opened.table("detections", oid=oid).collect()

@@ -31,7 +31,8 @@ Index = Annotated[str | None, typer.Option("--index", help=_INDEX_HELP)]
 
 def _check_packages() -> None:
     """Raise InputError where the optional packages of the services are not installed."""
-    missing = [name for name in ("sqlalchemy", "fastapi", "uvicorn", "orjson", "limits") if find_spec(name) is None]
+    needed = ("sqlalchemy", "fastapi", "uvicorn", "orjson", "limits", "duckdb", "sqlglot", "mocpy")
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise InputError(
             f"the services need {', '.join(missing)}; install them with: pip install 'alerce-spark[services]'"

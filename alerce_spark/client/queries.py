@@ -259,7 +259,7 @@ class Queries(ABC):
     # SQL.
 
     def get_sql(self, params: dict[str, Any]) -> Any:
-        """The SQL of a query in the words of ALeRCE's first client: for TAP, or a database with ALeRCE's tables.
+        """The SQL of a query in the words of ALeRCE's first client, for an index in PostgreSQL.
 
         params: {"query_parameters": {"filters": {oid, nobs {min, max}, classrf, pclassrf, classearly, pclassearly},
         "coordinates": {ra, dec, sr [deg]}, "dates": {"firstmjd": {min, max}}}, records_per_pages, page, sortBy}.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from alerce_spark.crossmatch import packet
 from alerce_spark.errors import InputError
+from alerce_spark.surveys.survey import Survey
 
 #: Largest radius of a local match [arcsec]: what a look-up reads around each object stays small.
 LARGEST_RADIUS = 60.0
@@ -70,19 +71,23 @@ class Catalog(_Section):
         return self
 
 
-def load(file: Path) -> dict[str, Catalog]:
-    """Settings of every catalogue of a TOML file, by name. Raises CatalogSettingsError."""
+def load(file: Path, survey: Survey) -> dict[str, Catalog]:
+    """Settings of every catalogue of a TOML file, by name. Raises CatalogSettingsError.
+
+    None may have the name of a catalogue whose sources the packets of the survey carry.
+    """
+    carried = {neighbour.catalog for neighbour in survey.neighbours}
     try:
         sections = tomllib.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise CatalogSettingsError(f"{file} cannot be read: {error}") from None
-    return {name: _catalog(file, name, values) for name, values in sections.items()}
+    return {name: _catalog(file, name, values, carried) for name, values in sections.items()}
 
 
-def _catalog(file: Path, name: str, values: object) -> Catalog:
+def _catalog(file: Path, name: str, values: object, carried: Collection[str]) -> Catalog:
     if not _NAME.fullmatch(name):
         raise CatalogSettingsError(f"{file}: a catalogue cannot be called {name!r}: use a-z, 0-9 and _")
-    if name in packet.CATALOGS:
+    if name in carried:
         raise CatalogSettingsError(f"{file}: {name} is the name of the neighbours that packets carry")
     try:
         return Catalog.model_validate(values)

@@ -11,11 +11,12 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from uuid import uuid4
+from typing import Any
 
 import healpy
 import numpy as np
@@ -23,25 +24,24 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from deltalake import DeltaTable, Field, Schema
-from deltalake.exceptions import DeltaError
-from deltalake.schema import PrimitiveType
-from deltalake.transaction import AddAction, RemoveAction
 from numpy.typing import ArrayLike, NDArray
-from pyarrow import fs
 from pydantic import BaseModel, ConfigDict
 
-from alerce_spark import sky
+from alerce_spark import delta, sky
 from alerce_spark.crossmatch import files
 from alerce_spark.crossmatch.catalogs import LARGEST_RADIUS, Catalog
 from alerce_spark.crossmatch.files import Counts
 from alerce_spark.crossmatch.match import Motion, motion_margin, nearest, within
 from alerce_spark.crossmatch.rows import ATTEMPTS, attempts, numbers
+from alerce_spark.delta import Action, Change, Definition, File, Metadata, NotMade, Snapshot, Table
+from alerce_spark.delta.files import opened, put, reading
+from alerce_spark.delta.handles import vacuum
+from alerce_spark.errors import LakeError
 from alerce_spark.lake import lookup
-from alerce_spark.lake.kept import parquet_file
-from alerce_spark.lake.storage import LakeError, filesystem, storage_options
+from alerce_spark.lake.handles import INDEX
 from alerce_spark.lake.tables import TABLES
-from alerce_spark.places import lake_path
+from alerce_spark.lake.write import unhindered
+from alerce_spark.location import Location, at, lake_path
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -52,6 +52,8 @@ _WISE_COLUMNS = ("w1mpro", "w2mpro", "w3mpro", "w4mpro")
 
 #: Key of the settings in the metadata of the column source_id.
 _SETTINGS = "alerce.catalog"
+#: Columns with statistics of each row group.
+_FOOTER = (INDEX, "ra", "dec")
 #: Rows of a partition in the mean, of a file, and of a row group: what one object costs is a row group.
 _PARTITION_ROWS = 200_000
 _FILE_ROWS = 1_000_000
@@ -107,16 +109,17 @@ def import_catalog(
         if not total:
             raise LakeError(f"no row of {', '.join(map(str, paths))} can be used ({counts})")
         order = min(_HIGHEST_ORDER, max(0, math.ceil(math.log(total / (12 * _PARTITION_ROWS), 4))))
-        root = filesystem(_path(lake, name), storage_options(lake))
-        added: list[AddAction | RemoveAction] = []
+        place = _place(lake, name)
+        added: list[Action] = []
         rows, fastest = 0, 0.0
         for part in _merged(runs, cells, order, counts):
-            added.append(_put(root, part, order))
+            pixel = int(sky.parent(part["healpix29"][0].as_py(), order))
+            added.append(put(place, part, {"pixel": str(pixel)}, _FOOTER, _GROUP_ROWS, [INDEX]))
             rows += part.num_rows
             if settings.moves:
                 speed = np.hypot(_floats(part["pmra"]), _floats(part["pmdec"]))
                 fastest = max(fastest, float(np.nan_to_num(speed).max()))
-        _commit(lake, Local(name=name, settings=settings, order=order, rows=rows, fastest=fastest), added)
+        _commit(place, Local(name=name, settings=settings, order=order, rows=rows, fastest=fastest), added)
     _absent.pop((lake, name), None)
     return Imported(name, rows, order, counts)
 
@@ -169,51 +172,26 @@ def _merged(runs: list[pa.Table], cells: Ints, order: int, counts: Counts) -> It
         start = stop
 
 
-def _put(root: fs.FileSystem, rows: pa.Table, order: int) -> AddAction:
-    """Write one file of a partition; it is no part of the table until it is committed."""
-    index = rows["healpix29"]
-    pixel = int(sky.parent(index[0].as_py(), order))
-    root.create_dir(f"pixel={pixel}")
-    path = f"pixel={pixel}/part-{uuid4()}.parquet"
-    pq.write_table(
-        rows,
-        path,
-        filesystem=root,
-        row_group_size=_GROUP_ROWS,
-        write_statistics=["healpix29", "ra", "dec"],
-        store_schema=False,
-    )
-    bounds = {"minValues": {"healpix29": index[0].as_py()}, "maxValues": {"healpix29": index[-1].as_py()}}
-    return AddAction(
-        path=path,
-        size=root.get_file_info(path).size,
-        partition_values={"pixel": str(pixel)},
-        modification_time=int(time.time() * 1000),
-        data_change=True,
-        stats=json.dumps({"numRecords": rows.num_rows, **bounds, "nullCount": {"healpix29": 0}}),
-    )
-
-
-def _commit(lake: str, catalog: Local, added: list[AddAction | RemoveAction]) -> None:
+def _commit(place: Location, catalog: Local, added: list[Action]) -> None:
     """Replace rows, columns and settings in one version of the log; older files go a day later."""
-    path, options = _path(lake, catalog.name), storage_options(lake)
     schema = _delta_schema(catalog)
-    if not DeltaTable.is_deltatable(path, options):
-        DeltaTable.create(
-            path,
-            schema,
-            name=catalog.name,
-            description=catalog.settings.title,
-            partition_by=["pixel"],
-            configuration={"delta.deletedFileRetentionDuration": "interval 1 days"},
-            storage_options=options,
-        )
-    handle = DeltaTable(path, storage_options=options)
-    handle.create_write_transaction(added, "overwrite", schema, ["pixel"])
-    handle.vacuum(_RETENTION_HOURS, dry_run=False, enforce_retention_duration=False, full=True)
+    kept = {"delta.deletedFileRetentionDuration": "interval 1 days"}
+    definition = Definition(schema, catalog.settings.title, catalog.name, ["pixel"], kept)
+    if not delta.is_made(place):
+        delta.create(place, definition, synced=False)
+    table = delta.open(place, INDEX)
+
+    def change() -> int:
+        now = table.live()
+        metadata = Metadata(now.metadata.action | {"schemaString": schema, "partitionColumns": ["pixel"]})
+        removed = {path: file.vector for path, file in now.files.items()}
+        return table.commit(now.version, Change(added, removed=removed, metadata=metadata), synced=False)
+
+    unhindered(change)
+    vacuum(table, _RETENTION_HOURS)
 
 
-def _delta_schema(catalog: Local) -> Schema:
+def _delta_schema(catalog: Local) -> str:
     """Columns with their units; the catalogue's settings are kept with source_id."""
     fields = [_field("pixel", "integer", False, {"comment": f"HEALPix pixel of order {catalog.order}"})]
     kinds = {pa.int64(): "long", pa.float64(): "double", pa.string(): "string"}
@@ -223,11 +201,11 @@ def _delta_schema(catalog: Local) -> Schema:
         if column.name == "source_id":
             metadata |= {"comment": "Source", _SETTINGS: catalog.model_dump_json()}
         fields.append(_field(column.name, kinds[column.type], column.nullable, metadata))
-    return Schema(fields)
+    return json.dumps({"type": "struct", "fields": fields})
 
 
-def _field(name: str, kind: str, nullable: bool, metadata: dict[str, str]) -> Field:
-    return Field(name, PrimitiveType(kind), nullable=nullable, metadata=metadata)
+def _field(name: str, kind: str, nullable: bool, metadata: dict[str, str]) -> dict[str, Any]:
+    return {"name": name, "type": kind, "nullable": nullable, "metadata": metadata}
 
 
 def local(lake: str, name: str) -> Local | None:
@@ -238,9 +216,7 @@ def local(lake: str, name: str) -> Local | None:
 
 def imported(lake: str) -> list[Local]:
     """Every imported catalogue, by name."""
-    root = filesystem(_path(lake, ""), storage_options(lake))
-    found = root.get_file_info(fs.FileSelector("", allow_not_found=True))
-    names = sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+    names = at(f"{lake_path(lake)}/catalogs").folders()
     return [catalog for name in names if (catalog := local(lake, name)) is not None]
 
 
@@ -263,12 +239,22 @@ def match(
     if radius is not None:
         check_radius(radius)
     ra, dec, mjd = (np.atleast_1d(np.asarray(x, float)) for x in (ra, dec, mjd))
-    # Files of a catalogue that is replaced may go while they are read: then it is opened again, once.
+    return _read(lake, name, lambda opened: _match(opened, ra, dec, mjd, radius, every))
+
+
+def _read(lake: str, name: str, ask: Callable[[_Open], pa.Table]) -> pa.Table:
+    """What an open catalogue answers. Its files may go while it is replaced: then it is opened again, once."""
     try:
-        return _match(_needed(lake, name), ra, dec, mjd, radius, every)
-    except (OSError, DeltaError):
-        _tables.pop((lake, name), None)
-        return _match(_needed(lake, name), ra, dec, mjd, radius, every)
+        return ask(_needed(lake, name))
+    except OSError:
+        delta.open(_place(lake, name), INDEX).forget()
+    try:
+        return ask(_needed(lake, name))
+    except OSError as error:
+        raise LakeError(
+            f"the catalogue {name} in {lake} cannot be read: {error}; import it again with: "
+            f"alerce-spark catalog import {name} FILE…"
+        ) from error
 
 
 def check_radius(radius: float) -> None:
@@ -283,12 +269,22 @@ def sources(lake: str, name: str, ra: float, dec: float, radius: float) -> pl.Da
     Columns source_id, ra, dec [deg], proper motions and attributes if it has some, separation [arcsec]. Raises
     LakeError where the catalogue is not imported.
     """
-    opened = _needed(lake, name)
-    rows = opened.read(_ranges(np.array([ra]), np.array([dec]), radius))
+    ranges = _ranges(np.array([ra]), np.array([dec]), radius)
+    rows = _read(lake, name, lambda opened: opened.read(ranges))
     found = within(ra, dec, rows["ra"].to_numpy(), rows["dec"].to_numpy(), radius, ids=rows["source_id"])
     frame = pl.DataFrame(rows.take(pa.array(found.source)))
-    chosen = frame.select("source_id", "ra", "dec", *opened.attributes)
+    chosen = frame.select("source_id", "ra", "dec", *_needed(lake, name).attributes)
     return chosen.with_columns(separation=pl.Series(found.separation, dtype=pl.Float64))
+
+
+def everything(lake: str, name: str) -> pl.DataFrame:
+    """Every source of a catalogue, in no order: source_id, ra, dec [deg], proper motions and attributes.
+
+    Raises LakeError where the catalogue is not imported.
+    """
+    opened = _needed(lake, name)
+    rows = opened.read(np.array([[0, np.iinfo(np.int64).max]]))
+    return pl.DataFrame(rows).select("source_id", "ra", "dec", *opened.attributes)
 
 
 def columns(catalog: Local, found: pa.Table) -> pl.DataFrame:
@@ -394,23 +390,17 @@ def _ranges(ra: Floats, dec: Floats, reach: float) -> Ints:
 
 
 class _Open:
-    """An open catalogue at the version where its handle stands."""
+    """An open catalogue at one version."""
 
-    def __init__(self, handle: DeltaTable, root: fs.FileSystem, catalog: Local) -> None:
+    def __init__(self, table: Table, snapshot: Snapshot, catalog: Local) -> None:
         self.local = catalog
         self.attributes = [*catalog.settings.attributes, *(("pmra", "pmdec") if catalog.settings.moves else ())]
-        self._handle, self._root = handle, root
-        self._version = handle.version()
-        listed = pl.DataFrame(handle.get_add_actions(flatten=True)).sort("min.healpix29")
-        self._paths = listed["path"].to_list()
-        self._first, self._last = (listed[f"{bound}.healpix29"].to_numpy() for bound in ("min", "max"))
+        self.snapshot = snapshot
+        self._table = table
+        # Part of the files have no bounds where somebody else wrote them: their row groups decide.
+        self._files = sorted(snapshot.files.values(), key=lambda file: _ends(file)[0])
+        self._first, self._last = np.array([_ends(file) for file in self._files], np.int64).reshape(-1, 2).T
         self._groups = lru_cache(maxsize=_FILES)(self._read_groups)
-
-    @property
-    def is_current(self) -> bool:
-        """Whether the table has no newer version."""
-        self._handle.update_incremental()
-        return bool(self._handle.version() == self._version)
 
     def read(self, ranges: Ints) -> pa.Table:
         """Every row in the ranges of `healpix29`, and others of their row groups."""
@@ -418,19 +408,22 @@ class _Open:
         names = [name for name in schema.names if name != "healpix29"]
         found = [schema.empty_table().select(names)]
         for k in np.flatnonzero(_touch(self._first, self._last, ranges)):
-            groups = np.flatnonzero(_touch(*self._groups(self._paths[k]), ranges))
+            groups = np.flatnonzero(_touch(*self._groups(int(k)), ranges))
             if groups.size:
-                with self._file(self._paths[k]) as file:
+                with self._file(int(k)) as file:
                     table = file.read_row_groups(groups.tolist(), names, use_threads=False)
                 found.append(table.cast(found[0].schema))
         return pa.concat_tables(found)
 
-    def _file(self, path: str) -> pq.ParquetFile:
-        return parquet_file(self._handle.table_uri, path, self._root)
+    @contextmanager
+    def _file(self, number: int) -> Iterator[pq.ParquetFile]:
+        file = self._files[number]
+        with reading(self._table, file.path), opened(self._table, file) as parquet:
+            yield parquet
 
-    def _read_groups(self, path: str) -> tuple[Ints, Ints]:
+    def _read_groups(self, number: int) -> tuple[Ints, Ints]:
         """First and last `healpix29` of each row group of a file."""
-        with self._file(path) as file:
+        with self._file(number) as file:
             metadata = file.metadata
         column = metadata.schema.names.index("healpix29")
         bounds = [metadata.row_group(k).column(column).statistics for k in range(metadata.num_row_groups)]
@@ -442,26 +435,33 @@ def _touch(first: Ints, last: Ints, ranges: Ints) -> NDArray[np.bool_]:
     return np.searchsorted(ranges[:, 0], last, side="right") > np.searchsorted(ranges[:, 1], first, side="right")
 
 
+def _ends(file: File) -> tuple[int, int]:
+    return file.bounds or (0, np.iinfo(np.int64).max)
+
+
 _tables: dict[tuple[str, str], _Open] = {}
 _absent: dict[tuple[str, str], float] = {}
 
 
 def _opened(lake: str, name: str) -> _Open | None:
     """The catalogue at its newest version; None where it is not imported."""
-    known = _tables.get((lake, name))
-    if known is not None and known.is_current:
-        return known
-    if known is None and time.monotonic() < _absent.get((lake, name), 0.0):
+    if time.monotonic() < _absent.get((lake, name), 0.0):
         return None
-    path, options = _path(lake, name), storage_options(lake)
-    if DeltaTable.is_deltatable(path, options):
-        handle = DeltaTable(path, storage_options=options)
-        found = _settings_of(handle)
-        if found is not None:
-            _tables[lake, name] = _Open(handle, filesystem(path, options), found)
-            return _tables[lake, name]
-    _absent[lake, name] = time.monotonic() + _ABSENT_S
-    return None
+    table = delta.open(_place(lake, name), INDEX)
+    try:
+        now = table.newest()
+    except NotMade:
+        _absent[lake, name] = time.monotonic() + _ABSENT_S
+        return None
+    known = _tables.get((lake, name))
+    if known is not None and known.snapshot is now:
+        return known
+    found = _settings_of(now.metadata)
+    if found is None:
+        _absent[lake, name] = time.monotonic() + _ABSENT_S
+        return None
+    _tables[lake, name] = _Open(table, now, found)
+    return _tables[lake, name]
 
 
 def _needed(lake: str, name: str) -> _Open:
@@ -471,15 +471,15 @@ def _needed(lake: str, name: str) -> _Open:
     return opened
 
 
-def _settings_of(handle: DeltaTable) -> Local | None:
-    for field in handle.schema().fields:
-        if _SETTINGS in field.metadata:
-            return Local.model_validate_json(field.metadata[_SETTINGS])
+def _settings_of(metadata: Metadata) -> Local | None:
+    for field in metadata.fields:
+        if _SETTINGS in (field.get("metadata") or {}):
+            return Local.model_validate_json(field["metadata"][_SETTINGS])
     return None
 
 
-def _path(lake: str, name: str) -> str:
-    return f"{lake_path(lake).replace('s3a://', 's3://', 1)}/catalogs/{name}"
+def _place(lake: str, name: str) -> Location:
+    return at(f"{lake_path(lake)}/catalogs/{name}")
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:

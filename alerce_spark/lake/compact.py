@@ -8,6 +8,7 @@ no lease.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,12 +18,13 @@ import pyarrow as pa
 from delta.tables import DeltaTable
 from pyspark.sql import SparkSession
 
+from alerce_spark.delta import Action, File, Snapshot
 from alerce_spark.errors import InputError
-from alerce_spark.lake import files, log, lookup, write
-from alerce_spark.lake.handles import delta_table
-from alerce_spark.lake.log import Change, Conflict
-from alerce_spark.lake.storage import table_path
+from alerce_spark.lake import files, lookup, write
+from alerce_spark.lake.handles import delta_table, is_made, table_path
+from alerce_spark.lake.handles import table as table_of
 from alerce_spark.lake.tables import TABLES, ddl_of
+from alerce_spark.lake.write import Change, Conflict
 from alerce_spark.worker import map_in_workers
 
 logger = logging.getLogger(__name__)
@@ -68,7 +70,7 @@ def compact(
     Small are files below `large_bytes`, and larger ones with a fifth of their rows deleted. Up to 128 MB of them become
     one file; one task a group. Safe beside writers.
     """
-    live = log.files(lake, table)
+    live = table_of(lake, table).live()
     groups = _groups(live, max_files, large_bytes)
     if not groups:
         return Compacted(table, 0, 0, 0, 0)
@@ -79,39 +81,51 @@ def compact(
     pixels = set()
     for done in made:
         group = groups[done["number"]]
-        removed = {path: live.files[path].get("deletionVector") for path in group}
+        removed = {path: live.files[path].vector for path in group}
         added = write.unpacked(done["change"]).added
         try:
-            log.commit(lake, table, live.version, Change(added, removed=removed, operation="OPTIMIZE"))
+            write.commit(lake, table, live.version, moved(added, removed))
         except Conflict as conflict:
             logger.info("files of %s were left as they are: %s", table, conflict)
             overtaken += 1
             continue
         before, after = before + len(group), after + len(added)
-        pixels |= {live.files[path]["partitionValues"]["pixel"] for path in group}
+        pixels |= {live.files[path].partition["pixel"] for path in group}
     return Compacted(table, len(pixels), before, after, overtaken)
 
 
-def _groups(live: log.Live, max_files: int, large_bytes: int) -> list[list[str]]:
+def _groups(live: Snapshot, max_files: int, large_bytes: int) -> list[list[str]]:
     """Paths of the files that are to become one, for each such file."""
     small: dict[str, list[str]] = {}
-    for path, add in live.files.items():
-        if add["size"] < large_bytes or log.deleted_share(add) > _DELETED_SHARE:
-            small.setdefault(add["partitionValues"]["pixel"], []).append(path)
+    for path, file in live.files.items():
+        if file.size < large_bytes or _deleted_share(file) > _DELETED_SHARE:
+            small.setdefault(str(file.partition["pixel"]), []).append(path)
     groups = []
     for paths in small.values():
         if len(paths) <= max_files:
             continue
         group: list[str] = []
         size = 0
-        for path in sorted(paths, key=lambda p: live.files[p]["size"]):
-            if group and size + live.files[path]["size"] > _TOGETHER_BYTES:
+        for path in sorted(paths, key=lambda p: live.files[p].size):
+            if group and size + live.files[path].size > _TOGETHER_BYTES:
                 groups.append(group)
                 group, size = [], 0
             group.append(path)
-            size += live.files[path]["size"]
+            size += live.files[path].size
         groups.append(group)
-    return [group for group in groups if len(group) > 1 or log.deleted_share(live.files[group[0]]) > _DELETED_SHARE]
+    return [group for group in groups if len(group) > 1 or _deleted_share(live.files[group[0]]) > _DELETED_SHARE]
+
+
+def moved(added: list[Action], removed: dict[str, Action | None]) -> Change:
+    """The change of a compaction: the rows of some files, as they were read, move into others."""
+    return Change(added, removed=removed, operation="OPTIMIZE", moves=True)
+
+
+def _deleted_share(file: File) -> float:
+    """Share of the rows of a file that are deleted."""
+    if file.vector is None or file.action is None:
+        return 0.0
+    return float(file.vector["cardinality"]) / json.loads(file.action["stats"])["numRecords"]
 
 
 def _rewriter(lake: str, table: str) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
@@ -141,6 +155,8 @@ def compact_lake(spark: SparkSession, lake: str, max_files: int, retention_h: fl
     if max_files < 1:
         raise InputError(f"max_files = {max_files}: a pixel keeps at least 1 file")
     for table in TABLES.values():
+        if not is_made(lake, table.name):  # a lake of an earlier version, until its stream starts again
+            continue
         if table.on_sky:
             yield compact(spark, lake, table.name, max_files)
         vacuum(spark, lake, table.name, retention_h)

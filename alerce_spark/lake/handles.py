@@ -1,111 +1,97 @@
-"""Tables opened by delta-rs, and what they say of the lake."""
+"""The tables of a lake, opened: by our own reader of the log, and by delta-rs for polars; what they say of the lake."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from typing import TypeVar
-from urllib.parse import unquote
-
 import polars as pl
-import pyarrow as pa
-from deltalake.exceptions import DeltaError
+from polars.exceptions import PanicException, PolarsError
 
-from alerce_spark.lake.snapshots import Snapshots, commit_path
-from alerce_spark.lake.storage import LakeError, OpenTable, delta_path, is_made, settle, size, storage_options
+from alerce_spark import delta
+from alerce_spark.delta import Change, NotMade, Table
+from alerce_spark.delta.files import refuse_damaged
+from alerce_spark.delta.handles import Handle, scan
+from alerce_spark.errors import LakeError
+from alerce_spark.lake.tables import TABLES
+from alerce_spark.location import at, lake_path
 
-T = TypeVar("T")
+__all__ = [
+    "Handle",
+    "collect",
+    "delta_table",
+    "healpix_order",
+    "is_made",
+    "is_synced",
+    "scan",
+    "set_synced",
+    "table",
+    "table_path",
+]
 
 #: Table property with the HEALPix order of `pixel`, fixed when the lake is made.
 ORDER_PROPERTY = "alerce.healpix_order"
 #: Table property that says "false" where files are not synchronised before they are promised (lake.sync).
 SYNC_PROPERTY = "alerce.sync"
-_MASK = pa.list_(pa.bool_())
+#: Column whose bounds in each file choose the files of a look-up.
+INDEX = "healpix29"
 
 
-def delta_table(lake: str, table: str) -> Handle:
-    """A delta-rs handle on the newest version of a table. Raises LakeError where the lake has not been made."""
-    if not is_made(lake, table):
-        raise LakeError(f"no table {table} in {lake}; make the lake with: alerce-spark tables create --lake {lake}")
+def table_path(lake: str, table: str) -> str:
+    """Path of a table. Raises LakeError for a name that no table has."""
+    if table not in TABLES:
+        raise LakeError(f"no table {table!r}; there are {', '.join(TABLES)}")
+    return f"{lake_path(lake)}/{table}"
+
+
+def is_made(lake: str, table: str) -> bool:
+    """Whether the table exists. Raises LakeError where the lake's store does not answer."""
+    return delta.is_made(at(table_path(lake, table)))
+
+
+def table(lake: str, name: str) -> Table:
+    """A table as this process knows it. Raises LakeError where the lake has not been made."""
+    opened = delta.open(at(table_path(lake, name)), INDEX)
     try:
-        return Handle(lake, table)
-    except DeltaError as error:
+        opened.known()
+    except NotMade:
         raise LakeError(
-            f"table {table} in {lake} cannot be opened: {error}; docs/operations.md, Recover, says what to do"
-        ) from error
+            f"no table {name} in {lake}; make the lake with: alerce-spark tables create --lake {lake}"
+        ) from None
+    return opened
 
 
-class Handle(OpenTable):
-    """A handle whose deletion vectors are read by ourselves, for us and for polars.
-
-    A newest commit that is damaged is a LakeError that names it: delta-rs takes an empty one for a commit of nothing.
-    """
-
-    def __init__(self, lake: str, table: str) -> None:
-        self.snapshots = Snapshots(lake, table)
-        opened = super().__init__
-        self._named(lambda: opened(delta_path(lake, table), storage_options=storage_options(lake)))
-        self.snapshots.check(self.version())
-
-    def update_incremental(self) -> None:
-        """Move to the newest version."""
-        before = self.version()
-        self._named(super().update_incremental)
-        if self.version() != before:
-            self.snapshots.check(self.version())
-
-    def _named(self, read: Callable[[], T]) -> T:
-        """Result of `read`; where delta-rs cannot, the error that names the damaged file, if there is one."""
-        try:
-            return read()
-        except DeltaError:
-            self.snapshots.newest()
-            raise
-
-    def deletion_vectors(self) -> pa.Table:
-        """As the base class, which hangs where 512 files have one (`lake/deletion_vectors.py`)."""
-        snapshots = self.snapshots
-        kept = {path: snapshots.kept(path) for path in snapshots.at(self.version())}
-        rows = [(f"{self.table_uri.rstrip('/')}/{path}", mask) for path, mask in kept.items() if mask is not None]
-        columns = [pa.array([uri for uri, _ in rows], pa.string()), pa.array([mask for _, mask in rows], _MASK)]
-        return pa.table(columns, ["filepath", "selection_vector"])
+def delta_table(lake: str, name: str) -> Handle:
+    """A handle of delta-rs on the newest version. Raises LakeError where the lake has not been made."""
+    return Handle(table(lake, name))
 
 
-def scan(handle: Handle) -> pl.LazyFrame:
-    """A table for polars. Raises LakeError for a file that is not as long as the log says: polars would panic."""
-    files = handle.snapshots.files
-    for path, add in handle.snapshots.at(handle.version()).items():
-        there = size(files, unquote(path))
-        if there is not None and there != add["size"]:
-            raise handle.snapshots.damaged(path, f"has {there} bytes of {add['size']}")
-    return pl.scan_delta(handle)
-
-
-def settle_commit(handle: Handle) -> None:
-    """Make safe what delta-rs wrote: the newest commit and the live files."""
-    version = handle.version()
-    settle(handle.snapshots.files, [commit_path(version), *map(unquote, handle.snapshots.at(version))])
-
-
-@cache
-def _properties(lake: str) -> dict[str, str]:
-    return dict(delta_table(lake, "objects").metadata().configuration)
+def collect(lake: str, frame: pl.LazyFrame) -> pl.DataFrame:
+    """Rows of tables of a lake. Where polars cannot read them, the LakeError that names the damaged file, if one is."""
+    try:
+        return frame.collect()
+    except (PolarsError, PanicException, OSError):
+        for name in TABLES:
+            refuse_damaged(table(lake, name))
+        raise
 
 
 def healpix_order(lake: str) -> int:
     """HEALPix order of the lake's partitions, from the property of its tables."""
-    return int(_properties(lake)[ORDER_PROPERTY])
+    return int(table(lake, "objects").known().metadata.configuration[ORDER_PROPERTY])
 
 
 def is_synced(lake: str) -> bool:
-    """Whether the lake's files are synchronised before they are promised."""
-    return _properties(lake).get(SYNC_PROPERTY) != "false"
+    """Whether the lake's files are synchronised before they are promised; they are where it has no objects yet."""
+    try:
+        objects = delta.open(at(table_path(lake, "objects")), INDEX).known()
+    except NotMade:
+        return True
+    return objects.metadata.configuration.get(SYNC_PROPERTY) != "false"
 
 
 def set_synced(lake: str, sync: bool) -> None:
     """Let the lake's files be synchronised from now on, or no longer."""
+    objects = table(lake, "objects")
+    now = objects.newest()
     if is_synced(lake) != sync:
-        handle = delta_table(lake, "objects")
-        handle.alter.set_table_properties({SYNC_PROPERTY: "true" if sync else "false"}, raise_if_not_exists=False)
-        settle_commit(handle)
-        _properties.cache_clear()
+        described = now.metadata.with_properties({SYNC_PROPERTY: "true" if sync else "false"})
+        change = Change([], metadata=described, operation="SET TBLPROPERTIES")
+        objects.commit(now.version, change, synced=True)

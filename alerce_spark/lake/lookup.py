@@ -9,12 +9,12 @@ met before and has no row of the objects is not opened.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
-from threading import Lock
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import polars as pl
@@ -22,13 +22,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
-from pyarrow import fs
 
 from alerce_spark import sky
+from alerce_spark.delta import File, Snapshot, Table
+from alerce_spark.delta.files import opened, reading
+from alerce_spark.delta.files import rows as rows_of
+from alerce_spark.delta.kept import Kept
 from alerce_spark.lake.handles import healpix_order
-from alerce_spark.lake.kept import Kept, parquet_file
-from alerce_spark.lake.snapshots import Snapshots
-from alerce_spark.lake.storage import delta_path, filesystem, storage_options
+from alerce_spark.lake.handles import table as table_of
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, FORCED_COLUMNS, LIMIT_COLUMNS, Stored
 
@@ -48,7 +49,7 @@ _LOCATION = pa.schema([("path", pa.string()), ("position", pa.int64())])
 
 def versions(lake: str, tables: Sequence[str]) -> dict[str, int]:
     """Newest versions of the tables, to be fixed for a batch."""
-    return {table: _with_fresh_handle(lake, table, _Open.newest) for table in tables}
+    return {table: table_of(lake, table).newest().version for table in tables}
 
 
 def read(
@@ -65,7 +66,7 @@ def read(
 
     ranges: (n, 2) disjoint, ascending half-open ranges of `healpix29`; every row inside them is found, one outside may
     be or not. Default: the whole partitions. `located` adds where each row lies: `path` of its file in the table,
-    `position` in the file, as `log.Change` takes rows to delete. A handle whose files are gone is renewed once. Raises
+    `position` in the file, as `Change` takes rows to delete. Where files are gone the log is read again, once. Raises
     FileNotFoundError where files of `version` were vacuumed, LakeError where the lake has not been made.
     """
     wanted = pa.array(pl.Series(oids, dtype=pl.String).to_arrow(), pa.string())
@@ -74,23 +75,25 @@ def read(
     if located:
         schema = pa.unify_schemas([schema, _LOCATION])
 
-    def scan(opened: _Open) -> pl.DataFrame:
-        files = opened.files(version, pixels, within)
-        parts = [_matching(opened, file, schema, wanted, within) for file in files]
+    def scan(stored: Table) -> pl.DataFrame:
+        snapshot = _at(stored, version)
+        found = _files(stored, snapshot, pixels, within)
+        parts = [_matching(stored, file, schema, wanted, within) for file in found]
         rows = pa.concat_tables([schema.empty_table(), *parts])
         return pl.DataFrame(rows)
 
-    return _with_fresh_handle(lake, table, scan)
+    return _twice(lake, table, scan)
 
 
 def rows_of_files(lake: str, table: str, paths: Sequence[str], version: int) -> pa.Table:
     """All rows of some files of a table at `version`, in its columns, without those that are deleted."""
     schema = TABLES[table].arrow
 
-    def scan(opened: _Open) -> pa.Table:
-        return pa.concat_tables(_whole(opened, file, schema) for file in opened.named(version, paths))
+    def scan(stored: Table) -> pa.Table:
+        files = stored.at(version).files
+        return pa.concat_tables(rows_of(stored, files[path], schema) for path in paths)
 
-    return _with_fresh_handle(lake, table, scan)
+    return _twice(lake, table, scan)
 
 
 def near(ra: ArrayLike, dec: ArrayLike, order: int) -> tuple[Ints, Ints]:
@@ -160,86 +163,39 @@ def stored_homes(lake: str, oids: pl.Series, ra: ArrayLike, dec: ArrayLike, vers
 
 
 @dataclass(frozen=True)
-class _File:
-    """A live file: path in the table, partition, and which rows are not deleted (None: all)."""
-
-    path: str
-    pixel: int
-    kept: NDArray[np.bool_] | None
-
-
-@dataclass(frozen=True)
 class _Listed:
-    """The live files of a version in columns: paths, partitions, smallest and largest `healpix29`."""
+    """The live files of a snapshot in columns: partitions, smallest and largest `healpix29`."""
 
-    version: int
-    paths: list[str]
+    snapshot: Snapshot
+    files: list[File]
     pixels: Ints
     first: Ints
     last: Ints
 
 
-class _Open:
-    """An open table, and the files of the version at which it stands.
+def _at(table: Table, version: int | None) -> Snapshot:
+    return table.newest() if version is None else table.at(version)
 
-    Threads share it: one at a time moves it and lists files, which are read without it.
-    """
 
-    def __init__(self, lake: str, table: str) -> None:
-        self.uri = delta_path(lake, table)
-        self.filesystem = filesystem(self.uri, storage_options(lake))
-        self.is_local = isinstance(self.filesystem, fs.SubTreeFileSystem)
-        self._lock = Lock()
-        self._snapshots = Snapshots(lake, table)
-        self._listed: _Listed | None = None
+def _files(table: Table, snapshot: Snapshot, pixels: ArrayLike, ranges: Ints) -> list[File]:
+    """Files of the partitions that can hold rows within the ranges."""
+    listed = _lists.get(table)
+    if listed is None or listed.snapshot is not snapshot:
+        listed = _lists[table] = _list(snapshot)
+    chosen = np.isin(listed.pixels, pixels) & _touch(listed.first, listed.last, ranges)
+    return [listed.files[k] for k in np.flatnonzero(chosen)]
 
-    @contextmanager
-    def reading(self, path: str) -> Iterator[None]:
-        """Errors about what is in a file become a LakeError that names it; that it is gone stays what it is."""
-        try:
-            yield
-        except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise self._snapshots.damaged(path, f"is damaged ({error})") from error
 
-    def newest(self) -> int:
-        """The newest version."""
-        with self._lock:
-            return self._snapshots.newest()
+def _list(snapshot: Snapshot) -> _Listed:
+    files = list(snapshot.files.values())
+    everywhere = tuple(_EVERYWHERE[0].tolist())
+    bounds = np.array([file.bounds or everywhere for file in files], np.int64).reshape(-1, 2)
+    pixels = np.array([_pixel(file) for file in files], np.int64)
+    return _Listed(snapshot, files, pixels, bounds[:, 0], bounds[:, 1])
 
-    def parquet(self, path: str) -> pq.ParquetFile:
-        """An open file, to be closed."""
-        # One request for many columns is what a store wants; from a disk, column after column is a third cheaper.
-        options = {"read_dictionary": ["oid"], "pre_buffer": not self.is_local}
-        return parquet_file(self.uri, path, self.filesystem, **options)
 
-    def files(self, version: int | None, pixels: ArrayLike, ranges: Ints) -> list[_File]:
-        """Files of the partitions that can hold rows within the ranges, at `version` or the newest."""
-        with self._lock:
-            listed = self._list(version)
-            chosen = np.isin(listed.pixels, pixels) & _touch(listed.first, listed.last, ranges)
-            return self._files(listed, np.flatnonzero(chosen))
-
-    def named(self, version: int, paths: Sequence[str]) -> list[_File]:
-        """Files by their paths, at `version`."""
-        wanted = set(paths)
-        with self._lock:
-            listed = self._list(version)
-            return self._files(listed, [k for k, path in enumerate(listed.paths) if path in wanted])
-
-    def _files(self, listed: _Listed, chosen: Iterable[int]) -> list[_File]:
-        return [_File(listed.paths[k], int(listed.pixels[k]), self._snapshots.kept(listed.paths[k])) for k in chosen]
-
-    def _list(self, version: int | None) -> _Listed:
-        version = self._snapshots.newest() if version is None else version
-        files = self._snapshots.at(version)
-        if self._listed is None or self._listed.version != version:
-            everywhere = tuple(_EVERYWHERE[0].tolist())
-            bounds = np.array([file.get("healpix29", everywhere) for file in files.values()], np.int64).reshape(-1, 2)
-            pixels = np.array([file.get("pixel", -1) for file in files.values()], np.int64)
-            self._listed = _Listed(version, list(files), pixels, bounds[:, 0], bounds[:, 1])
-        return self._listed
+def _pixel(file: File) -> int:
+    return int(file.partition.get("pixel") or -1)
 
 
 @dataclass(frozen=True)
@@ -274,14 +230,16 @@ def _touch(first: Ints, last: Ints, ranges: Ints) -> NDArray[np.bool_]:
     return (begin <= last) & (following < len(ranges))
 
 
-def _matching(opened: _Open, file: _File, schema: pa.Schema, oids: pa.Array, ranges: Ints) -> pa.Table:
+def _matching(stored: Table, file: File, schema: pa.Schema, oids: pa.Array, ranges: Ints) -> pa.Table:
     """Rows of the objects in a file: ids of the row groups in the ranges first, then columns of groups with a hit."""
-    key = opened.uri, file.path
-    with ExitStack() as stack, opened.reading(file.path):
+    key = stored.location.url, file.path
+    # One request for many columns is what a store wants; from a disk, column after column is a third cheaper.
+    options = {"read_dictionary": ["oid"], "pre_buffer": stored.location.is_remote}
+    with ExitStack() as stack, reading(stored, file.path):
 
         @cache
         def parquet() -> pq.ParquetFile:
-            return stack.enter_context(opened.parquet(file.path))
+            return stack.enter_context(opened(stored, file, **options))
 
         all_groups = _known_groups.get(key) or _known_groups.put(key, _groups(parquet()))
         groups = np.flatnonzero(_touch(all_groups.first, all_groups.last, ranges))
@@ -289,10 +247,11 @@ def _matching(opened: _Open, file: _File, schema: pa.Schema, oids: pa.Array, ran
             return schema.empty_table()
         ids = _ids(key, groups.tolist(), all_groups.rows, parquet)
         found = np.concatenate([pc.is_in(part, value_set=oids).to_numpy(zero_copy_only=False) for part in ids])
-        if file.kept is not None:
+        mask = stored.kept(file)
+        if mask is not None:
             # A deletion vector may end before the file does: rows after it are kept.
             kept = np.ones(all_groups.rows.sum(), bool)
-            kept[: file.kept.size] = file.kept
+            kept[: mask.size] = mask
             found &= kept[np.repeat(np.isin(np.arange(all_groups.rows.size), groups), all_groups.rows)]
         rows = all_groups.rows[groups]
         starts = np.cumsum(rows) - rows
@@ -303,7 +262,7 @@ def _matching(opened: _Open, file: _File, schema: pa.Schema, oids: pa.Array, ran
         table = parquet().read_row_groups(groups[hit].tolist(), present, use_threads=False)
     table = table.filter(pa.array(found[np.repeat(hit, rows)]))
     values = {name: table[name].cast(schema.field(name).type) for name in present}
-    values.setdefault("pixel", pa.repeat(pa.scalar(file.pixel, pa.int32()), len(table)))
+    values.setdefault("pixel", pa.repeat(pa.scalar(_pixel(file), pa.int32()), len(table)))
     if "position" in schema.names:
         begin = np.cumsum(all_groups.rows) - all_groups.rows
         values["position"] = pa.array((np.repeat(begin[groups] - starts, rows) + np.arange(found.size))[found])
@@ -326,35 +285,17 @@ def _ids(
     return [ids for ids in found.values() if ids is not None]
 
 
-def _whole(opened: _Open, file: _File, schema: pa.Schema) -> pa.Table:
-    """Rows of a file that are not deleted; columns that it was written without are null."""
-    with opened.reading(file.path):
-        table = pq.read_table(file.path, filesystem=opened.filesystem, partitioning=None)
-    if file.kept is not None:
-        table = table.filter(pa.array(np.pad(file.kept, (0, len(table) - file.kept.size), constant_values=True)))
-    values = {name: table[name] for name in table.schema.names}
-    values["pixel"] = pa.repeat(pa.scalar(file.pixel, pa.int32()), len(table))
-    columns = [values[f.name].cast(f.type) if f.name in values else pa.nulls(len(table), f.type) for f in schema]
-    return pa.table(columns, schema=schema)
-
-
-_tables: dict[tuple[str, str], _Open] = {}
+_lists: WeakKeyDictionary[Table, _Listed] = WeakKeyDictionary()
 _columns: dict[frozenset[str], frozenset[str]] = {}
 _known_groups: Kept[tuple[str, str], _Groups] = Kept(_GROUP_BYTES, lambda g: 3 * g.rows.nbytes + _OVERHEAD)
 _known_ids: Kept[tuple[str, str, int], pa.ChunkedArray] = Kept(_ID_BYTES, lambda ids: ids.nbytes + _OVERHEAD)
 
 
-def _opened(lake: str, table: str) -> _Open:
-    opened = _tables.get((lake, table))
-    # Two threads may open a table at a time; one of the two is kept.
-    return opened or _tables.setdefault((lake, table), _Open(lake, table))
-
-
-def _with_fresh_handle(lake: str, table: str, scan: Callable[[_Open], T]) -> T:
-    opened = _opened(lake, table)
+def _twice(lake: str, table: str, scan: Callable[[Table], T]) -> T:
+    """Result of `scan`; where files are gone, once more on what the log says by then."""
+    stored = table_of(lake, table)
     try:
-        return scan(opened)
+        return scan(stored)
     except OSError:
-        if _tables.get((lake, table)) is opened:
-            _tables.pop((lake, table), None)
-        return scan(_opened(lake, table))
+        stored.forget()
+        return scan(table_of(lake, table))

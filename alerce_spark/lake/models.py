@@ -1,6 +1,6 @@
 """The registry of models: the table `models`, the folder `_models` of the lake, and the model that a worker serves.
 
-The table has a few dozen rows, so every change rewrites it in one commit of delta-rs, made from the version that was
+The table has a few dozen rows, so every change rewrites it in one commit, made from the version that was
 read or not at all: two changes at a time never mix, and a reader sees one current model of a classifier or none. Model
 files are never changed. Which versions were current before travels in the commits' metadata, newest last.
 """
@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,22 +19,22 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable, write_deltalake
-from deltalake.exceptions import CommitFailedError
-from pyarrow import fs
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
 
 from alerce_spark import classifiers
 from alerce_spark.classifiers.artefact import ModelError
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
-from alerce_spark.lake.handles import Handle, delta_table, scan, settle_commit
-from alerce_spark.lake.storage import LakeError, is_made, settle_files, storage_options, table_path
+from alerce_spark.delta import Conflict, Snapshot, Table
+from alerce_spark.delta.files import rows as rows_of
+from alerce_spark.errors import LakeError
+from alerce_spark.lake import write
+from alerce_spark.lake.handles import is_made
+from alerce_spark.lake.handles import table as table_of
 from alerce_spark.lake.tables import TABLES
-from alerce_spark.places import lake_path
+from alerce_spark.location import at, lake_path
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +122,7 @@ def _refuse_unknown(classifier: str) -> None:
 
 def listing(lake: str, classifier: str | None = None) -> pa.Table:
     """The table `models`, sorted by classifier and version. Raises LakeError where there is none."""
-    found = _arrow(_registry(delta_table(lake, _TABLE.name)).entries.values())
+    found = _arrow(_newest(lake).entries.values())
     if classifier is not None:
         found = found.filter(pc.field("classifier") == classifier)
     return found.sort_by([("classifier", "ascending"), ("version", "ascending")])
@@ -131,7 +130,7 @@ def listing(lake: str, classifier: str | None = None) -> pa.Table:
 
 def current(lake: str, classifier: str) -> Entry | None:
     """The model in use, None where none was promoted. Raises LakeError where there is no table."""
-    return _registry(delta_table(lake, _TABLE.name)).current(classifier)
+    return _newest(lake).current(classifier)
 
 
 def promote(lake: str, classifier: str, version: str) -> Entry:
@@ -142,7 +141,7 @@ def promote(lake: str, classifier: str, version: str) -> Entry:
     calibrated on the classifier's answers. Raises LakeError for a version that is not registered or whose file is
     missing or damaged.
     """
-    with fetched(lake, _registry(delta_table(lake, _TABLE.name)).known(classifier, version)):
+    with fetched(lake, _newest(lake).known(classifier, version)):
         pass  # the file is there and whole
     return _change(lake, lambda registry: registry.promote(classifier, version)).entries[classifier, version]
 
@@ -226,18 +225,24 @@ class _Registry:
         self.entries[classifier, version] = replace(self.entries[classifier, version], state=state)
 
 
-def _registry(handle: Handle) -> _Registry:
-    rows = scan(handle).collect().to_dicts()
-    entries = [Entry(**{**row, "metrics": dict(row["metrics"] or {})}) for row in rows]
-    return _Registry({(e.classifier, e.version): e for e in entries}, _previous(handle))
+def _registry(table: Table, now: Snapshot) -> _Registry:
+    """The registry at a version."""
+    rows = [row for file in now.files.values() for row in rows_of(table, file, _TABLE.arrow).to_pylist()]
+    entries = [Entry(**{**row, "metrics": dict(row["metrics"] or [])}) for row in rows]
+    return _Registry({(e.classifier, e.version): e for e in entries}, _previous(table, now))
 
 
-def _previous(handle: DeltaTable) -> dict[str, list[str]]:
+def _newest(lake: str) -> _Registry:
+    """The registry as it is. Raises LakeError where there is no table."""
+    table = table_of(lake, _TABLE.name)
+    return _registry(table, table.newest())
+
+
+def _previous(table: Table, now: Snapshot) -> dict[str, list[str]]:
     # The last commit has it, unless something else (an OPTIMIZE, say) came after our last one.
-    for limit in (1, None):
-        for commit in handle.history(limit):
-            if _PREVIOUS in commit:
-                return {name: list(versions) for name, versions in json.loads(commit[_PREVIOUS]).items()}
+    for _, commit in table.log.history(now.version):
+        if _PREVIOUS in commit:
+            return {name: list(versions) for name, versions in json.loads(commit[_PREVIOUS]).items()}
     return {}
 
 
@@ -249,68 +254,32 @@ def _arrow(entries: Sequence[Entry] | Any) -> pa.Table:
 def _change(lake: str, edit: Callable[[_Registry], None]) -> _Registry:
     """Apply `edit` to the newest registry and commit it; again from the start where somebody else was faster."""
     for attempt in Retrying(
-        retry=retry_if_exception_type(CommitFailedError),
+        retry=retry_if_exception_type(Conflict),
         wait=wait_random(0, 0.1),
         stop=stop_after_delay(_LONGEST_CHANGE_S),
         reraise=True,
     ):
         with attempt:
-            handle = _opened_or_made(lake)
-            registry = _registry(handle)
+            table = _opened_or_made(lake)
+            now = table.newest()
+            registry = _registry(table, now)
             before = deepcopy(registry)
             edit(registry)
             registry.follow(before)
             if registry != before:
-                _commit(handle, registry)
+                info = {_PREVIOUS: json.dumps(registry.previous)}
+                rows = _arrow(registry.entries.values())
+                write.commit(
+                    lake, _TABLE.name, now.version, write.replace_all(lake, _TABLE.name, rows, now.version, info)
+                )
     return registry
 
 
-def _commit(handle: Handle, registry: _Registry) -> None:
-    # No retries by delta-rs: its conflict check would let a change pass that was made from an older version.
-    properties = CommitProperties({_PREVIOUS: json.dumps(registry.previous)}, max_commit_retries=0)
-    write_deltalake(handle, _arrow(registry.entries.values()), mode="overwrite", commit_properties=properties)
-    settle_commit(handle)
-
-
-def _opened_or_made(lake: str) -> Handle:
-    """The table, made from its definition where it is not there; delta-rs adds the checks in a second commit."""
+def _opened_or_made(lake: str) -> Table:
+    """The table, made from its definition where it is not there."""
     if not is_made(lake, _TABLE.name):
-        fields = [
-            pa.field(f.name, f.type, f.nullable, {"comment": c.description})
-            for f, c in zip(_TABLE.arrow, _TABLE.columns, strict=True)
-        ]
-        DeltaTable.create(
-            _uri(table_path(lake, _TABLE.name)),
-            pa.schema(fields),
-            "ignore",
-            description=_TABLE.comment,
-            configuration={"delta.deletedFileRetentionDuration": "interval 1 days"},
-            storage_options=storage_options(lake),
-        )
-    handle = delta_table(lake, _TABLE.name)
-    for name, condition in _TABLE.checks:
-        if f"delta.constraints.{name}" not in handle.metadata().configuration:
-            handle.alter.add_constraint({name: condition}, commit_properties=CommitProperties(max_commit_retries=0))
-    return handle
-
-
-def _uri(path: str) -> str:
-    """Path as delta-rs spells it."""
-    return path.replace("s3a://", "s3://", 1)
-
-
-def _local(lake: str) -> Path | None:
-    """Folder of a lake on a file system, None for one on S3."""
-    return Path(lake_path(lake)) if storage_options(lake) is None else None
-
-
-def _on_s3(lake: str, artefact: str) -> tuple[fs.FileSystem, str]:
-    """File system and path in it of a file of a lake on S3, from the same AWS_… environment as the tables."""
-    options = storage_options(lake) or {}
-    scheme, _, endpoint = options.get("AWS_ENDPOINT_URL", "").rpartition("://")
-    region = options.get("AWS_REGION") or options.get("AWS_DEFAULT_REGION")
-    system = fs.S3FileSystem(endpoint_override=endpoint or None, scheme=scheme or None, region=region)
-    return system, f"{lake.split('://', 1)[1].rstrip('/')}/{artefact}"
+        write.make(lake, _TABLE, {"delta.deletedFileRetentionDuration": "interval 1 days"})
+    return table_of(lake, _TABLE.name)
 
 
 def _digest(file: Path) -> str:
@@ -319,23 +288,10 @@ def _digest(file: Path) -> str:
 
 
 def _store(lake: str, source: Path, artefact: str) -> None:
-    """Put a file into the lake, whole or not at all: an object appears on S3 when its upload ends."""
-    folder = _local(lake)
-    if folder is None:
-        system, path = _on_s3(lake, artefact)
-        with source.open("rb") as content, system.open_output_stream(path) as out:
-            shutil.copyfileobj(content, out)
-        return
-    target = folder / artefact
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.{uuid4().hex}.tmp")
-    try:
-        with source.open("rb") as content, temporary.open("wb") as out:
-            shutil.copyfileobj(content, out)
-        temporary.replace(target)
-        settle_files(folder, [target])
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Put a file into the lake, whole or not at all."""
+    place = at(lake_path(lake))
+    place.put(artefact, source.read_bytes())
+    place.settle([artefact])
 
 
 @contextmanager
@@ -343,16 +299,10 @@ def fetched(lake: str, entry: Entry) -> Iterator[Path]:
     """The file of a model, checked against its checksum; a copy that goes away for a lake on S3. Raises LakeError."""
     if not entry.artefact.startswith(f"{_FOLDER}/") or ".." in entry.artefact.split("/"):
         raise LakeError(f"{entry.classifier} {entry.version}: {entry.artefact!r} is not in the folder of the models")
-    folder = _local(lake)
+    place = at(lake_path(lake))
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            if folder is None:
-                path = Path(scratch) / Path(entry.artefact).name
-                system, stored = _on_s3(lake, entry.artefact)
-                with system.open_input_stream(stored) as content, path.open("wb") as out:
-                    shutil.copyfileobj(content, out)
-            else:
-                path = folder / entry.artefact
+            path = place.file(entry.artefact, Path(scratch))
             digest = _digest(path)
         except OSError as error:
             raise LakeError(f"{entry.classifier} {entry.version}: cannot read {entry.artefact}: {error}") from None
@@ -390,8 +340,8 @@ class Served(Generic[M]):
         self.alarm: str | None = None
         self._lake, self._classifier, self._loader = lake, classifier, loader
         self._fallback, self._clock = fallback, clock
-        self._handle: Handle | None = None
-        self._seen = -1  # version of the table that was followed
+        self._table: Table | None = None
+        self._seen: Snapshot | None = None  # version of the table that was followed
         self._served: tuple[M, str] | None = None
         self._key: str | None = None  # checksum of the served file, None for the fallback
         self._wait, self._not_before = _FIRST_WAIT_S, -float("inf")
@@ -408,7 +358,7 @@ class Served(Generic[M]):
                 self.alarm, self._wait = None, _FIRST_WAIT_S
             except Exception as error:  # noqa: BLE001  (whatever a loader raises, the model before serves on)
                 self._raise_alarm(f"{self._classifier}: {error}")
-                self._handle = None
+                self._table = None
                 self._not_before = self._clock() + self._wait
                 self._wait = min(2 * self._wait, _LONGEST_WAIT_S)
         if self._served is None:
@@ -422,16 +372,14 @@ class Served(Generic[M]):
 
     def _follow(self, lake: str) -> None:
         """Serve what the table says, if it says something new."""
-        if self._handle is None:
+        if self._table is None:
             if not is_made(lake, _TABLE.name):
                 return
-            self._handle = delta_table(lake, _TABLE.name)
-        else:
-            self._handle.update_incremental()
-        version = self._handle.version()
-        if version == self._seen:
+            self._table = table_of(lake, _TABLE.name)
+        now = self._table.newest()
+        if now is self._seen:
             return
-        registry = _registry(self._handle)
+        registry = _registry(self._table, now)
         entry = registry.current(self._classifier)
         if entry is None:
             if self._key is not None:
@@ -442,7 +390,7 @@ class Served(Generic[M]):
             except Exception:
                 self._serve_earlier(lake, registry)
                 raise
-        self._seen = version
+        self._seen = now
 
     def _serve(self, lake: str, entry: Entry) -> None:
         if self._served is not None and (entry.sha256, entry.version) == (self._key, self._served[1]):

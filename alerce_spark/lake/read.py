@@ -16,12 +16,11 @@ import polars as pl
 import pyarrow as pa
 
 from alerce_spark import sky
-from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
-from alerce_spark.errors import InputError
-from alerce_spark.lake.handles import delta_table, healpix_order, scan
-from alerce_spark.lake.storage import LakeError, table_path
+from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP, version_order
+from alerce_spark.errors import InputError, LakeError
+from alerce_spark.lake.handles import collect, delta_table, healpix_order, scan, table_path
 from alerce_spark.lake.tables import TABLES
-from alerce_spark.places import lake_path
+from alerce_spark.location import lake_path
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -144,7 +143,7 @@ class Lake:
         is corrected, otherwise of the difference flux (`magpsf`, `sigmapsf`), whose sign is `isdiffpos`; null where
         undefined. `mjd` [d, UTC], `band` g, r, i. Forced photometry is a table of its own.
         """
-        apparent = self.table("objects", oid=oid).select("oid", apparent="corrected").collect()
+        apparent = collect(self.path, self.table("objects", oid=oid).select("oid", apparent="corrected"))
         points = pl.concat(
             [
                 self.table("detections", oid=oid).with_columns(detected=True),
@@ -157,12 +156,13 @@ class Lake:
             for corrected, plain in (("magpsf_corr", "magpsf"), ("sigmapsf_corr_ext", "sigmapsf"))
         )
         band = pl.col("fid").replace_strict(_BANDS, return_dtype=pl.String)
-        return points.with_columns(mag=mag, e_mag=error, band=band).select(_POINTS).sort("oid", "mjd", "fid").collect()
+        rows = points.with_columns(mag=mag, e_mag=error, band=band).select(_POINTS)
+        return collect(self.path, rows.sort("oid", "mjd", "fid"))
 
     def cone_search(self, ra: float, dec: float, radius: float) -> pl.DataFrame:
         """Objects within `radius` [arcsec] of a position [deg], the nearest first, with their `separation` [arcsec]."""
         cone = Cone(ra, dec, radius)
-        found = self.table("objects", cone=cone).collect()
+        found = collect(self.path, self.table("objects", cone=cone))
         separation = pl.Series("separation", sky.separation(found["meanra"], found["meandec"], cone.ra, cone.dec))
         return found.select("oid", separation, pl.exclude("oid")).sort("separation", "oid")
 
@@ -183,11 +183,11 @@ class Lake:
         rows = self.table("probabilities", oid=oid, cone=cone, version=version)
         rows = rows.filter(pl.col("classifier") == classifier)
         if classifier == STAMP:
-            chosen = rows.sort("version", "candid", descending=[True, False]).unique(
+            chosen = rows.sort(BY_VERSION, "candid", descending=[True, False]).unique(
                 "oid", keep="first", maintain_order=True
             )
         else:
-            chosen = rows.sort("mjd", "version", "ndet_used", "candid").unique("oid", keep="last", maintain_order=True)
+            chosen = rows.sort("mjd", BY_VERSION, "ndet_used", "candid").unique("oid", keep="last", maintain_order=True)
         each = [pl.col("probabilities").map.get(name).alias(name) for name in self._class_names(classifier)]
         return chosen.select(pl.exclude("probabilities"), *each).sort("oid")
 
@@ -204,7 +204,7 @@ class Lake:
         """
         rows = self.table("features", oid=oid, cone=cone, version=version).filter(pl.col("ndet_used") > 0)
         return (
-            rows.sort("mjd", "version", "ndet_used", "candid")
+            rows.sort("mjd", BY_VERSION, "ndet_used", "candid")
             .unique("oid", keep="last", maintain_order=True)
             .sort("oid")
         )
@@ -241,7 +241,7 @@ class Lake:
         return int(version)
 
     def _class_names(self, classifier: str) -> list[str]:
-        known = self.table("taxonomy").sort("version").collect()
+        known = collect(self.path, self.table("taxonomy").sort(BY_VERSION))
         mine = known.filter(pl.col("classifier") == classifier)
         if mine.is_empty():
             raise LakeError(f"no classifier {classifier!r}; there are {', '.join(known['classifier'].unique().sort())}")
@@ -260,7 +260,8 @@ class Lake:
             return sky.cone_pixels(cone.ra, cone.dec, cone.radius + margin, self.order)
         if oids is None:
             return None
-        known = self.table("objects").filter(pl.col("oid").is_in(oids)).select("pixel", "meanra", "meandec").collect()
+        rows = self.table("objects").filter(pl.col("oid").is_in(oids)).select("pixel", "meanra", "meandec")
+        known = collect(self.path, rows)
         near = sky.near_pixels(known["meanra"], known["meandec"], self.order) if len(known) else np.empty(0, np.int64)
         return np.union1d(near, known["pixel"].to_numpy())
 
@@ -269,6 +270,17 @@ def open_lake(path: str | os.PathLike[str]) -> Lake:
     """Open the lake at `path` for reading. Raises LakeError where there is none, InputError where there can be none."""
     place = lake_path(path)
     return Lake(place, healpix_order(place))
+
+
+def _ordered(versions: pl.Series) -> pl.Series:
+    """Text by which versions sort."""
+    known = versions.unique()
+    orders = [None if version is None else version_order(version) for version in known]
+    return versions.replace_strict(known, pl.Series(orders, dtype=pl.String), return_dtype=pl.String)
+
+
+#: Versions of models and of code in the order in which they came (`taxonomy.version_order`).
+BY_VERSION = pl.col("version").map_batches(_ordered, return_dtype=pl.String)
 
 
 def _listed(oid: str | Sequence[str] | None) -> list[str] | None:

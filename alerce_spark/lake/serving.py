@@ -17,8 +17,8 @@ from alerce_spark.classifiers.lightcurve import Classification, LightcurveModel
 from alerce_spark.classifiers.outliers import OutlierModel
 from alerce_spark.classifiers.stamp import StampModel
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
+from alerce_spark.errors import LakeError
 from alerce_spark.lake.models import Served, bootstrap
-from alerce_spark.lake.storage import LakeError
 
 
 def stamp_models(lake: str | None, clock: Callable[[], float] = time.monotonic) -> Served[StampModel]:

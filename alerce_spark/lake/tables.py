@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from alerce_spark.alerts import ztf
+from alerce_spark import surveys
 from alerce_spark.features.names import FEATURES as FEATURE_NAMES
+from alerce_spark.surveys.survey import Field, Survey
 
 Type = Literal["int", "long", "float", "double", "boolean", "string", "binary", "timestamp", "map", "values", "list"]
 
@@ -133,19 +135,14 @@ _VERSION = Column("version", "string", "Version of the code or model that made t
 _POSITION_CHECKS = (("ra_range", "ra >= 0 AND ra < 360"), ("dec_range", "dec >= -90 AND dec <= 90"))
 
 
-def _from_packet(fields: tuple[ztf.Field, ...], skip: set[str]) -> tuple[Column, ...]:
-    """Columns of packet fields under their own names, Julian dates turned into modified ones."""
-    types: dict[str, Type] = {"int": "int", "long": "long", "float": "float", "double": "double", "string": "string"}
-    columns = []
+def _from_packet(survey: Survey, fields: Iterable[Field], others: Iterable[Column]) -> Iterator[Column]:
+    """Columns of packet fields but for `others`, under their own names, Julian dates turned into modified ones."""
+    skip = {column.name for column in others} | {check.column for check in survey.checks if check.kind == "same id"}
     for f in fields:
-        if f.name in skip:
-            continue
-        is_date = f.name.startswith("jd")
-        name, comment = (
-            ("m" + f.name, f.comment.replace("Julian", "Modified Julian")) if is_date else (f.name, f.comment)
-        )
-        columns.append(Column(name, types[f.type], comment, f.unit))
-    return tuple(columns)
+        name = survey.julian.get(f.target, f.target)
+        if name not in skip:
+            comment = f.comment if name == f.target else f.comment.replace("Julian", "Modified Julian")
+            yield Column(name, f.type, comment, f.unit)
 
 
 _CORRECTION = (
@@ -164,10 +161,11 @@ _CORRECTION = (
     Column("sigmapsf_corr_ext", "double", "Its error for an extended source (Eq. A29); null undefined", "mag"),
 )
 
-DETECTIONS = Table(
-    "detections",
-    "Detections: alerts, and earlier detections that came inside other alerts. One row a candid.",
-    (
+_EXTRA = Column("extra", "map", "Fields of the packet that this version does not know, as JSON")
+
+
+def _detections(survey: Survey) -> Table:
+    common = (
         *_SKY,
         _OID,
         _CANDID,
@@ -180,36 +178,41 @@ DETECTIONS = Table(
         *_CORRECTION,
         Column("has_stamp", "boolean", "The alert itself was received", required=True),
         Column("parent_candid", "long", "Alert that carried it; null for an alert itself"),
-        *_from_packet(ztf.CANDIDATE, {"candid", "jd", "fid", "ra", "dec", "magpsf", "sigmapsf", "isdiffpos"}),
-        Column("extra", "map", "Fields of the packet that this version does not know, as JSON"),
-    ),
-    ("oid", "candid"),
-    _POSITION_CHECKS,
-)
+    )
+    fields = [field for record in survey.alert for field in record.fields]
+    return Table(
+        "detections",
+        "Detections: alerts, and earlier detections that came inside other alerts. One row a candid.",
+        (*common, *_from_packet(survey, fields, common), _EXTRA),
+        ("oid", "candid"),
+        _POSITION_CHECKS,
+    )
 
-NON_DETECTIONS = Table(
-    "non_detections",
-    "Upper limits: visits of an object without a detection.",
-    (
+
+def _non_detections(survey: Survey) -> Table:
+    common = (
         *_SKY,
         _OID,
         _FID,
         _MJD,
         Column("diffmaglim", "float", "5-sigma limit of the difference image; null where the packet had none", "mag"),
         Column("parent_candid", "long", "Alert that carried it; its position is the row's", required=True),
-        *(c for c in _from_packet(ztf.PRV_CANDIDATE, set()) if c.name in ("pid", "programid", "nid", "field", "rcid")),
-        Column("magzpsci", "float", "Magnitude zero point of the science image", "mag"),
-    ),
-    ("oid", "fid", "mjd"),
-)
+    )
+    return Table(
+        "non_detections",
+        "Upper limits: visits of an object without a detection.",
+        (*common, *_from_packet(survey, survey.of_limits, common)),
+        ("oid", "fid", "mjd"),
+    )
 
-FORCED_PHOTOMETRY = Table(
-    "forced_photometry",
-    "Forced photometry at the object's position in earlier images. One row an image.",
-    (
+
+def _forced_photometry(survey: Survey) -> Table:
+    how = survey.forced_photometry
+    key = next(field for field in survey.forced.fields if field.target == how.key)
+    common = (
         *_SKY,
         _OID,
-        Column("pid", "long", "Processing id of the science image", required=True),
+        Column(how.key, key.type, key.comment, required=True),
         _MJD,
         _FID,
         Column("ra", "double", "Right ascension of the alert that carried it, J2000", "deg", required=True),
@@ -223,12 +226,15 @@ FORCED_PHOTOMETRY = Table(
         Column("e_mag_corr", "double", "Its error for a point source (Eq. A28); null undefined", "mag"),
         Column("e_mag_corr_ext", "double", "Its error for an extended source (Eq. A29); null undefined", "mag"),
         Column("parent_candid", "long", "Alert that carried it", required=True),
-        *_from_packet(ztf.FP_HIST, {"pid", "jd", "fid"}),
-        Column("extra", "map", "Fields of the packet that this version does not know, as JSON"),
-    ),
-    ("oid", "pid"),
-    _POSITION_CHECKS,
-)
+    )
+    return Table(
+        "forced_photometry",
+        "Forced photometry at the object's position in earlier images. One row an image.",
+        (*common, *_from_packet(survey, survey.forced.fields, common), _EXTRA),
+        ("oid", how.key),
+        _POSITION_CHECKS,
+    )
+
 
 _COUNTS = (
     Column("ndet", "int", "Detections", required=True),
@@ -440,21 +446,34 @@ NIGHTLY_REPORTS = Table(
     ("night", "round"),
 )
 
-#: Every table by name, in the order of the data flow.
-TABLES: dict[str, Table] = {
-    t.name: t
-    for t in (
-        DETECTIONS,
-        NON_DETECTIONS,
-        FORCED_PHOTOMETRY,
-        OBJECTS,
-        MAGSTATS,
-        FEATURES,
-        PROBABILITIES,
-        XMATCH,
-        TAXONOMY,
-        MODELS,
-        QUARANTINE,
-        NIGHTLY_REPORTS,
-    )
-}
+
+TNS_REPORTS = Table(
+    "tns_reports",
+    "Reports to the Transient Name Server, one row a step; the last step is where a report stands.",
+    (
+        _OID,
+        Column("bot", "string", "Name of the bot that reports", required=True),
+        Column("number", "int", "Step, from 0", required=True),
+        Column("state", "string", "What the report is from then on (docs/operations.md)", required=True),
+        Column("since", "timestamp", "When that was", required=True),
+        Column("who", "string", "Person or program that made the step", required=True),
+        Column("via", "string", "Where it goes or went: tns or hermes; null before"),
+        Column("report", "string", "What is reported, as JSON in the words of TNS", required=True),
+        Column("report_id", "string", "Number of the report there; null where none was told"),
+        Column("name", "string", "Name of the object at TNS; null while there is none"),
+        Column("note", "string", "What was said about it: reasons, errors"),
+    ),
+    ("oid", "bot", "number"),
+)
+
+
+def tables(survey: Survey) -> dict[str, Table]:
+    """Every table of a survey's lake by name, in the order of the data flow."""
+    of_packets = (_detections(survey), _non_detections(survey), _forced_photometry(survey))
+    of_objects = (OBJECTS, MAGSTATS, FEATURES, PROBABILITIES, XMATCH)
+    of_the_broker = (TAXONOMY, MODELS, QUARANTINE, NIGHTLY_REPORTS, TNS_REPORTS)
+    return {table.name: table for table in (*of_packets, *of_objects, *of_the_broker)}
+
+
+#: The tables of the survey that the settings name.
+TABLES = tables(surveys.get(surveys.DEFAULT))

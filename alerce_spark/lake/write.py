@@ -14,14 +14,28 @@ import polars as pl
 import pyarrow as pa
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random
 
-from alerce_spark import sky
+from alerce_spark import delta, sky
 from alerce_spark.classifiers import taxonomy
-from alerce_spark.lake import files, log, lookup
-from alerce_spark.lake.handles import ORDER_PROPERTY, SYNC_PROPERTY, delta_table, healpix_order, scan, set_synced
-from alerce_spark.lake.log import Change, Conflict
-from alerce_spark.lake.storage import LakeError, is_made
-from alerce_spark.lake.tables import TABLES
+from alerce_spark.delta import Change, Conflict, Definition
+from alerce_spark.delta.files import rows as rows_of
+from alerce_spark.errors import LakeError
+from alerce_spark.lake import files, lookup
+from alerce_spark.lake.handles import (
+    ORDER_PROPERTY,
+    SYNC_PROPERTY,
+    healpix_order,
+    is_made,
+    is_synced,
+    set_synced,
+    table,
+    table_path,
+)
+from alerce_spark.lake.tables import TABLES, Table
 from alerce_spark.lightcurves.assemble import LIMIT_MJD_STEP
+from alerce_spark.location import at
+
+__all__ = ["Change", "Conflict", "add_columns", "append", "commit", "create", "insert", "joined", "make", "packed"]
+__all__ += ["replace", "replace_all", "unhindered", "unpacked"]
 
 T = TypeVar("T")
 
@@ -42,12 +56,12 @@ def create(lake: str, order: int, *, sync: bool = True) -> list[str]:
         )
     properties = {ORDER_PROPERTY: str(order), "delta.deletedFileRetentionDuration": "interval 1 days"}
     synced = {SYNC_PROPERTY: "true" if sync else "false"}
-    made = [table.name for table in TABLES.values() if log.create(lake, table, properties | synced)]
+    made = [definition.name for definition in TABLES.values() if make(lake, definition, properties | synced)]
     if "objects" not in made:
         set_synced(lake, sync)
-    for table in TABLES.values():
-        if table.name not in made:
-            unhindered(partial(log.add_columns, lake, table))
+    for definition in TABLES.values():
+        if definition.name not in made:
+            unhindered(partial(add_columns, lake, definition))
     rows = [
         {"classifier": name, "version": taxonomy.VERSION, "classes": list(classes)}
         for name, classes in (
@@ -59,24 +73,66 @@ def create(lake: str, order: int, *, sync: bool = True) -> list[str]:
     return made
 
 
-def append(lake: str, table: str, rows: pa.Table) -> Change:
+def make(lake: str, definition: Table, configuration: dict[str, str]) -> bool:
+    """Make an empty table from its definition; False where it exists already.
+
+    `configuration` holds its properties. Tables on the sky are partitioned by pixel and may have rows deleted.
+    """
+    checks = {f"delta.constraints.{name}": sql for name, sql in definition.checks}
+    made = Definition(
+        definition.delta_schema,
+        definition.comment,
+        partition_by=["pixel"] if definition.on_sky else [],
+        configuration=configuration | checks,
+        deletable=definition.on_sky,
+    )
+    synced = configuration.get(SYNC_PROPERTY) != "false"
+    return delta.create(at(table_path(lake, definition.name)), made, synced=synced)
+
+
+def add_columns(lake: str, definition: Table) -> list[str]:
+    """Add the columns of the definition that a stored table lacks; returns their names. Stored rows have nulls there.
+
+    Raises Conflict where another writer committed meanwhile, LakeError for a new column that may not be null.
+    """
+    stored = table(lake, definition.name)
+    now = stored.newest()
+    known = {field["name"] for field in now.metadata.fields}
+    missing = [field for field in json.loads(definition.delta_schema)["fields"] if field["name"] not in known]
+    names = [field["name"] for field in missing]
+    if required := [field["name"] for field in missing if not field["nullable"]]:
+        raise LakeError(
+            f"table {definition.name} lacks {', '.join(required)}: make a new lake and import the archive into it"
+        )
+    if missing:
+        change = Change([], metadata=now.metadata.with_fields(missing), operation="ADD COLUMNS")
+        stored.commit(now.version, change, synced=is_synced(lake))
+    return names
+
+
+def commit(lake: str, name: str, version: int, change: Change) -> int:
+    """Commit a change of a table that was made from `version`; returns the new version (delta/table.py)."""
+    return version if change.is_empty else table(lake, name).commit(version, change, synced=is_synced(lake))
+
+
+def append(lake: str, name: str, rows: pa.Table) -> Change:
     """Files of new rows."""
-    return Change(files.write(lake, table, rows))
+    return Change(files.write(lake, name, rows))
 
 
-def replace(lake: str, table: str, rows: pa.Table, version: int) -> Change:
+def replace(lake: str, name: str, rows: pa.Table, version: int) -> Change:
     """Files of rows that take the place of those with the same key at `version`, where there are any; one row a key.
 
     An object's stored rows lie within 10 arcsec of its new ones, or they are not found (`lookup.read_near`).
     """
     if not rows.num_rows:
         return Change([])
-    keys = pl.DataFrame(rows.select([*TABLES[table].key, "healpix29"]))
-    wanted = [*TABLES[table].key]
+    keys = pl.DataFrame(rows.select([*TABLES[name].key, "healpix29"]))
+    wanted = [*TABLES[name].key]
     seen = sky.position(keys["healpix29"])
-    stored = lookup.read_near(lake, table, wanted, keys["oid"], *seen, version, located=True)
-    old = _keyed(stored, table).join(_keyed(keys, table), on=wanted, how="semi").select("path", "position")
-    return Change(files.write(lake, table, rows), old, operation="MERGE")
+    stored = lookup.read_near(lake, name, wanted, keys["oid"], *seen, version, located=True)
+    old = _keyed(stored, name).join(_keyed(keys, name), on=wanted, how="semi").select("path", "position")
+    return Change(files.write(lake, name, rows), old, operation="MERGE")
 
 
 def joined(changes: Sequence[Change]) -> Change:
@@ -99,17 +155,29 @@ def unpacked(data: bytes) -> Change:
     return Change(fields["added"], deleted, operation=fields["operation"])
 
 
-def insert(lake: str, table: str, rows: pa.Table) -> int:
+def replace_all(lake: str, name: str, rows: pa.Table, version: int, info: dict[str, str]) -> Change:
+    """Files of rows that take the place of all at `version`; `info` is kept in the commit."""
+    before = table(lake, name).at(version).files.values()
+    removed = {file.path: file.vector for file in before}
+    return Change(files.write(lake, name, rows), removed=removed, info=info)
+
+
+def insert(lake: str, name: str, rows: pa.Table) -> int:
     """Commit the rows whose key a small table without positions lacks; returns their number. Repeated on conflict."""
-    key = list(TABLES[table].key)
+    key = list(TABLES[name].key)
 
     def change() -> int:
-        handle = delta_table(lake, table)
-        known = scan(handle).select(key).collect()
+        stored = table(lake, name)
+        now = stored.newest()
+        schema = TABLES[name].arrow
+        known = pa.concat_tables(
+            [schema.empty_table().select(key)]
+            + [rows_of(stored, file, pa.schema([schema.field(k) for k in key])) for file in now.files.values()]
+        )
         numbered = pl.DataFrame(rows.select(key)).with_row_index("row").unique(key, keep="first", maintain_order=True)
-        new = numbered.join(known, on=key, how="anti", maintain_order="left")["row"]
+        new = numbered.join(pl.DataFrame(known), on=key, how="anti", maintain_order="left")["row"]
         if len(new):
-            log.commit(lake, table, handle.version(), append(lake, table, rows.take(new.to_arrow())))
+            commit(lake, name, now.version, append(lake, name, rows.take(new.to_arrow())))
         return len(new)
 
     return unhindered(change)

@@ -5,7 +5,7 @@ order of arrival (docs/design.md, "Rank"):
 
 * detections: the alert itself beats an earlier detection carried by another alert; of carriers the smallest candid;
 * upper limits: the carrier with the smallest candid;
-* forced photometry: the latest processing (the largest rfid), then the carrier with the smallest candid.
+* forced photometry: the latest processing (`Forced.rank`), then the carrier with the smallest candid.
 
 A row that ranks above the stored one is an *upgrade* and replaces it whole. A stored detection whose `dubious` flag
 changes because an earlier first detection arrived is *flagged*: only that column is to be rewritten.
@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 from alerce_spark import sky
 from alerce_spark.alerts.model import Decoded, sign
 from alerce_spark.lightcurves.correction import correct
-from alerce_spark.lightcurves.statistics import MJD_ZERO, NULL_RFID, summarise
+from alerce_spark.lightcurves.statistics import NULL_RFID, summarise
+from alerce_spark.surveys.survey import MJD_ZERO, Survey
 
 #: Two upper limits of an object and band are the same visit when their mjd agree to this [d].
 LIMIT_MJD_STEP = 1e-5
-#: Null in forced photometry.
-_FORCED_NULL = -99999
 
 #: Columns of stored detections that ranks and statistics need.
 DETECTION_COLUMNS = (
@@ -68,38 +67,38 @@ class Rows:
     magstats: pl.DataFrame
 
 
-def unusable_entries(decoded: Decoded) -> list[tuple[int, str]]:
-    """Entries of `prv_candidates` and `fp_hists` that no light curve can take: (row of the packet, reason), once each.
+def unusable_entries(decoded: Decoded, survey: Survey) -> list[tuple[int, str]]:
+    """Entries of a packet's history that no light curve can take: (row of the packet, reason), once each.
 
     They have no time or no known filter. Everything else of the packet is used.
     """
     rows = decoded.alerts["row"].to_numpy()
     found: dict[int, str] = {}
-    for name, table in (("prv_candidates", decoded.previous), ("fp_hists", decoded.forced)):
-        usable = _usable(table)
+    for record, table in ((survey.previous, decoded.previous), (survey.forced, decoded.forced)):
+        usable = _usable(table, survey)
         alert = table["alert"].to_numpy()
         for i in np.flatnonzero(~usable):
-            entry = f"jd {table['jd'][int(i)].as_py()}, fid {table['fid'][int(i)].as_py()}"
-            found.setdefault(int(rows[alert[i]]), f"{name}: entry without usable time or filter ({entry})")
+            entry = ", ".join(f"{name} {table[name][int(i)].as_py()}" for name in survey.when_and_band)
+            found.setdefault(int(rows[alert[i]]), f"{record.path}: entry without usable time or filter ({entry})")
     return sorted(found.items())
 
 
-def _usable(table: pa.Table) -> NDArray[np.bool_]:
-    jd, fid = table["jd"].to_numpy(), table["fid"].to_numpy()
+def _usable(table: pa.Table, survey: Survey) -> NDArray[np.bool_]:
+    mjd, fid = table["mjd"].to_numpy(), table["fid"].to_numpy()
     with np.errstate(invalid="ignore"):
-        return (jd > MJD_ZERO) & (jd < MJD_ZERO + 1e5) & (fid >= 1) & (fid <= 3)
+        return (mjd > 0) & (mjd < 1e5) & np.isin(fid, list(survey.bands))
 
 
-def assemble(decoded: Decoded, stored: Stored, homes: pl.DataFrame, *, survey: str, order: int) -> Rows:
+def assemble(decoded: Decoded, stored: Stored, homes: pl.DataFrame, *, survey: Survey, order: int) -> Rows:
     """Rows of the tables from decoded packets and what is stored of their objects.
 
     `homes` has a row for every object of `decoded`: oid, pixel (its home). `order` is the lake's HEALPix order.
     """
-    own = _own(decoded)
-    carried = _carried(decoded, own)
-    detections = _placed(_detections(own, carried, stored.detections), "ra", "dec", survey, order)
+    own = _own(decoded, survey)
+    carried = _carried(decoded, own, survey)
+    detections = _placed(_detections(own, carried, stored.detections, survey), "ra", "dec", survey, order)
     limits = _placed(_limits(carried, stored.limits), "_carrier_ra", "_carrier_dec", survey, order)
-    forced = _placed(_forced(decoded, own, stored.forced), "ra", "dec", survey, order)
+    forced = _placed(_forced(decoded, own, stored.forced, survey), "ra", "dec", survey, order)
 
     history = _kept(stored.detections, detections)
     whole = pl.concat([history.select(DETECTION_COLUMNS), detections.select(DETECTION_COLUMNS)], how="vertical_relaxed")
@@ -118,15 +117,15 @@ def assemble(decoded: Decoded, stored: Stored, homes: pl.DataFrame, *, survey: s
     return Rows(*_split(detections), flagged, *_split(limits), *_split(forced), objects, magstats)
 
 
-def light_curves(decoded: Decoded, stored: Stored) -> tuple[pl.DataFrame, pl.DataFrame]:
+def light_curves(decoded: Decoded, stored: Stored, survey: Survey) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Detections and upper limits of every object of `decoded`, packets ∪ stored history by rank.
 
     Columns are those of `stored`, which must have DETECTION_COLUMNS and LIMIT_COLUMNS and may have more; `dubious` is
     not set for new rows. Rows are in no fixed order.
     """
-    own = _own(decoded)
-    carried = _carried(decoded, own)
-    detections = _detections(own, carried, stored.detections)
+    own = _own(decoded, survey)
+    carried = _carried(decoded, own, survey)
+    detections = _detections(own, carried, stored.detections, survey)
     kept = _kept(stored.detections, detections)
     whole = pl.concat([kept, detections.select(kept.columns)], how="vertical_relaxed")
     return whole, _all_limits(_limits(carried, stored.limits), stored.limits)
@@ -137,20 +136,19 @@ def _kept(stored: pl.DataFrame, fresh: pl.DataFrame) -> pl.DataFrame:
     return stored.join(fresh.filter("_upgrade").select("oid", "candid"), on=["oid", "candid"], how="anti")
 
 
-def _own(decoded: Decoded) -> pl.DataFrame:
+def _own(decoded: Decoded, survey: Survey) -> pl.DataFrame:
     """Detections that are the alerts themselves, in table columns; row i is alert i."""
-    table = decoded.alerts.append_column("_sign", sign(decoded.alerts["isdiffpos"]))
-    frame = _table_columns(_frame(table)).rename({"objectId": "oid"}).drop("row", "schemavsn", "publisher")
+    about = {f.target for f in survey.top.fields} - {"objectId", "candid"}
+    frame = _table_columns(decoded.alerts, survey).rename({"objectId": "oid"}).drop("row", *about)
     return frame.with_columns(
         has_stamp=True, parent_candid=pl.lit(None, pl.Int64), _rank=pl.lit(0, pl.Int64), _carrier=pl.col("candid")
     )
 
 
-def _carried(decoded: Decoded, own: pl.DataFrame) -> pl.DataFrame:
-    """Usable entries of prv_candidates with their object and carrier; `candid` is null for upper limits."""
-    previous = decoded.previous.append_column("_sign", sign(decoded.previous["isdiffpos"]))
-    previous = previous.filter(pa.array(_usable(previous)))
-    frame = _table_columns(_frame(previous)).drop("alert")
+def _carried(decoded: Decoded, own: pl.DataFrame, survey: Survey) -> pl.DataFrame:
+    """Usable entries of the history with their object and carrier; `candid` is null for upper limits."""
+    previous = decoded.previous.filter(pa.array(_usable(decoded.previous, survey)))
+    frame = _table_columns(previous, survey).drop("alert")
     carrier = own[previous["alert"].to_numpy()]
     # A detection that is not where its carrier is has a damaged position: an object is one place, and look-ups of it
     # go no further. Comparisons with NaN are false.
@@ -175,14 +173,15 @@ def _frame(table: pa.Table) -> pl.DataFrame:
     return frame
 
 
-def _table_columns(frame: pl.DataFrame) -> pl.DataFrame:
+def _table_columns(table: pa.Table, survey: Survey) -> pl.DataFrame:
     """Julian dates become modified ones, `isdiffpos` the sign, limits that are codes (negative) null."""
-    dates = [name for name in frame.columns if name.startswith("jd")]
+    frame = _frame(table)
+    dates = {name: to for name, to in survey.julian.items() if name in frame.columns}
     return frame.with_columns(
-        *((pl.col(name) - MJD_ZERO).alias("m" + name) for name in dates),
-        isdiffpos=pl.col("_sign").cast(pl.Int32),
+        *((pl.col(name) - MJD_ZERO).alias(to) for name, to in dates.items() if to not in frame.columns),
+        isdiffpos=pl.Series(sign(table["isdiffpos"], survey.spellings)).cast(pl.Int32),
         diffmaglim=pl.when(pl.col("diffmaglim") > 0).then("diffmaglim"),
-    ).drop(*dates, "_sign")
+    ).drop(*dates)
 
 
 def _best(candidates: pl.DataFrame, stored: pl.DataFrame, key: list[str]) -> pl.DataFrame:
@@ -201,7 +200,7 @@ def _best(candidates: pl.DataFrame, stored: pl.DataFrame, key: list[str]) -> pl.
     return joined.filter(~pl.col("_upgrade") | above).drop("_held", "_held_rank", "_held_carrier")
 
 
-def _detections(own: pl.DataFrame, carried: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
+def _detections(own: pl.DataFrame, carried: pl.DataFrame, stored: pl.DataFrame, survey: Survey) -> pl.DataFrame:
     """New and better detections, corrected; their `dubious` flag waits for the statistics."""
     seen = carried.filter(pl.col("candid").is_not_null())
     keys = ["oid", "candid"]
@@ -222,8 +221,7 @@ def _detections(own: pl.DataFrame, carried: pl.DataFrame, stored: pl.DataFrame) 
     best = _best(light, held, keys)
     mine, theirs = (best.filter(pl.col("_source") == source) for source in (0, 1))
     rows = pl.concat([own[mine["_index"]], seen[theirs["_index"]].drop("_carrier_ra", "_carrier_dec")], how="diagonal")
-    names = ("magpsf", "sigmapsf", "magnr", "sigmagnr", "distnr", "isdiffpos")
-    result = correct(*(rows[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in names))
+    result = correct(*(_floats(rows, name) for name in ("magpsf", "sigmapsf", *survey.reference, "isdiffpos")))
     return rows.with_columns(
         _upgrade=pl.concat([mine["_upgrade"], theirs["_upgrade"]]),
         corrected=pl.Series(result.corrected),
@@ -232,6 +230,10 @@ def _detections(own: pl.DataFrame, carried: pl.DataFrame, stored: pl.DataFrame) 
         sigmapsf_corr_ext=_nullable(result.sigmapsf_corr_ext),
         dubious=pl.lit(False),
     )
+
+
+def _floats(rows: pl.DataFrame, name: str) -> NDArray[np.float64]:
+    return rows[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
 
 
 def _nullable(values: NDArray[np.float64]) -> pl.Series:
@@ -248,37 +250,32 @@ def _limits(carried: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
     return _best(found.sort("pid", "diffmaglim"), held, key).drop("_visit")
 
 
-def _forced(decoded: Decoded, own: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
-    """New and better forced photometry with magnitudes and correction from the entries of `fp_hists`."""
-    table = decoded.forced.filter(pa.array(_usable(decoded.forced)))
+def _forced(decoded: Decoded, own: pl.DataFrame, stored: pl.DataFrame, survey: Survey) -> pl.DataFrame:
+    """New and better forced photometry with magnitudes and correction."""
+    how = survey.forced_photometry
+    table = decoded.forced.filter(pa.array(_usable(decoded.forced, survey)))
     carrier = own[table["alert"].to_numpy()]
     frame = (
         _frame(table)
         .drop("alert")
         .with_columns(
-            mjd=pl.col("jd") - MJD_ZERO,
             oid=carrier["oid"],
             ra=carrier["ra"],
             dec=carrier["dec"],
             parent_candid=carrier["candid"],
-            _rank=-pl.col("rfid"),
+            _rank=-pl.col(how.rank),
             _carrier=carrier["candid"],
         )
     )
-    held = stored.with_columns(_rank=-pl.col("rfid"), _carrier=pl.col("parent_candid"))
-    rows = _best(frame, held, ["oid", "pid"]).drop("jd")
-    flux, error, zero = (
-        rows[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
-        for name in ("forcediffimflux", "forcediffimfluxunc", "magzpsci")
-    )
+    held = stored.with_columns(_rank=-pl.col(how.rank), _carrier=pl.col("parent_candid"))
+    rows = _best(frame, held, ["oid", how.key]).drop(*survey.julian, strict=False)
+    flux, error, zero = (_floats(rows, name) for name in (how.flux, how.error, how.zero_point))
     with np.errstate(all="ignore"):
-        bad = np.isin(flux, (0, _FORCED_NULL)) | np.isin(error, (0, _FORCED_NULL)) | ~np.isfinite(zero) | (error < 0)
+        bad = np.isin(flux, (0, how.null)) | np.isin(error, (0, how.null)) | ~np.isfinite(zero) | (error < 0)
         scale = np.where(bad, np.nan, 10 ** ((8.9 - zero) / 2.5) * 1e6)
         flux, error = flux * scale, error * scale
         mag, e_mag = 23.9 - 2.5 * np.log10(np.abs(flux)), 2.5 / np.log(10) * error / np.abs(flux)
-    magnr, sigmagnr, distnr = (
-        rows[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in ("magnr", "sigmagnr", "distnr")
-    )
+    magnr, sigmagnr, distnr = (_floats(rows, name) for name in survey.reference)
     result = correct(mag, e_mag, magnr, sigmagnr, distnr, np.sign(flux))
     return rows.with_columns(
         flux=_nullable(flux),
@@ -293,10 +290,10 @@ def _forced(decoded: Decoded, own: pl.DataFrame, stored: pl.DataFrame) -> pl.Dat
     )
 
 
-def _placed(rows: pl.DataFrame, ra: str, dec: str, survey: str, order: int) -> pl.DataFrame:
+def _placed(rows: pl.DataFrame, ra: str, dec: str, survey: Survey, order: int) -> pl.DataFrame:
     index = sky.healpix(rows[ra], rows[dec])
     return rows.with_columns(
-        survey=pl.lit(survey),
+        survey=pl.lit(survey.name),
         healpix29=pl.Series(index, dtype=pl.Int64),
         pixel=pl.Series(sky.parent(index, order), dtype=pl.Int32),
     )
@@ -337,13 +334,13 @@ def statistics_of(
 
 
 def _object_rows(
-    per_band: dict[str, NDArray], per_object: dict[str, NDArray], homes: pl.DataFrame, survey: str
+    per_band: dict[str, NDArray], per_object: dict[str, NDArray], homes: pl.DataFrame, survey: Survey
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     objects = pl.DataFrame(per_object).with_columns(pl.selectors.float().fill_nan(None))
     objects = objects.with_columns(
         oid=homes["oid"],
         pixel=homes["pixel"],
-        survey=pl.lit(survey),
+        survey=pl.lit(survey.name),
         healpix29=pl.Series(sky.healpix(per_object["meanra"], per_object["meandec"]), dtype=pl.Int64),
     )
     of = objects[per_band["object"]].select("oid", "pixel", "survey", "healpix29")

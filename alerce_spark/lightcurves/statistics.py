@@ -52,6 +52,7 @@ from alerce_spark.lightcurves._groups import (
 )
 from alerce_spark.lightcurves.correction import dubious, stellar_flags
 from alerce_spark.lightcurves.nondetections import DMDT, dmdt
+from alerce_spark.surveys.survey import MJD_ZERO
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -62,8 +63,6 @@ Columns = Mapping[str, NDArray]
 NULL_RFID = np.iinfo(np.int64).min
 #: Corrected magnitudes brighter than this are saturated in ZTF.
 SATURATION = 13.2
-#: MJD = JD - this.
-MJD_ZERO = 2_400_000.5
 
 _SEVEN = ("mean", "median", "max", "min", "sigma", "last", "first")
 _MAGPSF = tuple(f"mag{name}" for name in _SEVEN)

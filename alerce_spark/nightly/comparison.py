@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from alerce_spark.classifiers.taxonomy import STAMP
-from alerce_spark.lake.storage import table_path
+from alerce_spark.lake.handles import table_path
 from alerce_spark.pages import page
 from alerce_spark.training import figures
 from alerce_spark.training.figures import Agreement
@@ -84,20 +84,25 @@ class Comparison:
 
 
 def classes(spark: SparkSession, lake: str, alerts: DataFrame) -> pl.DataFrame:
-    """Rows of `probabilities` at `alerts` (columns oid, candid, jd, pixel): one an object, classifier and version.
+    """Rows of `probabilities` at `alerts` (columns oid, candid, mjd, pixel): one an object, classifier and version.
 
     It is the row at the earliest of the alerts for stamps, which are classified once, and at the latest for others.
     """
     pixels = [row.pixel for row in alerts.select("pixel").distinct().collect()]  # at most a few thousand
-    table = spark.read.format("delta").load(table_path(lake, "probabilities")).where(F.col("pixel").isin(pixels))
-    at = table.join(F.broadcast(alerts.drop("pixel")), ["oid", "candid"]).select(*_COLUMNS, "jd").toArrow()
+    table = (
+        spark.read.format("delta")
+        .load(table_path(lake, "probabilities"))
+        .where(F.col("pixel").isin(pixels))
+        .drop("mjd")
+    )
+    at = table.join(F.broadcast(alerts.drop("pixel")), ["oid", "candid"]).select(*_COLUMNS, "mjd").toArrow()
     found = pl.DataFrame(at).sort("candid")
     once = pl.col("classifier") == STAMP
     key = [*_OF_OBJECT, "version"]
-    latest = alerts.groupBy("oid").agg(F.max(F.struct("jd", "candid")).alias("latest"))
+    latest = alerts.groupBy("oid").agg(F.max(F.struct("mjd", "candid")).alias("latest"))
     last = pl.DataFrame(latest.select("oid", "latest.candid").toArrow())
     others = found.filter(~once).join(last, ["oid", "candid"], "semi")
-    return pl.concat([found.filter(once).unique(key, keep="first"), others]).drop("jd")
+    return pl.concat([found.filter(once).unique(key, keep="first"), others]).drop("mjd")
 
 
 def compare(stored: pl.DataFrame, replayed: pl.DataFrame, most: int = 20) -> tuple[list[Versions], dict[str, int]]:

@@ -28,10 +28,11 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from alerce_spark import lake as lakes
+from alerce_spark import surveys
 from alerce_spark.config import Settings
 from alerce_spark.errors import InputError
 from alerce_spark.lake import write
-from alerce_spark.lake.handles import healpix_order
+from alerce_spark.lake.handles import collect, healpix_order, is_made
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.nightly import invariants, packets
 from alerce_spark.nightly.invariants import ALERTS, FINDINGS, MISSING
@@ -122,7 +123,7 @@ def check(
     healpix_order(settings.lake.path)  # is there a lake?
     job = _Job(spark, settings, sample, progress)
     progress(f"reading the topics of {night}")
-    known = packets.read(spark, settings.kafka, night)
+    known = packets.read(spark, settings.kafka, settings.survey, night)
     if known.is_empty():
         raise InputError(
             f"no topic of {', '.join(settings.kafka.topics)} at {settings.kafka.bootstrap_servers} holds a packet of "
@@ -205,7 +206,7 @@ class _Job:
 
     def _in_tables(self, known: pl.DataFrame) -> Iterator[pl.DataFrame]:
         lake = lakes.open(self.settings.lake.path)
-        refused = lake.table("quarantine").select("sha256", "stage").collect()
+        refused = collect(lake.path, lake.table("quarantine").select("sha256", "stage"))
         unreadable = known.filter(pl.col("oid").is_null()).select("sha256").unique()
         unreadable = unreadable.join(refused.filter(stage="photometry"), "sha256", "anti")
         yield unreadable.select(
@@ -214,8 +215,8 @@ class _Job:
         found = self._of_objects(known.filter(pl.col("oid").is_not_null()))
         yield _without_reason(found, known, refused)
         for name, table in TABLES.items():
-            if not table.on_sky:
-                yield invariants.twice(name, lake.table(name).select(table.key).collect())
+            if not table.on_sky and is_made(lake.path, name):
+                yield invariants.twice(name, collect(lake.path, lake.table(name).select(table.key)))
 
     def _of_objects(self, known: pl.DataFrame) -> pl.DataFrame:
         """`invariants.violations` in the workers: slices of the sky, so that each reads few files."""
@@ -249,12 +250,12 @@ class _Job:
 
     def _in_repository(self, known: pl.DataFrame) -> pl.DataFrame:
         """Packets that the repository lacks. One listing a night: a look at each key would take a request a packet."""
-        repository, survey = open_repository(self.settings.archive), self.settings.survey
+        repository, survey = open_repository(self.settings.archive), surveys.get(self.settings.survey)
         good = known.filter(pl.col("oid").is_not_null()).unique(["oid", "candid"])
         bad = known.filter(pl.col("oid").is_null()).unique("sha256")
-        keys = [key(survey, jd, candid) for jd, candid in good.select("jd", "candid").iter_rows()]
-        others = [second_key(survey, *row) for row in good.select("jd", "candid", "oid").iter_rows()]
-        unreadable = [f"{survey}/unreadable/{sha}" for sha in bad["sha256"]]
+        keys = [key(survey, *row) for row in good.select("mjd", "candid").iter_rows()]
+        others = [second_key(survey, *row) for row in good.select("mjd", "candid", "oid").iter_rows()]
+        unreadable = [f"{survey.name}/unreadable/{sha}" for sha in bad["sha256"]]
         folders = {name.rpartition("/")[0] for name in (*keys, *unreadable)}
         stored = {name for folder in folders for name in repository.keys(f"{folder}/")}
         lacks = [*_lacking(keys, others, stored), *(name not in stored for name in unreadable)]
@@ -292,7 +293,7 @@ def _distinct(known: pl.DataFrame) -> int:
 def _mending(found: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     """Findings about objects with the candid of the packet that can mend each: its own, or its object's latest."""
     found = found.filter(pl.col("oid").is_not_null() & _BY_PACKETS)
-    latest = known.filter(pl.col("oid").is_not_null()).sort("jd", "candid").unique("oid", keep="last")
+    latest = known.filter(pl.col("oid").is_not_null()).sort("mjd", "candid").unique("oid", keep="last")
     with_latest = found.join(latest.select("oid", latest="candid"), "oid", "left")
     of_alert = pl.col("invariant").is_in(_OF_ALERTS)
     return with_latest.with_columns(packet=pl.when(of_alert).then("candid").otherwise("latest")).drop("latest")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from alerce_spark import surveys
 from alerce_spark.alerts.avro import decode
 from alerce_spark.config import KafkaSettings
 from alerce_spark.kafka import topics
@@ -32,12 +33,12 @@ PACKETS = pa.schema(
         pa.field("sha256", pa.string()),
         pa.field("oid", pa.string()),
         pa.field("candid", pa.int64()),
-        pa.field("jd", pa.float64()),
+        pa.field("mjd", pa.float64()),
         pa.field("ra", pa.float64()),
         pa.field("dec", pa.float64()),
     ]
 )
-_DECODED = {"oid": "objectId", "candid": "candid", "jd": "jd", "ra": "ra", "dec": "dec"}
+_DECODED = {"oid": "objectId", "candid": "candid", "mjd": "mjd", "ra": "ra", "dec": "dec"}
 _WANTED = pa.schema([*(PACKETS.field(name) for name in ("topic", "partition", "offset")), ("target", pa.string())])
 
 _DATE = re.compile(r"(?<![0-9])(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])(?![0-9])")
@@ -70,7 +71,7 @@ def topics_of(spark: SparkSession, kafka: KafkaSettings, night: str) -> NightTop
     return NightTopics([name for name in ours if night in dates[name]], [name for name in ours if not dates[name]])
 
 
-def read(spark: SparkSession, kafka: KafkaSettings, night: str) -> pl.DataFrame:
+def read(spark: SparkSession, kafka: KafkaSettings, survey: str, night: str) -> pl.DataFrame:
     """Every message of a night that Kafka holds now, as PACKETS; repeated packets are in as often as they came.
 
     Of topics without a date in their name these are the messages whose Kafka timestamp lies in the UTC day of `night`:
@@ -84,7 +85,9 @@ def read(spark: SparkSession, kafka: KafkaSettings, night: str) -> pl.DataFrame:
         "startingOffsetsByTimestampStrategy": "latest",  # a partition without a message in time gives none
     }
     parts = [
-        _keys_of(spark, kafka, names, options) for names, options in ((found.whole, {}), (found.undated, cut)) if names
+        _keys_of(spark, kafka, survey, names, options)
+        for names, options in ((found.whole, {}), (found.undated, cut))
+        if names
     ]
     return pl.DataFrame(pa.concat_tables([PACKETS.empty_table(), *parts]))
 
@@ -137,20 +140,28 @@ def _messages(spark: SparkSession, kafka: KafkaSettings, options: dict[str, str]
     return spark.read.format("kafka").options(**every).load()
 
 
-def _keys_of(spark: SparkSession, kafka: KafkaSettings, names: list[str], options: dict[str, str]) -> pa.Table:
+def _keys_of(
+    spark: SparkSession, kafka: KafkaSettings, survey: str, names: list[str], options: dict[str, str]
+) -> pa.Table:
     messages = _messages(spark, kafka, {"subscribe": ",".join(names), **options})
-    keys = map_in_workers(messages.select("value", "topic", "partition", "offset"), _keys, ddl_of(PACKETS)).toArrow()
+    columns = messages.select("value", "topic", "partition", "offset")
+    keys = map_in_workers(columns, _keys(survey), ddl_of(PACKETS)).toArrow()
     return keys.cast(PACKETS)
 
 
-def _keys(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        packets = batch.column("value")
-        alerts = decode(packets).alerts
-        place = np.full(batch.num_rows, -1)
-        place[alerts["row"].to_numpy()] = np.arange(alerts.num_rows)
-        at = pa.array(place, mask=place < 0)
-        columns = {name: batch.column(name) for name in ("topic", "partition", "offset")}
-        columns["sha256"] = pa.array([hashlib.sha256(p.as_buffer() or b"").hexdigest() for p in packets], pa.string())
-        columns |= {name: alerts[field].combine_chunks().take(at) for name, field in _DECODED.items()}
-        yield pa.RecordBatch.from_pydict(columns, schema=PACKETS)
+def _keys(survey: str) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def read_keys(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            packets = batch.column("value")
+            alerts = decode(packets, surveys.get(survey)).alerts
+            place = np.full(batch.num_rows, -1)
+            place[alerts["row"].to_numpy()] = np.arange(alerts.num_rows)
+            at = pa.array(place, mask=place < 0)
+            columns = {name: batch.column(name) for name in ("topic", "partition", "offset")}
+            columns["sha256"] = pa.array(
+                [hashlib.sha256(p.as_buffer() or b"").hexdigest() for p in packets], pa.string()
+            )
+            columns |= {name: alerts[field].combine_chunks().take(at) for name, field in _DECODED.items()}
+            yield pa.RecordBatch.from_pydict(columns, schema=PACKETS)
+
+    return read_keys

@@ -17,12 +17,13 @@ from pyspark.sql import functions as F
 from alerce_spark import sky
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES
 from alerce_spark.config import Settings
+from alerce_spark.errors import LakeError
 from alerce_spark.features.names import FEATURES, FEATURES_VERSION
 from alerce_spark.kafka import records, topics
-from alerce_spark.lake import log, lookup, write
+from alerce_spark.lake import lookup, write
+from alerce_spark.lake.handles import table_path
 from alerce_spark.lake.read import open_lake
 from alerce_spark.lake.serving import LightcurveModels
-from alerce_spark.lake.storage import LakeError, table_path
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lease import Lease, LeaseHeld
 from alerce_spark.streaming.sink import MESSAGES, Message, messages, sink_options
@@ -51,7 +52,7 @@ def reclassify(spark: SparkSession, settings: Settings) -> tuple[int, str, bool]
         try:
             with Lease(lake.path, "alerce-spark reclassify", lake.lease_timeout_s, ["results"]):
                 made = map_in_workers(classified, _writer(lake.path), "change BINARY").toArrow()["change"].to_pylist()
-                log.commit(lake.path, "probabilities", at, write.joined([write.unpacked(change) for change in made]))
+                write.commit(lake.path, "probabilities", at, write.joined([write.unpacked(change) for change in made]))
             return count, version, False
         except LeaseHeld:
             kafka = settings.kafka

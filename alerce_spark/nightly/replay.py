@@ -21,29 +21,29 @@ import pyarrow as pa
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 
-from alerce_spark import sky
+from alerce_spark import sky, surveys
 from alerce_spark.alerts.avro import decode
 from alerce_spark.classifiers import lightcurve, outliers
 from alerce_spark.classifiers.stamp import StampModel
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
 from alerce_spark.config import ArchiveSettings, Settings
-from alerce_spark.errors import InputError
-from alerce_spark.lake import catalogs, log, lookup, models, write
-from alerce_spark.lake.handles import healpix_order
-from alerce_spark.lake.storage import LakeError, is_made
+from alerce_spark.errors import InputError, LakeError
+from alerce_spark.lake import catalogs, lookup, models, write
+from alerce_spark.lake.handles import healpix_order, is_made
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.lease import Lease
+from alerce_spark.location import lake_path
 from alerce_spark.nightly.comparison import Comparison, classes, compare
 from alerce_spark.nightly.nights import begin_of
-from alerce_spark.places import lake_path
 from alerce_spark.repository import absolute, open_repository
-from alerce_spark.streaming.crossmatch import match_objects
-from alerce_spark.streaming.lightcurves import of_stored
-from alerce_spark.streaming.photometry import Photometry, Summary
-from alerce_spark.streaming.results import Results
+from alerce_spark.streaming.queries import writers
+from alerce_spark.streaming.queries.crossmatch import match_objects
+from alerce_spark.streaming.queries.lightcurves import of_stored
+from alerce_spark.streaming.queries.photometry import Photometry, Summary
+from alerce_spark.streaming.queries.results import Results
+from alerce_spark.streaming.queries.stamps import stamps
 from alerce_spark.streaming.sink import as_packets
 from alerce_spark.streaming.source import PACKETS
-from alerce_spark.streaming.stamps import stamps
 from alerce_spark.worker import map_in_workers
 
 #: Packets of one batch: half a gigabyte of ZTF's.
@@ -60,7 +60,7 @@ _ALERTS = pa.schema(
     [
         pa.field("oid", pa.string()),
         pa.field("candid", pa.int64()),
-        pa.field("jd", pa.float64()),
+        pa.field("mjd", pa.float64()),
         pa.field("ra", pa.float64()),
         pa.field("dec", pa.float64()),
     ]
@@ -144,7 +144,7 @@ def replay(
     keys = list(open_repository(archive).keys(f"{survey}/{night}/"))
     if not keys:
         raise InputError(f"{settings.archive.url} has no packet of {survey} and the night {night}: nothing to replay")
-    with Lease(target, "alerce-spark replay", settings.lake.lease_timeout_s) as lease:
+    with Lease(target, "alerce-spark replay", settings.lake.lease_timeout_s, writers()) as lease:
         write.create(target, healpix_order(lake), sync=settings.lake.sync)
         _install(lake, target, chosen)
         job = _Job(spark, lake, target, survey, begin, lease.check)
@@ -176,7 +176,7 @@ class _Job:
             batch = keys[start : start + _BATCH]
             packets = self._packets(batch, archive, slices).persist(StorageLevel.DISK_ONLY)
             try:
-                alerts.append(pl.DataFrame(map_in_workers(packets, _alerts, ddl_of(_ALERTS)).toArrow()))
+                alerts.append(pl.DataFrame(map_in_workers(packets, _alerts(self.survey), ddl_of(_ALERTS)).toArrow()))
                 self._copy_history(alerts[-1].join(total.objects, "oid", "anti"), slices)
                 summary = photometry.process(packets)
                 results.process(as_packets(stamps(packets, self.into, self.survey, None)))
@@ -208,7 +208,7 @@ class _Job:
             parts = [write.unpacked(change["change"]) for change in made if change["kind"] == table]
             if parts:
                 self.check_lease()
-                log.commit(self.into, table, version, write.joined(parts))
+                write.commit(self.into, table, version, write.joined(parts))
 
     def _match_catalogs(self) -> None:
         """Neighbours in the imported catalogues of the stored lake, of objects that had no attempt there."""
@@ -274,10 +274,14 @@ def _as_packets(keys: list[str], packets: list[bytes]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns)
 
 
-def _alerts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        found = decode(batch.column("packet")).alerts.select(["objectId", *_ALERTS.names[1:]])
-        yield from found.rename_columns(_ALERTS.names).cast(_ALERTS).to_batches()
+def _alerts(survey: str) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def read_alerts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            alerts = decode(batch.column("packet"), surveys.get(survey)).alerts
+            found = alerts.select(["objectId", *_ALERTS.names[1:]])
+            yield from found.rename_columns(_ALERTS.names).cast(_ALERTS).to_batches()
+
+    return read_alerts
 
 
 def _copier(lake: str, into: str, begin: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
@@ -298,6 +302,6 @@ def _copier(lake: str, into: str, begin: int) -> Callable[[Iterator[pa.RecordBat
 
 
 def _placed(alerts: pl.DataFrame, order: int) -> pa.Table:
-    """Alerts with the partition of their own position: oid, candid, jd, pixel."""
+    """Alerts with the partition of their own position: oid, candid, mjd, pixel."""
     pixel = pl.Series("pixel", sky.healpix(alerts["ra"], alerts["dec"], order), pl.Int32)
-    return alerts.select("oid", "candid", "jd").with_columns(pixel).unique(["oid", "candid"]).to_arrow()
+    return alerts.select("oid", "candid", "mjd").with_columns(pixel).unique(["oid", "candid"]).to_arrow()

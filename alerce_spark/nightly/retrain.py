@@ -22,9 +22,10 @@ from alerce_spark.classifiers.taxonomy import (
     branch_of,
 )
 from alerce_spark.config import Settings
-from alerce_spark.errors import InputError
-from alerce_spark.lake import models, training_sets
-from alerce_spark.lake.storage import LakeError, is_made
+from alerce_spark.errors import InputError, LakeError
+from alerce_spark.lake import models
+from alerce_spark.lake.handles import is_made
+from alerce_spark.nightly import training_sets
 from alerce_spark.nightly.nights import begin_of
 from alerce_spark.training import metrics, outliers, report, sets
 from alerce_spark.training.figures import Agreement

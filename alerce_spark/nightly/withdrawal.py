@@ -11,9 +11,9 @@ from functools import partial
 import polars as pl
 
 from alerce_spark.classifiers.taxonomy import STAMP
-from alerce_spark.lake import log, lookup, write
-from alerce_spark.lake.log import Change
+from alerce_spark.lake import lookup, write
 from alerce_spark.lake.tables import TABLES
+from alerce_spark.lake.write import Change
 from alerce_spark.nightly.invariants import TOO_FEW
 
 
@@ -40,4 +40,4 @@ def _delete(lake: str, table: str, few: pl.DataFrame, places: pl.DataFrame) -> N
     if "classifier" in stored.columns:
         stored = stored.filter(pl.col("classifier") != STAMP)
     rows = stored.join(few, ["oid", "candid"], "semi").select("path", "position")
-    log.commit(lake, table, version, Change([], rows, operation="DELETE"))
+    write.commit(lake, table, version, Change([], rows, operation="DELETE"))

@@ -23,20 +23,17 @@ from typing import Any, TypeVar
 
 import polars as pl
 import pyarrow as pa
-from deltalake.exceptions import DeltaError
-from obstore.exceptions import BaseError
 from sqlalchemy import Connection, Delete, Engine, Select, Table, bindparam, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex
 
-from alerce_spark.classifiers.taxonomy import STAMP
+from alerce_spark.classifiers.taxonomy import STAMP, version_order
 from alerce_spark.errors import AlerceError
 from alerce_spark.lake import lookup
 from alerce_spark.lake.handles import healpix_order
-from alerce_spark.lake.storage import Action
 from alerce_spark.lake.tables import TABLES as LAKE_TABLES
 from alerce_spark.serving import schema
-from alerce_spark.serving.changes import Changes, Commit, HistoryGone, commits, identity
+from alerce_spark.serving.changes import Changes, Commit, File, HistoryGone, commits, identity
 from alerce_spark.serving.databases import store
 from alerce_spark.serving.engine import IndexFault, Unreachable
 
@@ -364,7 +361,7 @@ def follow(
                         done = follower.step()
                         wait = poll_s
                         progress(done)
-                    except (AlerceError, OSError, DeltaError, BaseError) as error:
+                    except (AlerceError, OSError) as error:
                         failed(error)
                     stop.wait(wait)
         except (DBAPIError, Unreachable) as error:  # The right to write may be lost: it is asked for again.
@@ -382,16 +379,16 @@ def build(lake: str, url: str) -> None:
             raise place.fault(error) from error
 
 
-def _groups(changes: Changes) -> Iterator[list[Action]]:
+def _groups(changes: Changes) -> Iterator[list[File]]:
     """The live files, together up to _GROUP_BYTES; those of a pixel follow each other."""
-    group: list[Action] = []
+    group: list[File] = []
     size = 0
     for _, add in sorted(changes.live.items()):
-        if group and size + add["size"] > _GROUP_BYTES:
+        if group and size + add.size > _GROUP_BYTES:
             yield group
             group, size = [], 0
         group.append(add)
-        size += add["size"]
+        size += add.size
     if group:
         yield group
 
@@ -434,7 +431,8 @@ def _ranked(row: Row, order: dict[str, int]) -> list[tuple[str, float]]:
 
 def _rank(classifier: str, version: str, candid: int, mjd: float, used: int) -> tuple[Any, ...]:
     """What decides which classification counts, as in `lake.Lake.classes`: the largest does."""
-    return (version, -candid) if classifier == STAMP else (mjd, version, used, candid)
+    order = version_order(version)
+    return (order, -candid) if classifier == STAMP else (mjd, order, used, candid)
 
 
 def _rank_of(row: Row) -> tuple[Any, ...]:

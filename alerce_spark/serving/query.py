@@ -266,6 +266,12 @@ class Index:
         with self._connect() as connection:
             return dict(connection.execute(select(*ends)).mappings().one())
 
+    def pixels(self, order: int) -> list[int]:
+        """HEALPix pixels of `order` that have an object, sorted."""
+        pixel = _o.healpix29.op(">>")(2 * (sky.INDEX_ORDER - order))
+        with self._connect() as connection:
+            return list(connection.execute(select(pixel).distinct().order_by(pixel)).scalars())
+
     def classifiers(self) -> list[Classifier]:
         """The classifiers by name and version of their model; the last of a name is the newest."""
         c, t = schema.classified.c, schema.taxonomy.c

@@ -6,15 +6,13 @@ That is more than the objects whose rows changed, never less, so no kept reply i
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from time import monotonic
 
-from alerce_spark.lake.storage import Action
-from alerce_spark.serving.changes import Changes, Commit, HistoryGone, commits
+from alerce_spark.serving.changes import Changes, Commit, File, HistoryGone, commits
 from alerce_spark.serving.curves import Place
 
 
@@ -98,12 +96,10 @@ class Replies:
             self._bytes -= len(kept.body)
 
 
-def _reach(file: Action) -> tuple[int, int, int]:
+def _reach(file: File) -> tuple[int, int, int]:
     """Partition of a file, and the first and last `healpix29` in it; of all where the log does not say."""
-    statistics = json.loads(file.get("stats") or "{}")
-    first = statistics.get("minValues", {}).get("healpix29", 0)
-    last = statistics.get("maxValues", {}).get("healpix29", 1 << 62)
-    return int(file["partitionValues"]["pixel"]), first, last
+    first, last = file.bounds or (0, 1 << 62)
+    return int(file.partition["pixel"] or 0), first, last
 
 
 def _meets(where: Place, first: int, last: int) -> bool:

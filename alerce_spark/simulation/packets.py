@@ -18,9 +18,11 @@ import cramjam
 import numpy as np
 from numba import njit
 
-from alerce_spark.alerts import ztf
 from alerce_spark.simulation.randoms import Ints
+from alerce_spark.surveys import ztf
 
+#: The survey whose packets these are.
+SURVEY = ztf.ZTF
 CODECS = ("null", "deflate", "snappy")
 PUBLISHER = "ZTF (www.ztf.caltech.edu)"
 #: Stands for null in integer columns; in float columns NaN does, in text a length of -1.

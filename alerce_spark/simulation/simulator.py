@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from alerce_spark.alerts import ztf
 from alerce_spark.errors import InputError
 from alerce_spark.simulation.measurements import (
     Context,
@@ -25,6 +24,7 @@ from alerce_spark.simulation.sources import KINDS, LONGEST_HISTORY, Objects, Sky
 from alerce_spark.simulation.stamps import StampPool, plain, triplets
 from alerce_spark.simulation.survey import N_FIELDS, Survey, Visits, fields_near, sun_ra
 from alerce_spark.simulation.traits import PLAIN, Traits
+from alerce_spark.surveys import ztf
 
 #: Length of the history that a packet carries, days.
 HISTORY_DAYS = 30

@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from alerce_spark.classifiers.artefact import ModelError
-from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
-from alerce_spark.lake.serving import LightcurveModels, stamp_models
+from alerce_spark.streaming.queries import declared
 
 _LOOK_S = 5.0
 
@@ -26,13 +24,8 @@ class ModelWatch:
         self, lake: str, names: Sequence[str], tell: Tell, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._tell, self._clock = tell, clock
-        self._looks: dict[str, Callable[[], None]] = {}
-        if "stamps" in names:
-            self._stamps = stamp_models(lake, clock)
-            self._looks["stamps"] = self._look_at_stamps
-        if "lightcurves" in names:
-            self._light_curves = LightcurveModels(lake, clock)
-            self._looks["lightcurves"] = self._look_at_light_curves
+        watched = {name: models for name in names if (models := declared(name).models) is not None}
+        self._looks = {name: models(lake, clock) for name, models in watched.items()}
         self._next = dict.fromkeys(self._looks, -float("inf"))
 
     def look(self, name: str) -> None:
@@ -40,22 +33,5 @@ class ModelWatch:
         if name not in self._looks or self._clock() < self._next[name]:
             return
         self._next[name] = self._clock() + _LOOK_S
-        self._looks[name]()
-
-    def _look_at_stamps(self) -> None:
-        try:
-            _, version = self._stamps.get()
-        except ModelError as error:
-            self._tell(STAMP, None, str(error))
-        else:
-            self._tell(STAMP, version, self._stamps.alarm)
-
-    def _look_at_light_curves(self) -> None:
-        models = self._light_curves
-        try:
-            serving = models.get()
-        except ModelError as error:
-            self._tell(LIGHTCURVE, None, str(error))
-        else:
-            self._tell(LIGHTCURVE, serving.version, models.classifier.alarm)
-            self._tell(OUTLIER, serving.outlier_version, models.alarm)
+        for found in self._looks[name]():
+            self._tell(*found)

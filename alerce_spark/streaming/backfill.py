@@ -13,13 +13,14 @@ from alerce_spark.config import Settings
 from alerce_spark.kafka import topics
 from alerce_spark.lake import write
 from alerce_spark.lease import Lease
-from alerce_spark.streaming.crossmatch import Crossmatch
-from alerce_spark.streaming.lightcurves import of_stored
-from alerce_spark.streaming.photometry import Photometry, Summary
-from alerce_spark.streaming.results import Results
+from alerce_spark.streaming.queries import writers
+from alerce_spark.streaming.queries.crossmatch import Crossmatch
+from alerce_spark.streaming.queries.lightcurves import of_stored
+from alerce_spark.streaming.queries.photometry import Photometry, Summary
+from alerce_spark.streaming.queries.results import Results
+from alerce_spark.streaming.queries.stamps import stamps
 from alerce_spark.streaming.sink import as_packets
 from alerce_spark.streaming.source import from_files, names
-from alerce_spark.streaming.stamps import stamps
 
 #: A batch of files ends at so many bytes or files.
 _BATCH_BYTES = 512 << 20
@@ -45,7 +46,7 @@ def import_alerts(
     unread = names(spark)
     files = find_files(paths, lambda name, why: unread.add({(name, why)}))
     lake = settings.lake
-    with Lease(lake.path, "alerce-spark import", lake.lease_timeout_s) as lease:
+    with Lease(lake.path, "alerce-spark import", lake.lease_timeout_s, writers()) as lease:
         write.create(lake.path, lake.healpix_order, sync=lake.sync)
         slices = spark.sparkContext.defaultParallelism
         photometry = Photometry(spark, lake.path, settings.survey, slices, lease.check)

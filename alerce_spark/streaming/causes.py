@@ -78,12 +78,12 @@ _KNOWN = (
         "out of memory",
         r"java\.lang\.OutOfMemoryError|(^|\.)MemoryError\b|Cannot allocate memory|\b(os error|Errno) 12\b"
         r"|[Cc]ontainer killed .* memory",
-        "give the driver or the workers more memory, or lower stream.{query}_max_alerts",
+        "give the driver or the workers more memory, or lower max_messages of [stream.{query}]",
     ),
     _known(
         "worker died",
         r"Python worker exited unexpectedly|Python worker failed to connect back|ExecutorLostFailure",
-        "mostly the system killed it for want of memory: give it more, or lower stream.{query}_max_alerts",
+        "mostly the system killed it for want of memory: give it more, or lower max_messages of [stream.{query}]",
     ),
     _known(
         "topic gone",

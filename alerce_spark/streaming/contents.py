@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from alerce_spark.alerts.avro_kernels import JD_RANGE, MAX_ID_CHARACTERS
+from alerce_spark.alerts.avro_kernels import MAX_ID_CHARACTERS
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, STAMP, STAMP_CLASSES
 from alerce_spark.features.names import FEATURES
 from alerce_spark.kafka import records
 from alerce_spark.kafka.records import MessageError, Record
 from alerce_spark.lake.tables import TABLES, Column
-from alerce_spark.lightcurves.statistics import MJD_ZERO
 from alerce_spark.streaming.source import RECEIVED_YEARS
+from alerce_spark.surveys.survey import MJD_RANGE
 
 Row = dict[str, Any]
 
@@ -26,7 +26,7 @@ _SHARE = (0.0, 1.0)
 #: Smallest and largest value of columns; those of `ra` are the last number below 360.
 _LIMITS: dict[str, tuple[float, float]] = {
     "candid": (1, 2**63 - 1),
-    "mjd": (JD_RANGE[0] - MJD_ZERO, JD_RANGE[1] - MJD_ZERO),
+    "mjd": MJD_RANGE,
     "ra": (0.0, math.nextafter(360.0, 0.0)),
     "dec": (-90.0, 90.0),
     "ndet_used": (0, 2**31 - 1),

@@ -53,7 +53,7 @@ class Fence:
         with self._guard:
             self._stops.pop(name, None)
             timer = self._timers.pop(name, None)
-            return timer is not None and not timer.cancel(False)
+            return timer is not None and (self._ran_out(timer) or not timer.cancel(False))
 
     def close(self) -> None:
         """No timers any more."""
@@ -63,13 +63,17 @@ class Fence:
     def _set(self, name: str) -> None:
         """A new timer, and then the end of the one before: at no moment is there none. One that ran out stays."""
         before = self._timers.get(name)
-        if before is not None and before.isDone():
+        if before is not None and self._ran_out(before):
             return
         after = self._pool.schedule(self._stops[name], self._milliseconds, self._unit)
         if before is not None and not before.cancel(False):
             after.cancel(False)
             return
         self._timers[name] = after
+
+    def _ran_out(self, timer: Any) -> bool:
+        """Whether it is due. `cancel` does not say so while the query is still being stopped."""
+        return bool(timer.isDone() or timer.getDelay(self._unit) <= 0)
 
     def _beat(self, seconds: float) -> None:
         while not self._closed.wait(seconds):

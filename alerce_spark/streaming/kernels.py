@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
 import llvmlite.binding
@@ -23,13 +24,11 @@ import numba
 import pyarrow as pa
 
 import alerce_spark
-from alerce_spark import jars, sky
-from alerce_spark.alerts.avro import decode
+from alerce_spark import jars, surveys
+from alerce_spark.config import query_names
 from alerce_spark.errors import AlerceError
-from alerce_spark.lake import lookup, write
-from alerce_spark.lake.handles import healpix_order
-from alerce_spark.simulation.night import simulate
-from alerce_spark.streaming import lightcurves, photometry, stamps
+from alerce_spark.lake import write
+from alerce_spark.streaming.queries import declared
 
 
 class KernelError(AlerceError):
@@ -37,9 +36,9 @@ class KernelError(AlerceError):
 
 
 @cache
-def some_packets() -> list[bytes]:
-    """A few packets whose objects have enough detections for every step."""
-    return simulate(1, objects=3, nights=20).packets[-8:]
+def packet() -> bytes:
+    """A packet of the simulated sky, with stamps, forced photometry and enough detections for every step."""
+    return (files("alerce_spark.streaming") / "warm_up.avro").read_bytes()
 
 
 def are_compiled() -> bool:
@@ -79,37 +78,25 @@ def _mark() -> Path:
     """A file that is there once all is compiled; another name for another version of anything that matters."""
     root = Path(alerce_spark.__file__).parent
     # As numba does, by size and time of change.
-    files = sorted((str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns) for f in root.rglob("*.py"))
-    told = (root, files, numba.__version__, platform.python_version(), llvmlite.binding.get_host_cpu_name())
+    code = sorted((str(f.relative_to(root)), f.stat().st_size, f.stat().st_mtime_ns) for f in root.rglob("*.py"))
+    told = (root, code, numba.__version__, platform.python_version(), llvmlite.binding.get_host_cpu_name())
     return jars.cache() / "kernels" / hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
 
 def _compile() -> None:
     """What workers of the queries do with a batch, on an empty lake."""
-    packets, survey = some_packets(), "ztf"
-    batch = pa.RecordBatch.from_pydict(
-        {
-            "packet": pa.array(packets, pa.binary()),
-            "source": ["compiling"] * len(packets),
-            "partition": pa.array([0] * len(packets), pa.int32()),
-            "offset": pa.array(range(len(packets)), pa.int64()),
-            "received": [datetime.now(UTC)] * len(packets),
-        }
-    )
-    alerts = decode(batch.column("packet")).alerts
-    with tempfile.TemporaryDirectory() as lake:
-        write.create(lake, 4)
-        homes = sky.parent(sky.healpix(alerts["ra"].to_numpy(), alerts["dec"].to_numpy()), healpix_order(lake))
-        met = alerts.select(["objectId", "ra", "dec"]).rename_columns(["oid", "ra", "dec"])
-        met = met.append_column("home", pa.array(homes, pa.int32())).append_column("packet", batch.column("packet"))
-        versions = lookup.versions(lake, photometry.TABLES_WRITTEN)
-        for work, rows in (
-            (stamps.classifier(lake, survey, None, is_warm_up=True), batch),
-            (lightcurves.classifier(lake, survey, None), batch),
-            (photometry.assembler(lake, survey, versions), met.combine_chunks().to_batches()[0]),
-        ):
-            for _ in work(iter([rows])):
-                pass
+    columns = {
+        "packet": pa.array([packet()], pa.binary()),
+        "source": ["compiling"],
+        "partition": pa.array([0], pa.int32()),
+        "offset": pa.array([0], pa.int64()),
+        "received": [datetime.now(UTC)],
+    }
+    for name in query_names():
+        if (compile_ := declared(name).compile) is not None:
+            with tempfile.TemporaryDirectory() as lake:
+                write.create(lake, 4)
+                compile_(lake, surveys.DEFAULT, pa.RecordBatch.from_pydict(columns))
 
 
 if __name__ == "__main__":

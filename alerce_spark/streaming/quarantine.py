@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
-from alerce_spark.lake import log, lookup, write
+from alerce_spark.lake import lookup, write
 from alerce_spark.lake.handles import delta_table, scan
 from alerce_spark.lake.tables import TABLES, ddl_of
 from alerce_spark.streaming.pieces import pack, unpack
@@ -42,7 +42,7 @@ def keep(lake: str, rows: DataFrame, check_lease: Callable[[], None]) -> int:
         made = map_in_workers(met, _writer(lake, version), ddl_of(_CHANGES)).toArrow().to_pylist()
         if made:
             check_lease()
-            log.commit(lake, _TABLE, version, write.joined([write.unpacked(each["change"]) for each in made]))
+            write.commit(lake, _TABLE, version, write.joined([write.unpacked(each["change"]) for each in made]))
         return sum(each["rows"] for each in made)
 
     return write.unhindered(change)

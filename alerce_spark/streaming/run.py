@@ -7,42 +7,32 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, NoReturn
+from functools import cached_property
+from typing import NoReturn
 
 from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from alerce_spark.config import Settings, conf_dir
-from alerce_spark.crossmatch import catalogs
-from alerce_spark.errors import AlerceError
-from alerce_spark.kafka.topics import subscription
+from alerce_spark.config import Settings
+from alerce_spark.errors import AlerceError, LakeError
 from alerce_spark.lake import write
 from alerce_spark.lake.compact import compact
-from alerce_spark.lake.storage import LakeError
 from alerce_spark.lake.tables import TABLES
-from alerce_spark.lease import WRITERS, Lease, LeaseLost
+from alerce_spark.lease import Lease, LeaseLost
 from alerce_spark.streaming import checkpoints, kernels
 from alerce_spark.streaming.alarms import ModelWatch
-from alerce_spark.streaming.archive import archive
 from alerce_spark.streaming.broker import ASK_S, Broker, KafkaRefuses
 from alerce_spark.streaming.causes import OTHER, Cause, chain_of, explain
-from alerce_spark.streaming.crossmatch import Crossmatch, Matched
 from alerce_spark.streaming.fence import Fence
-from alerce_spark.streaming.lightcurves import lightcurves
 from alerce_spark.streaming.metrics import ENDED, GIVEN_UP, Metrics
-from alerce_spark.streaming.photometry import Photometry, Summary
-from alerce_spark.streaming.results import TOPICS, Results, Stored
+from alerce_spark.streaming.queries import declared
+from alerce_spark.streaming.query import Application, Handler, Query, Timed
 from alerce_spark.streaming.sink import sink_options
 from alerce_spark.streaming.source import PACKETS, from_kafka
-from alerce_spark.streaming.stamps import stamps
-
-if TYPE_CHECKING:
-    from alerce_spark.crossmatch.cds import Asynchronous
 
 log = logging.getLogger(__name__)
 
@@ -72,16 +62,6 @@ _WATCH_S = 1
 _JOIN_S = 0.05
 
 
-@dataclass(frozen=True)
-class _Query:
-    """One query: `stream` is its input, which `batch` handles; without `batch` it is messages for Kafka's sink."""
-
-    name: str
-    stream: Callable[[], DataFrame]
-    interval_s: float
-    batch: Callable[[DataFrame, int], object] | None = None
-
-
 @dataclass
 class Stream:
     """The application. `run` blocks until `stop` (from a signal handler or another thread).
@@ -107,7 +87,9 @@ class Stream:
         self._raised: dict[str, Exception] = {}
         self._fatal: list[str] = []
         self._lost, self._losing = False, threading.Lock()
-        self._service: Asynchronous | None = None
+        self._closing = ExitStack()
+        self._handlers: dict[str, Handler] = {}
+        self._limits = {name: declared(name).limits(self.settings.stream) for name in self.settings.stream.queries}
         self.metrics = Metrics(self.settings.stream.queries, self.settings.lake.path, self.settings.stream.metrics_port)
         self._models = ModelWatch(self.settings.lake.path, self.settings.stream.queries, self.metrics.model)
 
@@ -138,8 +120,7 @@ class Stream:
                     self._run_queries()
             finally:
                 self._over.set()
-                if self._service is not None:
-                    self._service.close()
+                self._closing.close()
                 self.metrics.end()
                 self.metrics.write()
         if self._fatal:
@@ -154,12 +135,12 @@ class Stream:
             log.warning(
                 "the first batches will be slow, since workers did not load: %s", self._explain("<query>", error)
             )
-        if any(name in WRITERS for name in names) and not self.until_empty:
+        if any(declared(name).tables for name in names) and not self.until_empty:
             threading.Thread(target=self._maintain, name="maintenance", daemon=True).start()
         self._fence = Fence(self.spark, lake.lease_timeout_s, len(names))
         try:
-            # `results` reads what the others publish: where all end when they are done, it ends last.
-            last = ["results"] if self.until_empty and "results" in names else []
+            # Who reads what the others publish ends last, where all end when they are done.
+            last = [name for name in names if self.until_empty and declared(name).reads is not None]
             for together in ([name for name in names if name not in last], last):
                 self._run_together(together)
         finally:
@@ -242,10 +223,7 @@ class Stream:
         for name, known in self.metrics.still(2 * ASK_S).items():
             taken = known or checkpoints.committed(self._checkpoint(name))
             if taken is not None or self.settings.stream.starting_offsets == "earliest":
-                self.metrics.waiting(name, broker.waiting(self._pattern(name), taken))
-
-    def _pattern(self, name: str) -> str:
-        return TOPICS if name == "results" else subscription(self.settings.kafka.topics)
+                self.metrics.waiting(name, broker.waiting(declared(name).pattern(self.settings), taken))
 
     def _keep_status(self) -> None:
         """Renew the status file, also while all queries wait."""
@@ -255,23 +233,16 @@ class Stream:
     def _warm_up(self) -> None:
         """Let the workers load libraries, kernels and models before the first offsets: it takes them seconds."""
         settings = self.settings
-        native: dict[str, Callable[..., DataFrame]] = {
-            "stamps": partial(stamps, is_warm_up=True),
-            "lightcurves": lightcurves,
-        }
-        chosen = [make for name, make in native.items() if name in settings.stream.queries]
-        if not chosen:
+        warm_ups = [w for name in settings.stream.queries if (w := declared(name).warm_up) is not None]
+        if not warm_ups:
             return
         if (self.spark.sparkContext.master or "").startswith("local"):
             kernels.compile_once()
-        tasks = self.spark.sparkContext.defaultParallelism
-        rows = [
-            (k, packet, "warm-up", 0, 0, datetime.now(UTC)) for k in range(tasks) for packet in kernels.some_packets()
-        ]
+        tasks, packet = self.spark.sparkContext.defaultParallelism, kernels.packet()
+        rows = [(k, packet, "warm-up", 0, 0, datetime.now(UTC)) for k in range(tasks)]
         packets = self.spark.createDataFrame(rows, f"task INT, {PACKETS}").repartitionById(tasks, "task").drop("task")
-        for make in chosen:
-            messages = make(packets, settings.lake.path, settings.survey, settings.kafka)
-            messages.write.format("noop").mode("overwrite").save()
+        for warm_up in warm_ups:
+            warm_up(packets, settings).write.format("noop").mode("overwrite").save()
 
     def _maintain(self) -> None:
         """Keep the number of small files bounded while queries write; what fails is tried again the next time."""
@@ -299,87 +270,23 @@ class Stream:
         finally:
             timer.cancel()
 
-    def _query(self, name: str) -> _Query:
-        return {
-            "archive": self._archive,
-            "stamps": self._stamps,
-            "lightcurves": self._lightcurves,
-            "photometry": self._photometry,
-            "crossmatch": self._crossmatch,
-            "results": self._results,
-        }[name](self._lease.check)
+    def _query(self, name: str) -> Query:
+        return declared(name)
 
-    def _archive(self, check_lease: Callable[[], None]) -> _Query:
-        settings, stream = self.settings, self.settings.stream
-        return _Query(
-            "archive",
-            lambda: from_kafka(self.spark, settings.kafka, stream, stream.archive_max_alerts),
-            stream.archive_interval_s,
-            lambda packets, epoch: archive(packets, settings.archive, settings.survey),
-        )
+    def _handler_of(self, query: Query) -> Handler:
+        """The handler of a query's batches; made once, so that it keeps what it knows when the query starts again."""
+        if query.name not in self._handlers:
+            assert query.handle is not None
+            application = Application(self.spark, self.settings, self._lease.check, self._closing)
+            self._handlers[query.name] = query.handle(application)
+        return self._handlers[query.name]
 
-    def _stamps(self, check_lease: Callable[[], None]) -> _Query:
-        settings, stream = self.settings, self.settings.stream
-
-        def results() -> DataFrame:
-            packets = from_kafka(self.spark, settings.kafka, stream, stream.stamps_max_alerts)
-            return stamps(packets, settings.lake.path, settings.survey, settings.kafka)
-
-        return _Query("stamps", results, stream.stamps_interval_s)
-
-    def _lightcurves(self, check_lease: Callable[[], None]) -> _Query:
-        settings, stream = self.settings, self.settings.stream
-
-        def results() -> DataFrame:
-            packets = from_kafka(self.spark, settings.kafka, stream, stream.lightcurves_max_alerts)
-            return lightcurves(packets, settings.lake.path, settings.survey, settings.kafka)
-
-        return _Query("lightcurves", results, stream.lightcurves_interval_s)
-
-    def _photometry(self, check_lease: Callable[[], None]) -> _Query:
-        settings, stream = self.settings, self.settings.stream
-        slices = self.spark.sparkContext.defaultParallelism
-        photometry = Photometry(self.spark, settings.lake.path, settings.survey, slices, check_lease)
-        least = None if self.until_empty else stream.photometry_min_alerts
-
-        def packets() -> DataFrame:
-            most, wait = stream.photometry_max_alerts, stream.photometry_interval_s
-            return from_kafka(self.spark, settings.kafka, stream, most, least, wait)
-
-        return _Query(
-            "photometry",
-            packets,
-            min(1.0, stream.photometry_interval_s),
-            lambda packets, epoch: photometry.process(packets),
-        )
-
-    def _crossmatch(self, check_lease: Callable[[], None]) -> _Query:
-        settings, stream = self.settings, self.settings.stream
-        tables = settings.crossmatch.cds_tables if settings.crossmatch.cds else {}
-        if tables and self._service is None:
-            from alerce_spark.crossmatch.cds import Asynchronous, Cds  # noqa: PLC0415 (half a second)
-
-            told = catalogs.load(conf_dir() / "catalogs.toml")
-            wait, url = settings.crossmatch.cds_timeout_s, settings.crossmatch.cds_url
-            self._service = Asynchronous(Cds(tables, told, timeout_s=wait, url=url))
-        crossmatch = Crossmatch(
-            self.spark, settings.lake.path, settings.survey, check_lease, self._service, tuple(tables)
-        )
-        return _Query(
-            "crossmatch",
-            lambda: from_kafka(self.spark, settings.kafka, stream, stream.crossmatch_max_alerts),
-            stream.crossmatch_interval_s,
-            lambda packets, epoch: crossmatch.process(packets),
-        )
-
-    def _results(self, check_lease: Callable[[], None]) -> _Query:
-        stream = self.settings.stream
-        results = Results(self.spark, self.settings.lake.path, self.settings.survey, check_lease)
-        return _Query(
-            "results",
-            lambda: from_kafka(self.spark, self.settings.kafka, stream, stream.results_max_messages, pattern=TOPICS),
-            stream.results_interval_s,
-            lambda messages, epoch: results.process(messages),
+    def _source(self, query: Query) -> DataFrame:
+        """The messages that a query reads."""
+        settings, limits = self.settings, self._limits[query.name]
+        least = None if self.until_empty else limits.min_messages
+        return from_kafka(
+            self.spark, settings.kafka, settings.stream, limits.max_messages, least, limits.interval_s, query.reads
         )
 
     def _checkpoint(self, name: str) -> str:
@@ -454,7 +361,7 @@ class Stream:
         self._fatal.append(f"query {name}: {cause}")
         self.stop()
 
-    def _run_once(self, query: _Query, progressed: threading.Event) -> None:
+    def _run_once(self, query: Query, progressed: threading.Event) -> None:
         """Start a query and wait for its end. Raises what ended it."""
         self._raised.pop(query.name, None)
         running, ran_out = self._start(query, progressed), False
@@ -474,44 +381,47 @@ class Stream:
         if ran_out and not self._stopping.is_set():
             raise _StoodStill("this process stood still, so the query was stopped")
 
-    def _start(self, query: _Query, progressed: threading.Event) -> StreamingQuery:
+    def _start(self, query: Query, progressed: threading.Event) -> StreamingQuery:
         self.spark.sparkContext.setLocalProperty("spark.scheduler.pool", query.name)
-        writer = query.stream().writeStream.queryName(query.name)
-        writer = writer.option("checkpointLocation", self._checkpoint(query.name))
-        if query.batch is not None:
-            writer = writer.foreachBatch(self._handler(query, query.batch, progressed))
+        messages = self._source(query)
+        if query.publish is not None:
+            published = query.publish(messages, self.settings)
+            writer = published.writeStream.format("kafka").options(**sink_options(self.settings.kafka))
         else:
-            writer = writer.format("kafka").options(**sink_options(self.settings.kafka))
+            handler = self._handler_of(query)
+            writer = messages.writeStream.foreachBatch(self._guarded(query.name, handler, progressed))
+        writer = writer.queryName(query.name).option("checkpointLocation", self._checkpoint(query.name))
         if self.until_empty:
             writer = writer.trigger(availableNow=True)
         else:
-            writer = writer.trigger(processingTime=f"{query.interval_s} seconds")
+            limits = self._limits[query.name]
+            # Spark looks that often whether enough wait, where a query waits for a number.
+            every = limits.interval_s if limits.min_messages is None else min(1.0, limits.interval_s)
+            writer = writer.trigger(processingTime=f"{every} seconds")
         running = writer.start()
         self._running[query.name] = running
         self.metrics.started(query.name)
         return running
 
-    def _handler(
-        self, query: _Query, batch: Callable[[DataFrame, int], object], progressed: threading.Event
-    ) -> Callable[[DataFrame, int], None]:
+    def _guarded(self, name: str, batch: Handler, progressed: threading.Event) -> Callable[[DataFrame, int], None]:
         def handle(packets: DataFrame, epoch: int) -> None:
             try:
-                with self._busy[query.name]:
+                with self._busy[name]:
                     self._lease.check()
-                    result = batch(packets, epoch)
+                    result = batch(packets)
                 progressed.set()
-                waits = result.latency if isinstance(result, Stored | Summary | Matched) else {}
+                waits = result.latency if isinstance(result, Timed) else {}
                 for step, seconds in waits.items():
                     self.metrics.latency(step, seconds)
-                self.report(query.name, epoch, result)
+                self.report(name, epoch, result)
                 self._lease.check()  # Spark writes next that the batch is done
             except Exception as error:
-                self._raised[query.name] = error  # Spark keeps but a text of it
+                self._raised[name] = error  # Spark keeps but a text of it
                 raise
 
         return handle
 
-    def _watch(self, query: _Query, running: StreamingQuery, progressed: threading.Event) -> None:
+    def _watch(self, query: Query, running: StreamingQuery, progressed: threading.Event) -> None:
         """Wait for the end of a query, feeding the metrics; native queries are reported from Spark's account."""
         told = -1
         ended = False
@@ -528,7 +438,7 @@ class Stream:
                     told, idle = progress.batchId, time.monotonic()
                     progressed.set()
                     self.metrics.progress(query.name, json.loads(progress.json))
-                    if query.batch is None:
+                    if query.publish is not None:
                         self.report(query.name, told, progress.numInputRows)
             self._models.look(query.name)
             if not ended and time.monotonic() - idle > self.settings.stream.batch_timeout_s:

@@ -28,6 +28,7 @@ from alerce_spark.pages import page
 from alerce_spark.simulation import survey
 from alerce_spark.simulation.curves import light_curves
 from alerce_spark.simulation.night import simulate
+from alerce_spark.simulation.packets import SURVEY
 from alerce_spark.simulation.traits import Traits
 from alerce_spark.training.figures import as_html
 
@@ -162,7 +163,7 @@ def made_packets(seed: int) -> list[bytes]:
 
 def packet_samples(packets: Sequence[bytes]) -> dict[str, Float]:
     """What alerts say about photometry: magnitudes, errors, limits, scores, positions, lengths of histories."""
-    decoded = decode(packets)
+    decoded = decode(packets, SURVEY)
     alerts = _floats(decoded.alerts, ("magpsf", "sigmapsf", "diffmaglim", "rb", "drb", "sgscore1", "distpsnr1", "fid"))
     previous = _floats(decoded.previous, ("magpsf", "diffmaglim", "fid"))
     is_limit = np.isnan(previous["magpsf"]) & (previous["diffmaglim"] > 0)

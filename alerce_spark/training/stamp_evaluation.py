@@ -34,6 +34,7 @@ from alerce_spark.alerts.files import find_files, insist, packets_of
 from alerce_spark.classifiers import stamp
 from alerce_spark.classifiers.stamp import Columns, Doubles, Floats
 from alerce_spark.classifiers.taxonomy import STAMP_CLASSES
+from alerce_spark.simulation.packets import SURVEY
 from alerce_spark.training import metrics
 from alerce_spark.training.report import PUBLISHED_STAMP, Report, Sheet, write
 from alerce_spark.training.stamps import Options, Trained
@@ -78,10 +79,10 @@ def read_real(data_dir: Path) -> RealAlerts:
     """The real ZTF alerts of a data folder that have stamps. Raises FileNotFoundError where there are none."""
     places = [data_dir / "ztf" / name for name in PLACES]
     packets = [packet for file in find_files(places, insist) for packet, _ in packets_of(file, insist)]
-    decoded = avro.decode(packets, stamps=True)
-    read = stamps.of(decoded)
+    decoded = avro.decode(packets, SURVEY, stamps=True)
+    read = stamps.of(decoded.alerts, SURVEY)
     good = np.array([reason is None for reason in read.reason])
-    columns = decoded.alerts.drop_columns(["cutoutScience", "cutoutTemplate", "cutoutDifference"]).filter(good)
+    columns = decoded.alerts.drop_columns(list(SURVEY.cutouts.names)).filter(good)
     oid = np.array(columns["objectId"].to_pylist(), object)
     return RealAlerts(read.images[good], columns, oid, _groups(columns, oid, _supernovae(data_dir)))
 
@@ -95,7 +96,7 @@ def _groups(columns: pa.Table, oid: npt.NDArray[np.object_], supernovae: set[str
     rb, drb, score, distance = (
         np.asarray(columns[name].to_numpy(), np.float64) for name in ("rb", "drb", "sgscore1", "distpsnr1")
     )
-    mover = stamp.is_known_mover(columns)
+    mover = stamp.is_known_mover(columns, *SURVEY.mover)
     bogus = np.where(np.isnan(drb), rb, drb) < 0.2
     star = (score > 0.5) & (distance >= 0) & (distance <= 1.0) & ~mover & ~bogus
     supernova = np.isin(oid, sorted(supernovae))

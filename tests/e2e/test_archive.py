@@ -23,7 +23,7 @@ from alerce_spark.kafka import topics
 from alerce_spark.repository import RepositoryError, open_repository
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.night import simulate
-from alerce_spark.streaming.archive import uploader
+from alerce_spark.streaming.queries.archive import uploader
 from alerce_spark.streaming.run import Stream
 from tests.s3_server import ACCESS_KEY, SECRET_KEY, S3Server, open_server
 
@@ -180,7 +180,12 @@ def test_nothing_is_lost_while_the_server_is_away(
     settings = settings_for(
         kafka={"bootstrap_servers": kafka, "topics": [topic]},
         archive=_settings(server, max_attempts=2).model_dump(),
-        stream={"queries": ["archive"], "archive_max_alerts": 60, "restart_wait_s": 0.5, "restart_wait_max_s": 1.0},
+        stream={
+            "queries": ["archive"],
+            "archive": {"interval_s": 0, "max_messages": 60},
+            "restart_wait_s": 0.5,
+            "restart_wait_max_s": 1.0,
+        },
     )
     packets, expected = _a_night()
     half = len(packets) // 2

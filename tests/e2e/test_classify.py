@@ -30,7 +30,9 @@ from alerce_spark.nightly.reclassify import reclassify
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.night import simulate
 from alerce_spark.streaming.backfill import import_alerts
+from alerce_spark.streaming.queries import writers
 from alerce_spark.streaming.run import Stream
+from alerce_spark.surveys.ztf import ZTF
 
 pytestmark = [pytest.mark.spark, pytest.mark.kafka]
 
@@ -83,7 +85,7 @@ def run(
 @pytest.fixture(scope="module")
 def alerts(packets: list[bytes]) -> pa.Table:
     """The good alerts, each once."""
-    found = decode(pa.array(packets, pa.binary()), stamps=True).alerts
+    found = decode(pa.array(packets, pa.binary()), ZTF, stamps=True).alerts
     keep = pl.Series(found["candid"]).is_first_distinct().to_list()
     return found.filter(pa.array(keep))
 
@@ -105,7 +107,7 @@ def test_every_first_alert_has_one_stamp_class_or_one_reason(
     found = _probabilities(settings, STAMP)
     assert not found.select("oid", "candid").is_duplicated().any()
     refused = lake.open(settings.lake.path).table("quarantine").filter(stage="stamps").collect()
-    reasons = decode(pa.array(refused["packet"].to_list(), pa.binary())).alerts
+    reasons = decode(pa.array(refused["packet"].to_list(), pa.binary()), ZTF).alerts
     answered = set(found["candid"]) | set(reasons["candid"].to_pylist())
     assert set(first["candid"]) <= answered
     # An alert that came before its object's first may have been classified too; nothing else.
@@ -131,13 +133,13 @@ def test_stamp_classes_are_those_of_the_model(run: tuple[Settings, Callable[[], 
     )
     expected, scores, _ = model.judge(images.images, mine)
     np.testing.assert_allclose(found["outlier_score"], scores, atol=2 / outliers.LEVELS)
-    expected[is_known_mover(mine)] = np.eye(5)[STAMP_CLASSES.index("asteroid")]
+    expected[is_known_mover(mine, *ZTF.mover)] = np.eye(5)[STAMP_CLASSES.index("asteroid")]
     actual = np.array([_values(cell, STAMP_CLASSES) for cell in found["probabilities"].to_list()])
     np.testing.assert_allclose(actual, expected, atol=1e-5)
     assert found["version"].unique().to_list() == [model.version]
     assert [STAMP_CLASSES[k] for k in actual.argmax(axis=1)] == found["class"].to_list()
     is_flagged = found["flags"].list.contains("ephemeris").to_numpy()
-    np.testing.assert_array_equal(is_flagged, is_known_mover(mine))
+    np.testing.assert_array_equal(is_flagged, is_known_mover(mine, *ZTF.mover))
 
 
 def test_features_and_classes_equal_those_of_the_stored_light_curves(run: tuple[Settings, Callable[[], None]]) -> None:
@@ -288,7 +290,7 @@ def test_a_promoted_model_classifies_new_alerts_and_quiet_objects(
 
     # Beside a running stream, which holds the lake, they go through it.
     promote("third")
-    with Lease(path, "a stream"):
+    with Lease(path, "a stream", 60.0, writers()):
         assert reclassify(spark, settings) == (objects, "third", True)
     assert objects_of("third") == 0
     again()

@@ -27,7 +27,7 @@ import pytest
 
 from alerce_spark import lake
 from alerce_spark.kafka import topics
-from alerce_spark.kafka.local import free_port
+from alerce_spark.local_kafka import free_port
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.night import Traits, simulate
 from tests.lakes import assert_complete, assert_keys_unique, assert_same, records, snapshot
@@ -67,7 +67,7 @@ class Cluster:
     folder: Path
 
     def submit(self, job: str, *arguments: str, status: int = 0, **settings: str) -> str:
-        """Run jobs/<job>.py as docs/operations.md says, `settings` by the environment; its output."""
+        """Run `jobs/alerce.py <job>` as docs/operations.md says, `settings` by the environment; its output."""
         site = Path(sysconfig.get_path("purelib", vars={"base": str(self.environment)}))
         conf = site / "alerce_spark" / "_conf" / "spark"
         small = {"spark.cores.max": "2", "spark.executor.cores": "1", "spark.executor.memory": "1g"}
@@ -81,7 +81,7 @@ class Cluster:
         command += ["--archives", f"{self.environment}.tar.gz#environment"]
         command += [part for key, value in small.items() for part in ("--conf", f"{key}={value}")]
         done = subprocess.run(
-            [*command, str(ROOT / "jobs" / f"{job}.py"), *arguments],
+            [*command, str(ROOT / "jobs" / "alerce.py"), job, *arguments],
             env={
                 **_surroundings(),
                 "SPARK_CONF_DIR": str(conf),
@@ -158,12 +158,12 @@ def packets() -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def imported(cluster: Cluster, packets: list[bytes]) -> Path:
-    """The lake that `jobs/import_alerts.py` makes of the packets as files, checked against the packets themselves."""
+    """The lake that `import` makes of the packets as files, checked against the packets themselves."""
     alerts, path = cluster.folder / "alerts", cluster.folder / "imported"
     alerts.mkdir()
     for number, packet in enumerate(packets):
         (alerts / f"{number:05d}.avro").write_bytes(packet)
-    cluster.submit("import_alerts", str(alerts), "--lake", str(path), status=1)  # packets were refused
+    cluster.submit("import", str(alerts), "--lake", str(path), status=1)  # packets were refused
     return path
 
 

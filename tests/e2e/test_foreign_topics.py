@@ -59,7 +59,7 @@ def test_foreign_messages_and_those_that_were_taken_back(
     assert set(of_results["packet"]) == {message for _, message in foreign}
     assert of_results["partition"].null_count() == of_results["offset"].null_count() == 0
     assert set(refused.filter(stage="stamps")["packet"]) == {bytes(5 << 20)}
-    assert packets.read(spark, settings.kafka, "20200601").is_empty()
+    assert packets.read(spark, settings.kafka, "ztf", "20200601").is_empty()
     heard = topics.consumer(kafka, "test")
     heard.subscribe([TOPIC["curve"]])
     values = []

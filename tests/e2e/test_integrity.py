@@ -20,10 +20,10 @@ from pyspark.sql import SparkSession
 
 from alerce_spark import lake
 from alerce_spark.config import Settings
-from alerce_spark.errors import InputError
+from alerce_spark.errors import InputError, LakeError
 from alerce_spark.kafka import topics
-from alerce_spark.lake import log, lookup, write
-from alerce_spark.lake.storage import LakeError, table_path
+from alerce_spark.lake import lookup, write
+from alerce_spark.lake.handles import table_path
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.nightly import packets as night_packets
 from alerce_spark.nightly.integrity import Integrity, check
@@ -56,14 +56,15 @@ def _settings(folder: Path, kafka: str, **stream: object) -> Settings:
     from alerce_spark.config import load
 
     conf = Path(__file__).resolve().parents[2] / "conf" / "alerce.toml"
-    rhythm = {f"{query}_interval_s": 1.0 for query in ("photometry", "archive", "results")}
+    rhythm = {query: {"interval_s": 1.0} for query in ("archive", "results")}
+    rhythm["photometry"] = {"interval_s": 1.0, "min_messages": 500}
     return load(
         conf,
         {
             "lake": {"path": str(folder / "lake"), "lease_timeout_s": 3.0},
             "archive": {"url": f"file:{folder / 'archive'}"},
             "kafka": {"bootstrap_servers": kafka, "topics": [TOPIC], "partitions": 1},
-            "stream": {**rhythm, "photometry_min_alerts": 500, "restart_wait_s": 0.2, **stream},
+            "stream": {**rhythm, "restart_wait_s": 0.2, **stream},
         },
     )
 
@@ -146,7 +147,7 @@ def _add_results(path: str, oid: str) -> None:
         here = [row[column].alias(column) for column in ("oid", "candid", "nown", "healpix29", "pixel")]
         rows = of.head(1).with_columns(here).to_arrow().select(TABLES[name].names).cast(TABLES[name].arrow)
         version = lookup.versions(path, [name])[name]
-        log.commit(path, name, version, write.append(path, name, rows))
+        write.commit(path, name, version, write.append(path, name, rows))
 
 
 def test_packets_that_a_stream_never_saw(mended: tuple[Path, Integrity], packets: list[bytes]) -> None:
@@ -284,11 +285,11 @@ def test_topics_without_a_date_are_cut_by_the_time_of_their_messages(
     producer.produce("integrity_alerts", None, partition=2, timestamp=int((midnight + 7) * 1000))
     producer.flush()
     alerts = _settings(Path("unused"), kafka).kafka.model_copy(update={"topics": ["integrity_alert[st]"]})
-    found = night_packets.read(spark, alerts, NIGHT).sort("partition", "offset")
+    found = night_packets.read(spark, alerts, "ztf", NIGHT).sort("partition", "offset")
     assert found.select("partition", "offset").rows() == [(1, 0), (2, 0), (2, 1)]
     assert found["sha256"].to_list() == [sha256(p).hexdigest() for p in (packets[1], packets[2], b"")]
-    assert night_packets.read(spark, alerts, "20200530").select("partition", "offset").rows() == [(0, 0)]
-    assert night_packets.read(spark, alerts, "20200529").is_empty()
+    assert night_packets.read(spark, alerts, "ztf", "20200530").select("partition", "offset").rows() == [(0, 0)]
+    assert night_packets.read(spark, alerts, "ztf", "20200529").is_empty()
 
 
 def _wait(condition: Callable[[], bool], limit: float = 240) -> None:

@@ -9,8 +9,9 @@ import pytest
 from confluent_kafka import KafkaException
 from pyspark.sql import SparkSession
 
+from alerce_spark import local_kafka
 from alerce_spark.config import KafkaSettings
-from alerce_spark.kafka import local, topics
+from alerce_spark.kafka import topics
 from alerce_spark.nightly import packets
 
 pytestmark = [pytest.mark.spark, pytest.mark.kafka]
@@ -30,7 +31,7 @@ def _options(password: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Bootstrap servers of a broker that lets in who knows the password."""
-    plain = local._properties
+    plain = local_kafka._properties
 
     def guarded(host: str, port: int, controller: int, data: Path) -> str:
         text = plain(host, port, controller, data).replace("PLAINTEXT", "SASL_PLAINTEXT")
@@ -40,10 +41,10 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     folder = tmp_path_factory.mktemp("guarded")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(local, "_properties", guarded)
-        running = local.start(f"127.0.0.1:{local.free_port()}", folder)
+        patched.setattr(local_kafka, "_properties", guarded)
+        running = local_kafka.start(f"127.0.0.1:{local_kafka.free_port()}", folder)
     yield running.bootstrap_servers
-    local.stop(folder)
+    local_kafka.stop(folder)
 
 
 def test_one_set_of_options_serves_spark_and_us(spark: SparkSession, broker: str) -> None:
@@ -52,7 +53,7 @@ def test_one_set_of_options_serves_spark_and_us(spark: SparkSession, broker: str
     assert topics.create(broker, ["night_20200601"], 2, options=kafka.revealed) == []
     assert topics.send(broker, "night_20200601", [b"no packet", b"nor this"], options=kafka.revealed) == 2
     assert packets.topics_of(spark, kafka, "20200601").whole == ["night_20200601"]
-    assert packets.read(spark, kafka, "20200601")["sha256"].n_unique() == 2
+    assert packets.read(spark, kafka, "ztf", "20200601")["sha256"].n_unique() == 2
 
 
 def test_a_wrong_password_is_said(broker: str) -> None:

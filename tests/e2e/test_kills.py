@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
-from alerce_spark.kafka import local, topics
+from alerce_spark import local_kafka
+from alerce_spark.kafka import topics
 from alerce_spark.nightly.integrity import check
 from tests.e2e.undisturbed import (
     Application,
@@ -52,8 +53,8 @@ FORMS = [
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[str]:
     """A broker of this test alone: on output topics that others share, results would be of their alerts too."""
-    yield local.start(f"127.0.0.1:{local.free_port()}", tmp_path / "kafka").bootstrap_servers
-    local.stop(tmp_path / "kafka")
+    yield local_kafka.start(f"127.0.0.1:{local_kafka.free_port()}", tmp_path / "kafka").bootstrap_servers
+    local_kafka.stop(tmp_path / "kafka")
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -65,7 +65,7 @@ def test_a_lake_on_s3_is_as_good_as_any(server: S3Server, tmp_path: Path) -> Non
     assert_complete(tables, records(packets))
     assert len(tables["quarantine"]) == 1
 
-    with Lease(_LAKE, "another application", scope=["results"]):
+    with Lease(_LAKE, "another application", 60.0, ["results"]):
         status, said = _run(tmp_path, "import", str(tmp_path / "0"))
         assert status == 2
         assert "another application" in said

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE
+from alerce_spark.errors import LakeError
 from alerce_spark.lake import models
 from alerce_spark.lake.handles import delta_table
 from alerce_spark.lake.models import Served
-from alerce_spark.lake.storage import LakeError
 from tests.s3_server import ACCESS_KEY, SECRET_KEY, S3Server, open_server
 
 #: The server may have to be built first.

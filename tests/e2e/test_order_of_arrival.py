@@ -19,13 +19,13 @@ from alerce_spark.lake.tables import TABLES
 from alerce_spark.nightly import invariants
 from alerce_spark.sky import position
 from alerce_spark.streaming.backfill import import_alerts
-from alerce_spark.streaming.crossmatch import Crossmatch
-from alerce_spark.streaming.lightcurves import lightcurves
-from alerce_spark.streaming.photometry import Photometry
-from alerce_spark.streaming.results import Results
+from alerce_spark.streaming.queries.crossmatch import Crossmatch
+from alerce_spark.streaming.queries.lightcurves import lightcurves
+from alerce_spark.streaming.queries.photometry import Photometry
+from alerce_spark.streaming.queries.results import Results
+from alerce_spark.streaming.queries.stamps import stamps
 from alerce_spark.streaming.sink import as_packets
 from alerce_spark.streaming.source import PACKETS
-from alerce_spark.streaming.stamps import stamps
 from tests.e2e.undisturbed import CrashingCommits, Sent, assert_everything_once, assert_same_tables, survey, tables
 
 pytestmark = pytest.mark.spark

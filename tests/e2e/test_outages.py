@@ -17,14 +17,15 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
+from alerce_spark import local_kafka
 from alerce_spark.classifiers import lightcurve
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES
 from alerce_spark.cli import main
 from alerce_spark.config import Settings
 from alerce_spark.features.names import FEATURES
-from alerce_spark.kafka import local, records, topics
-from alerce_spark.kafka.local import Broker
+from alerce_spark.kafka import records, topics
 from alerce_spark.lake import models
+from alerce_spark.local_kafka import Broker
 from alerce_spark.nightly.integrity import check
 from alerce_spark.streaming import metrics
 from alerce_spark.streaming.run import Stream
@@ -69,8 +70,8 @@ FORMS = [
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Broker]:
     """A broker of this test alone, since it is to go away."""
-    yield local.start(f"127.0.0.1:{local.free_port()}", tmp_path / "kafka")
-    local.stop(tmp_path / "kafka")
+    yield local_kafka.start(f"127.0.0.1:{local_kafka.free_port()}", tmp_path / "kafka")
+    local_kafka.stop(tmp_path / "kafka")
 
 
 @pytest.fixture
@@ -157,9 +158,9 @@ def test_broker_disk_and_checkpoints_fail_one_after_the_other(
         for part in np.array_split(np.array(halves[0].messages(rng), object), 2):
             topics.send(servers, topic, part.tolist())
             if _figures(stream, "photometry")["batch"] < 0:
-                local.stop(tmp_path / "kafka")
+                local_kafka.stop(tmp_path / "kafka")
                 time.sleep(form.outage_s)
-                local.start(servers, tmp_path / "kafka")
+                local_kafka.start(servers, tmp_path / "kafka")
         proven(halves[0])
 
         with full(small_disk):

@@ -15,9 +15,10 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from pyspark.sql import SparkSession
 
+from alerce_spark import local_kafka
 from alerce_spark.cli import main
 from alerce_spark.config import Settings
-from alerce_spark.kafka import local, topics
+from alerce_spark.kafka import topics
 from alerce_spark.streaming import metrics
 from alerce_spark.streaming.run import Stream
 from tests.e2e.undisturbed import Application, settings_of, survey, wait
@@ -66,15 +67,17 @@ def _stored(settings: Settings) -> int:
 def test_a_query_that_cannot_go_on_fails_alone_and_goes_on_when_it_is_mended_as_it_says(
     spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    servers, topic = f"127.0.0.1:{local.free_port()}", "ztf_20200607_failures"
+    servers, topic = f"127.0.0.1:{local_kafka.free_port()}", "ztf_20200607_failures"
     queries = ["archive", "photometry"]
-    settings = settings_of(tmp_path, servers, topic, stream={"queries": queries, "photometry_min_alerts": 1})
+    settings = settings_of(
+        tmp_path, servers, topic, stream={"queries": queries, "photometry": {"interval_s": 1.0, "min_messages": 1}}
+    )
     sent = survey(71, 60, objects=36, nights=16, cadence=1, bad=0).packets
     checkpoint = Path(settings.checkpoints) / "archive"
     with running(Stream(spark, settings)) as stream:
         wait(lambda: stream.metrics.status()["kafka"] is not None, "no broker answers")
         assert "no Kafka broker answers" in _status(settings, 1, capsys)
-        local.start(servers, tmp_path / "kafka")
+        local_kafka.start(servers, tmp_path / "kafka")
         topics.create(servers, [topic], 2)
         topics.send(servers, topic, sent[:20])
         for query in queries:
@@ -114,7 +117,7 @@ def test_a_query_that_cannot_go_on_fails_alone_and_goes_on_when_it_is_mended_as_
                 wait(lambda query=query: _figures(stream, query)["state"] == "runs", "each goes on")  # type: ignore[misc]
             wait(lambda: _stored(settings) == 60, "everything is stored")
     finally:
-        local.stop(tmp_path / "kafka")
+        local_kafka.stop(tmp_path / "kafka")
 
 
 @pytest.mark.parametrize("victims", ["driver", "all"])

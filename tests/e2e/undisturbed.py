@@ -32,17 +32,18 @@ from alerce_spark.classifiers.taxonomy import STAMP
 from alerce_spark.config import Settings, load
 from alerce_spark.features.select import select
 from alerce_spark.kafka import records
-from alerce_spark.lake import log
+from alerce_spark.lake import write
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.night import Night, Traits, simulate
 from alerce_spark.streaming import metrics
 from alerce_spark.streaming.backfill import import_alerts
+from alerce_spark.surveys.ztf import ZTF
 from tests.lakes import assert_complete, assert_keys_unique
 from tests.lakes import records as fastavro_records
 
 #: Tables that alerts fill.
-FILLED = tuple(name for name in TABLES if name not in ("taxonomy", "models", "nightly_reports"))
+FILLED = tuple(name for name in TABLES if name not in ("taxonomy", "models", "nightly_reports", "tns_reports"))
 #: Columns whose values depend on the order of arrival; all others must be equal.
 ARRIVAL_COLUMNS = {
     "objects": ("pixel",),  # the home: where the alert was that came first; it never moves
@@ -103,13 +104,17 @@ def survey(seed: int, alerts: int, *, bad: int = 4, **options: Any) -> Sent:
 
 def settings_of(folder: Path, servers: str, topic: str, **overrides: dict[str, Any]) -> Settings:
     """Settings of a lake below `folder` whose queries have a fast rhythm; sections override by keyword."""
-    rhythm = {f"{query}_interval_s": 1.0 for query in ("photometry", "archive", "crossmatch", "results")}
-    limits = {"photometry_min_alerts": 200, "photometry_max_alerts": 1000, "archive_max_alerts": 1000}
+    rhythm = {
+        "photometry": {"interval_s": 1.0, "min_messages": 200, "max_messages": 1000},
+        "archive": {"interval_s": 1.0, "max_messages": 1000},
+        "crossmatch": {"interval_s": 1.0},
+        "results": {"interval_s": 1.0, "max_messages": 2000},
+    }
     sections: dict[str, dict[str, Any]] = {
         "lake": {"path": str(folder / "lake"), "lease_timeout_s": 2.0},
         "archive": {"url": f"file:{folder / 'archive'}"},
         "kafka": {"bootstrap_servers": servers, "topics": [topic], "partitions": 2},
-        "stream": {**rhythm, **limits, "results_max_messages": 2000, "restart_wait_s": 0.5, "restart_wait_max_s": 2.0},
+        "stream": {**rhythm, "restart_wait_s": 0.5, "restart_wait_max_s": 2.0},
     }
     chosen = {name: section | overrides.get(name, {}) for name, section in sections.items()}
     return load(Path(__file__).resolve().parents[2] / "conf" / "alerce.toml", chosen)
@@ -207,7 +212,7 @@ def _assert_classified(found: dict[str, pl.DataFrame], sent: Sent) -> None:
 
 def _candids(packets: pl.Series) -> pl.Series:
     """Candid of each packet, null where it cannot be decoded."""
-    alerts = decode(pa.array(packets.to_list(), pa.binary())).alerts
+    alerts = decode(pa.array(packets.to_list(), pa.binary()), ZTF).alerts
     candid = dict(zip(alerts["row"].to_pylist(), alerts["candid"].to_pylist(), strict=True))
     return pl.Series([candid.get(row) for row in range(len(packets))], dtype=pl.Int64)
 
@@ -303,16 +308,16 @@ class CrashingCommits:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Stand before the function that makes all commits."""
-        commit = log.commit
+        commit = write.commit
 
-        def guarded(lake: str, table: str, version: int, change: log.Change) -> int:
+        def guarded(lake: str, table: str, version: int, change: write.Change) -> int:
             with self._guard:
                 if self.armed and not change.is_empty and table not in self.crashed:
                     self.crashed.add(table)
                     raise Crash(f"injected before a commit to {table}")
             return commit(lake, table, version, change)
 
-        monkeypatch.setattr(log, "commit", guarded)
+        monkeypatch.setattr(write, "commit", guarded)
 
     def again_and_again(self, step: Callable[[], object], between: Callable[[], object] = lambda: None) -> None:
         """Run `step` with a crash at each of its commits until it ends; others do `between` after each crash."""
@@ -428,7 +433,11 @@ def _environment(settings: Settings) -> dict[str, str]:
     found = {}
     for section in ("lake", "kafka", "archive", "stream"):
         for name, value in getattr(settings, section).model_dump(mode="json", exclude_none=True).items():
-            found[f"ALERCE_{section}__{name}".upper()] = value if isinstance(value, str) else json.dumps(value)
+            # The tables of queries have a variable for each key.
+            keys = value if section == "stream" and isinstance(value, dict) else {}
+            found |= {f"ALERCE_{section}__{name}__{key}".upper(): json.dumps(one) for key, one in keys.items()}
+            if not keys:
+                found[f"ALERCE_{section}__{name}".upper()] = value if isinstance(value, str) else json.dumps(value)
     return found
 
 

@@ -11,12 +11,13 @@ from pyspark.sql import SparkSession
 
 from alerce_spark import lake as lakes
 from alerce_spark.crossmatch.catalogs import Catalog
-from alerce_spark.crossmatch.packet import CATALOGS
 from alerce_spark.lake import catalogs, write
 from alerce_spark.simulation.night import simulate
-from alerce_spark.streaming.crossmatch import Crossmatch
+from alerce_spark.streaming.queries.crossmatch import Crossmatch
 from alerce_spark.streaming.source import PACKETS
+from alerce_spark.surveys.ztf import ZTF
 
+CATALOGS = tuple(neighbour.catalog for neighbour in ZTF.neighbours)
 pytestmark = pytest.mark.spark
 
 

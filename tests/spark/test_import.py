@@ -24,6 +24,7 @@ from alerce_spark.lease import Lease, LeaseHeld
 from alerce_spark.simulation.defects import DEFECTS, corrupt
 from alerce_spark.simulation.night import Traits, simulate
 from alerce_spark.streaming import backfill
+from alerce_spark.streaming.queries import writers
 from tests.lakes import assert_complete, assert_keys_unique, assert_same, records, snapshot
 
 pytestmark = pytest.mark.spark
@@ -203,7 +204,10 @@ def test_import_refuses_a_lake_that_somebody_writes(
 ) -> None:
     settings = settings_for()
     folder = _write(tmp_path / "alerts", simulate(2, objects=3, nights=2, stamps=False).packets)
-    with Lease(settings.lake.path, "alerce-spark stream"), pytest.raises(LeaseHeld, match="alerce-spark stream"):
+    with (
+        Lease(settings.lake.path, "alerce-spark stream", 60.0, writers()),
+        pytest.raises(LeaseHeld, match="alerce-spark stream"),
+    ):
         import_alerts(spark, settings, [folder])
 
 
@@ -266,9 +270,9 @@ def test_readers_of_other_languages_and_open_handles_survive_maintenance(
 
 
 def test_catalogue_comments_and_order_are_in_the_tables(spark: SparkSession, settings_for: SettingsFor) -> None:
+    from alerce_spark.errors import LakeError
     from alerce_spark.lake import write
     from alerce_spark.lake.handles import healpix_order
-    from alerce_spark.lake.storage import LakeError
     from alerce_spark.lake.tables import TABLES
 
     settings = settings_for(lake={"healpix_order": 3})

@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from alerce_spark.lake.storage import LakeError
+from alerce_spark.errors import LakeError
 from alerce_spark.streaming import checkpoints
 from alerce_spark.streaming.causes import OTHER, Cause, explain
 from alerce_spark.streaming.fence import Fence

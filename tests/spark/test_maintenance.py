@@ -14,10 +14,11 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from alerce_spark import sky
-from alerce_spark.lake import log, lookup, write
+from alerce_spark import delta, sky
+from alerce_spark.lake import lookup, write
 from alerce_spark.lake.compact import compact, files_of_pixels, vacuum
 from alerce_spark.lake.handles import delta_table
+from alerce_spark.lake.handles import table as table_of
 from alerce_spark.lake.tables import TABLES
 
 pytestmark = pytest.mark.spark
@@ -36,7 +37,7 @@ _AGO_S = 2 * 86_400
 def test_small_files_stay_bounded_over_a_week(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log, "_now_ms", lambda: int(1000 * (time.time() - _AGO_S)))
+    monkeypatch.setattr(delta.table, "_now_ms", lambda: int(1000 * (time.time() - _AGO_S)))
     lake = str(tmp_path / "lake")
     write.create(lake, ORDER)
     rng = np.random.default_rng(3)
@@ -97,7 +98,7 @@ def _rows(objects: dict[str, int]) -> pa.Table:
 
 def _store(lake: str, rows: pa.Table) -> int:
     version = lookup.versions(lake, [TABLE])[TABLE]
-    return log.commit(lake, TABLE, version, write.replace(lake, TABLE, rows, version))
+    return write.commit(lake, TABLE, version, write.replace(lake, TABLE, rows, version))
 
 
 def _stored(lake: str) -> dict[str, int]:
@@ -112,7 +113,7 @@ def _most_files(lake: str) -> int:
 
 
 def _live(lake: str) -> set[str]:
-    return set(log.files(lake, TABLE).files)
+    return set(table_of(lake, TABLE).live().files)
 
 
 def _on_disk(lake: str) -> set[str]:

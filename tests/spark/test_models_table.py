@@ -9,7 +9,7 @@ import pytest
 
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE
 from alerce_spark.lake import models, write
-from alerce_spark.lake.storage import table_path
+from alerce_spark.lake.handles import table_path
 from alerce_spark.lake.tables import TABLES
 
 if TYPE_CHECKING:

@@ -17,12 +17,14 @@ from alerce_spark import lake
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
 from alerce_spark.config import Settings, conf_dir
 from alerce_spark.crossmatch.catalogs import load
+from alerce_spark.errors import LakeError
 from alerce_spark.lake import catalogs, models
-from alerce_spark.lake.storage import LakeError
 from alerce_spark.nightly.replay import replay
-from alerce_spark.repository import key, night, open_repository
+from alerce_spark.repository import key, open_repository
 from alerce_spark.simulation.night import simulate
 from alerce_spark.streaming.backfill import import_alerts
+from alerce_spark.surveys.survey import MJD_ZERO
+from alerce_spark.surveys.ztf import ZTF
 from tests.lakes import snapshot
 
 pytestmark = pytest.mark.spark
@@ -35,11 +37,11 @@ def test_a_night_is_replayed_as_it_was_by_another_version(
     # Ten weeks, so that the history of an object is longer than what a packet carries of it (30 days).
     made = simulate(11, objects=8, nights=70, cadence=4, history_days=0, mix={"RRL": 1}, fields=1)
     alerts = [next(fastavro.reader(io.BytesIO(packet))) for packet in made.packets]
-    nights = [night(alert["candidate"]["jd"]) for alert in alerts]
+    nights = [ZTF.night(alert["candidate"]["jd"] - MJD_ZERO) for alert in alerts]
     chosen = sorted(set(nights))[-3]
     repository = open_repository(settings.archive)
     for alert, packet in zip(alerts, made.packets, strict=True):
-        repository.put(key("ztf", alert["candidate"]["jd"], alert["candid"]), packet)
+        repository.put(key(ZTF, alert["candidate"]["jd"] - MJD_ZERO, alert["candid"]), packet)
     repository.put(f"ztf/{chosen}/1.avro", b"no packet")
 
     # Half of the objects have a counterpart, so that W colours are features of some.
@@ -47,7 +49,7 @@ def test_a_night_is_replayed_as_it_was_by_another_version(
     rows = [f"J{k},{ra},{dec},{14 + k / 8},13.5,12.0" for k, (ra, dec) in enumerate(places.values()) if k % 2]
     wise = tmp_path / "wise.csv"
     wise.write_text("\n".join(["designation,ra,dec,w1mpro,w2mpro,w3mpro", *rows]) + "\n")
-    known = load(conf_dir() / "catalogs.toml")["allwise"]
+    known = load(conf_dir() / "catalogs.toml", ZTF)["allwise"]
     catalogs.import_catalog(settings.lake.path, "allwise", known, [wise])
 
     def take(name: str, wanted: Callable[[str], bool], classify: bool) -> None:

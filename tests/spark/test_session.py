@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from alerce_spark.session import profile
+from alerce_spark.profiles import profile
 
 pytestmark = pytest.mark.spark
 

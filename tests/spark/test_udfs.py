@@ -15,7 +15,6 @@ from pyspark.sql import SparkSession
 from alerce_spark.alerts import stamps
 from alerce_spark.alerts.avro import decode
 from alerce_spark.alerts.model import sign
-from alerce_spark.alerts.ztf import CUTOUTS
 from alerce_spark.classifiers import lightcurve
 from alerce_spark.classifiers.stamp import StampModel
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, STAMP, STAMP_CLASSES
@@ -26,6 +25,7 @@ from alerce_spark.lake.serving import LightcurveModels
 from alerce_spark.lightcurves.correction import correct
 from alerce_spark.simulation.curves import light_curves
 from alerce_spark.simulation.night import simulate
+from alerce_spark.surveys.ztf import CUTOUTS, ZTF
 from alerce_spark.udfs import register
 
 pytestmark = pytest.mark.spark
@@ -51,7 +51,7 @@ def _query(sql: SparkSession, text: str) -> pl.DataFrame:
 def alerts() -> pa.Table:
     """Decoded alerts of simulated packets, with their stamps; some are known asteroids."""
     night = simulate(11, objects=40, nights=2)
-    found = decode(pa.array(night.packets[:60], pa.binary()), stamps=True).alerts
+    found = decode(pa.array(night.packets[:60], pa.binary()), ZTF, stamps=True).alerts
     names, distance = found["ssnamenr"].to_pylist(), found["ssdistnr"].to_pylist()
     names[:3], distance[:3] = ["123", "123", "null"], [1.0, 25.0, 1.0]
     for name, values in (("ssnamenr", names), ("ssdistnr", distance)):

@@ -28,7 +28,7 @@ def test_survivors_of_a_collection_are_set_aside() -> None:
 
 def test_workers_do(spark: SparkSession) -> None:
     def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        from alerce_spark.streaming import lightcurves  # noqa: F401 (what a worker of the stream loads)
+        from alerce_spark.streaming.queries import lightcurves  # noqa: F401 (what a worker of the stream loads)
 
         for batch in batches:
             yield pa.RecordBatch.from_pydict({"id": batch.column("id"), "frozen": [gc.get_freeze_count()] * len(batch)})

@@ -13,8 +13,8 @@ from typing import Any
 import fastavro
 import numpy as np
 
-from alerce_spark.alerts import ztf
 from alerce_spark.alerts.model import Decoded
+from alerce_spark.surveys import ztf
 
 Schema = dict[str, Any]
 MARKER = bytes(range(16))

@@ -20,8 +20,8 @@ import pyarrow as pa
 from alerce_spark.classifiers.taxonomy import BRANCHES, LIGHTCURVE_CLASSES, STAMP_CLASSES
 from alerce_spark.features.names import FEATURES
 from alerce_spark.kafka import records
-from alerce_spark.streaming import results
 from alerce_spark.streaming.pieces import unpack
+from alerce_spark.streaming.queries import results
 from tests.unit.alert_packets import long_bytes
 
 TOPIC = {

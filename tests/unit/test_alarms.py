@@ -12,9 +12,9 @@ import pytest
 from alerce_spark.classifiers import lightcurve, outliers
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
 from alerce_spark.cli import main
-from alerce_spark.kafka.local import free_port
 from alerce_spark.lake import models
 from alerce_spark.lake.serving import LightcurveModels
+from alerce_spark.local_kafka import free_port
 from alerce_spark.streaming import metrics
 from alerce_spark.streaming.alarms import ModelWatch
 from alerce_spark.streaming.causes import Cause

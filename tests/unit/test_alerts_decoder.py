@@ -20,18 +20,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alerce_spark.alerts import avro, avro_kernels, ztf
+from alerce_spark.alerts import avro, avro_kernels
 from alerce_spark.alerts.avro import decode, strip_stamps
 from alerce_spark.alerts.model import (
-    ALERTS_SCHEMA,
-    ALERTS_STAMPS_SCHEMA,
     ERRORS_SCHEMA,
-    FORCED_SCHEMA,
-    PREVIOUS_SCHEMA,
     Decoded,
+    schemas,
     sign,
 )
 from alerce_spark.simulation.night import Traits, simulate
+from alerce_spark.surveys import ztf
+from alerce_spark.surveys.ztf import ZTF
 from tests.unit.alert_packets import (
     KNOWN_TOP,
     MARKER,
@@ -68,7 +67,7 @@ def good(seed: int = 1) -> bytes:
 
 def reason(data: bytes | None) -> str:
     """Reason of one bad packet between two good ones, which stay good."""
-    decoded = decode(pa.array([good(1), data, good(2)], pa.binary()))
+    decoded = decode(pa.array([good(1), data, good(2)], pa.binary()), ZTF)
     assert_same_as(decoded, {0: read(good(1)), 2: read(good(2))})
     return reasons(decoded)[1]
 
@@ -96,24 +95,24 @@ def real_packets(data_dir: Path) -> list[bytes]:
 @pytest.mark.real_data
 def test_every_value_of_every_real_packet_is_that_of_fastavro(real_packets: list[bytes]) -> None:
     assert len(real_packets) == 203 + 135 + 48 + 30
-    decoded = decode(real_packets, stamps=True)
+    decoded = decode(real_packets, ZTF, stamps=True)
     assert decoded.errors.num_rows == 0
     assert assert_same_as(decoded, {row: read(data) for row, data in enumerate(real_packets)}) > 300_000
 
 
 @pytest.mark.real_data
 def test_real_packets_without_stamps_differ_in_nothing_else(real_packets: list[bytes]) -> None:
-    stripped = strip_stamps(real_packets)
+    stripped = strip_stamps(real_packets, ZTF)
     for before, after in zip(real_packets, stripped, strict=True):
         assert read(after.as_py()) == read(before) | dict.fromkeys(ztf.CUTOUTS)
-    assert decode(stripped).previous.equals(decode(real_packets).previous)
+    assert decode(stripped, ZTF).previous.equals(decode(real_packets, ZTF).previous)
     assert stripped.nbytes < sum(map(len, real_packets)) / 3
 
 
 @pytest.mark.real_data
 def test_the_five_corrupt_files_are_named_for_what_they_are(data_dir: Path) -> None:
     files = [file.read_bytes() for file in sorted((data_dir / "ztf" / "corrupt").iterdir())]
-    decoded = decode(files)
+    decoded = decode(files, ZTF)
     assert decoded.alerts.num_rows == 0
     assert reasons(decoded) == dict.fromkeys(range(5), "not an Avro container: starts with b'<!DO'")
 
@@ -202,13 +201,13 @@ def test_any_record_of_any_version_codec_and_order(
         for nulls in (0.0, 0.4, 1.0)
     ]
     records = {row: drop_empty(read(one), schema) for row, one in enumerate(data)}
-    assert_same_as(decode(data, stamps=True), records)
-    stripped = strip_stamps(data).to_pylist()
+    assert_same_as(decode(data, ZTF, stamps=True), records)
+    stripped = strip_stamps(data, ZTF).to_pylist()
     for before, after in zip(data, stripped, strict=True):
         assert fastavro.reader(io.BytesIO(after)).codec == "null"
         expected = read(before) | dict.fromkeys(ztf.CUTOUTS)
         assert repr(sorted(read(after).items())) == repr(sorted(expected.items()))
-    assert equal(decode(stripped), decode(data))
+    assert equal(decode(stripped, ZTF), decode(data, ZTF))
 
 
 @settings(max_examples=25, deadline=None)
@@ -223,10 +222,10 @@ def test_a_batch_is_its_packets_one_after_another(seeds: list[int], slice_bytes:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(avro, "SLICE_BYTES", slice_bytes)
         patch.setattr(avro, "SIDE_BYTES", slice_bytes)
-        whole = decode(data, stamps=True)
-        stripped = strip_stamps(data)
+        whole = decode(data, ZTF, stamps=True)
+        stripped = strip_stamps(data, ZTF)
     assert_covers(whole, len(data))
-    singles = [decode([one], stamps=True) for one in data]
+    singles = [decode([one], ZTF, stamps=True) for one in data]
     alerts: list[Any] = []
     previous: list[Any] = []
     for row, single in enumerate(singles):
@@ -235,29 +234,29 @@ def test_a_batch_is_its_packets_one_after_another(seeds: list[int], slice_bytes:
     assert repr(whole.alerts.to_pylist()) == repr(alerts)
     assert repr(whole.previous.to_pylist()) == repr(previous)
     assert reasons(whole) == {row: reasons(s)[0] for row, s in enumerate(singles) if s.errors.num_rows}
-    assert stripped.to_pylist() == [strip_stamps([one])[0].as_py() for one in data]
+    assert stripped.to_pylist() == [strip_stamps([one], ZTF)[0].as_py() for one in data]
 
 
 def test_the_columns_are_the_same_for_every_version() -> None:
     for version in ztf.VERSIONS:
         schema = bare_schema(version)
-        decoded = decode([packet(schema, alert(schema=schema))])
-        assert decoded.alerts.schema == ALERTS_SCHEMA
-        assert decoded.previous.schema == PREVIOUS_SCHEMA
-        assert decoded.forced.schema == FORCED_SCHEMA
+        decoded = decode([packet(schema, alert(schema=schema))], ZTF)
+        assert decoded.alerts.schema == schemas(ZTF).alerts
+        assert decoded.previous.schema == schemas(ZTF).previous
+        assert decoded.forced.schema == schemas(ZTF).forced
         assert decoded.errors.schema == ERRORS_SCHEMA
-    assert decode([good()], stamps=True).alerts.schema == ALERTS_STAMPS_SCHEMA
-    for table in vars(decode([good()], stamps=True)).values():
+    assert decode([good()], ZTF, stamps=True).alerts.schema == schemas(ZTF).alerts_stamps
+    for table in vars(decode([good()], ZTF, stamps=True)).values():
         table.validate(full=True)
 
 
 @pytest.mark.parametrize("stamps", [False, True])
 def test_no_packets(stamps: bool) -> None:
     for empty in ([], pa.array([], pa.binary()), pa.chunked_array([], pa.binary())):
-        decoded = decode(empty, stamps=stamps)
-        assert decoded.alerts.schema == (ALERTS_STAMPS_SCHEMA if stamps else ALERTS_SCHEMA)
+        decoded = decode(empty, ZTF, stamps=stamps)
+        assert decoded.alerts.schema == (schemas(ZTF).alerts_stamps if stamps else schemas(ZTF).alerts)
         assert_covers(decoded, 0)
-    assert strip_stamps([]).type == pa.binary()
+    assert strip_stamps([], ZTF).type == pa.binary()
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
@@ -265,9 +264,9 @@ def test_any_binary_array_whole_sliced_or_chunked(kind: pa.DataType) -> None:
     data = [good(seed) for seed in range(6)]
     array = pa.array([b"before", *data, None], kind)
     expected = {row: read(one) for row, one in enumerate(data)}
-    assert_same_as(decode(array[1:7]), expected)
+    assert_same_as(decode(array[1:7], ZTF), expected)
     chunked = pa.chunked_array([array[1:3], array[3:3], array[3:]])
-    decoded = decode(chunked)
+    decoded = decode(chunked, ZTF)
     assert_same_as(decoded, expected)
     assert reasons(decoded) == {6: "empty packet"}
 
@@ -280,7 +279,7 @@ def test_ids_beyond_the_reach_of_float64() -> None:
         record["candid"] = record["candidate"]["candid"] = record["prv_candidates"][0]["candid"] = candid
         record["candidate"]["objectidps1"] = candid
         data.append(packet(SCHEMA, record))
-    decoded = decode(data)
+    decoded = decode(data, ZTF)
     assert decoded.alerts["candid"].to_pylist() == candids
     assert decoded.alerts["objectidps1"].to_pylist() == candids
     assert decoded.previous["candid"].to_pylist()[::2] == candids
@@ -296,7 +295,7 @@ def test_arrays_in_many_blocks_and_blocks_with_their_size() -> None:
     blocks = long_bytes(1) + encoded[0] + sized + long_bytes(0)
     at = _place_of_previous(record)
     data = container(SCHEMA, body[:at] + blocks + body[at + 1 :])
-    decoded = decode([data])
+    decoded = decode([data], ZTF)
     assert_same_as(decoded, {0: read(data)})
     assert decoded.previous.num_rows == 3
     lying = blocks.replace(long_bytes(-2) + long_bytes(len(encoded[1] + encoded[2])), long_bytes(-2) + long_bytes(7))
@@ -339,7 +338,7 @@ def test_another_type_with_the_same_value(path: str, kind: Any, number: Any) -> 
     name = path.split(".")[1]
     record["candidate"][name] = record["candid"] if name == "candid" else number
     data = packet(schema, record)
-    (row,) = decode([data]).alerts.to_pylist()
+    (row,) = decode([data], ZTF).alerts.to_pylist()
     expected = read(data)["candidate"][name]
     assert row[name] == (expected.decode() if isinstance(expected, bytes) else expected)
 
@@ -382,7 +381,7 @@ def test_a_type_that_cannot_hold_it(path: str, kind: Any, number: Any, expected:
         record |= {"cutoutTemplate": None, "cutoutDifference": None}
     data = packet(schema, record)
     if expected is None:
-        assert decode([data]).errors.num_rows == 0
+        assert decode([data], ZTF).errors.num_rows == 0
     else:
         assert reason(data) == expected.replace("objectId: missing", "candidate.candid: missing")
 
@@ -402,8 +401,8 @@ def test_arrays_of_nullable_entries_as_spark_writes_them() -> None:
     record = alert(schema=bare_schema("3.3"), previous=3)
     record["prv_candidates"].insert(1, None)
     data = packet(schema, record)
-    assert_same_as(decode([data], stamps=True), {0: read(data)})
-    assert equal(decode(strip_stamps([data])), decode([data]))
+    assert_same_as(decode([data], ZTF, stamps=True), {0: read(data)})
+    assert equal(decode(strip_stamps([data], ZTF), ZTF), decode([data], ZTF))
 
 
 def test_names_of_unknown_fields_in_packet_and_candidate() -> None:
@@ -414,7 +413,7 @@ def test_names_of_unknown_fields_in_packet_and_candidate() -> None:
     jd = record["candidate"]["jd"]
     record |= {"rank": 7, "jd": 0.5}
     record["candidate"] |= {"rank": b"\x00\xff", "seen": 3}
-    (row,) = decode([packet(schema, record)]).alerts.to_pylist()
+    (row,) = decode([packet(schema, record)], ZTF).alerts.to_pylist()
     assert extra_of(row) == {"rank": 7, "jd": 0.5, "candidate.rank": "\x00\u00ff", "seen": 3}
     assert row["jd"] == jd
 
@@ -468,7 +467,7 @@ def test_candid_must_be_positive(candid: int, expected: str) -> None:
 def test_object_id(name: str, expected: str | None) -> None:
     data = packet(SCHEMA, alert() | {"objectId": name})
     if expected is None:
-        assert decode([data]).alerts["objectId"].to_pylist() == [name]
+        assert decode([data], ZTF).alerts["objectId"].to_pylist() == [name]
     else:
         assert reason(data) == f"field objectId: {expected}"
 
@@ -486,7 +485,7 @@ def test_entries_never_make_a_packet_bad_by_their_values() -> None:
     record["prv_candidates"][0] |= {"jd": float("nan"), "fid": -7, "ra": 1e300, "candid": -1, "isdiffpos": "?"}
     record["fp_hists"][0] |= {"jd": float("inf"), "forcediffimflux": -99999.0}
     data = packet(SCHEMA, record)
-    assert_same_as(decode([data]), {0: read(data)})
+    assert_same_as(decode([data], ZTF), {0: read(data)})
 
 
 # What is not a packet.
@@ -541,7 +540,7 @@ HEAD = container(SCHEMA, b"")[: -16 - 2]
 )  # fmt: skip
 def test_what_is_not_a_packet(data: bytes | None, expected: str) -> None:
     assert reason(data) == expected
-    assert strip_stamps([data]).to_pylist() == [data]
+    assert strip_stamps([data], ZTF).to_pylist() == [data]
 
 
 def test_the_header_may_have_other_words_in_other_order_and_blocks() -> None:
@@ -551,8 +550,8 @@ def test_the_header_may_have_other_words_in_other_order_and_blocks() -> None:
     blocks = long_bytes(1) + pairs[0] + long_bytes(-2) + long_bytes(len(pairs[1] + pairs[2])) + pairs[1] + pairs[2]
     tail = MARKER + long_bytes(1) + long_bytes(len(BODY)) + BODY + MARKER
     data = b"Obj\x01" + blocks + b"\x00" + tail
-    assert_same_as(decode([data]), {0: read(data)})
-    assert decode([container(SCHEMA, BODY, codec=None)]).alerts.num_rows == 1
+    assert_same_as(decode([data], ZTF), {0: read(data)})
+    assert decode([container(SCHEMA, BODY, codec=None)], ZTF).alerts.num_rows == 1
 
 
 @pytest.mark.parametrize("size", [10 << 20, 50 << 20])
@@ -635,7 +634,7 @@ def test_a_type_that_contains_itself() -> None:
     node = {"type": "record", "name": "Node", "fields": [{"name": "next", "type": ["null", "Node"]}]}
     schema["fields"].append({"name": "chain", "type": node})
     data = container(schema, BODY + b"\x02" * 5 + b"\x00")
-    (row,) = decode([data]).alerts.to_pylist()
+    (row,) = decode([data], ZTF).alerts.to_pylist()
     assert extra_of(row)["chain"] == read(data)["chain"]
     # fastavro's process would die here.
     assert reason(container(schema, BODY + b"\x02" * 5_000_000 + b"\x00")) == "field chain: nested deeper than 32"
@@ -648,7 +647,7 @@ def test_a_type_that_takes_no_bytes_is_left_out() -> None:
     record = alert()
     record["candidate"]["drb"] = None
     body = record_bytes(set_type(SCHEMA, "candidate.drb", "null"), record)
-    (row,) = decode([container(schema, body)]).alerts.to_pylist()
+    (row,) = decode([container(schema, body)], ZTF).alerts.to_pylist()
     assert row["drb"] is None
     assert row["extra"] is None
 
@@ -705,7 +704,7 @@ def test_tables_grow_and_stop_at_a_limit() -> None:
     for n in (3, 5_000, 0, 10_000):
         record = alert(previous=0) | {"prv_candidates": [{"fid": i % 3, "new": i} for i in range(n)]}
         data.append(packet(schema, record))
-    decoded = decode([*data[:2], good(), *data[2:]])
+    decoded = decode([*data[:2], good(), *data[2:]], ZTF)
     assert decoded.errors.num_rows == 0
     assert decoded.previous["alert"].to_pylist() == [0] * 3 + [1] * 5_000 + [2] * 2 + [4] * 10_000
     entries = decoded.previous.filter(pa.compute.equal(decoded.previous["alert"], 4))
@@ -724,7 +723,7 @@ def test_a_bad_packet_leaves_nothing_in_the_rows_of_the_next(before: int) -> Non
         container(SCHEMA, full[:-1]),
         packet(SCHEMA, alert(3, previous=90, forced=40, nulls=1.0)),
     ]
-    decoded = decode(data, stamps=True)
+    decoded = decode(data, ZTF, stamps=True)
     assert reasons(decoded).keys() == {1}
     assert_same_as(decoded, {0: read(data[0]), 2: read(data[2])})
 
@@ -750,12 +749,12 @@ def test_schemas_come_and_go() -> None:
             data.append(container(schema, BODY))
     records = {row: read(one) for row, one in enumerate(data) if row not in bad}
     for _ in range(2):
-        decoded = decode(data)
+        decoded = decode(data, ZTF)
         assert_same_as(decoded, records)
         assert reasons(decoded) == bad
-    assert len(avro._catalog.plans) <= avro.MAX_PLANS
+    assert len(avro._reader(ZTF).catalog.plans) <= avro.MAX_PLANS
     for row in range(0, len(data), 17):
-        decoded = decode(data[row : row + 1])
+        decoded = decode(data[row : row + 1], ZTF)
         assert reasons(decoded) == ({0: bad[row]} if row in bad else {})
 
 
@@ -767,7 +766,7 @@ def test_a_cutout_that_may_not_be_null_stays() -> None:
     schema = set_type(schema, "cutoutScience", record_schema(schema, "cutoutScience"))
     record = alert(schema=schema)
     data = packet(schema, record)
-    (after,) = strip_stamps([data]).to_pylist()
+    (after,) = strip_stamps([data], ZTF).to_pylist()
     expected = read(data) | {"cutoutTemplate": None, "cutoutDifference": None}
     assert repr(sorted(read(after).items())) == repr(sorted(expected.items()))
 
@@ -776,7 +775,7 @@ def test_the_schema_loses_its_texts_and_nothing_else() -> None:
     schema = ztf.avro_schema("4.02")
     schema["fields"].append({"name": "doc", "type": "string", "doc": "of a field named doc", "default": "doc"})
     data = container(schema, record_bytes(SCHEMA, alert()) + text_bytes(b"kept"))
-    (after,) = strip_stamps([data]).to_pylist()
+    (after,) = strip_stamps([data], ZTF).to_pylist()
     written = fastavro.reader(io.BytesIO(after)).metadata["avro.schema"]
     assert json.loads(written)["fields"][-1] == {"name": "doc", "type": "string", "default": "doc"}
     assert json.loads(written)["fields"][:-1] == SCHEMA["fields"]
@@ -785,7 +784,7 @@ def test_the_schema_loses_its_texts_and_nothing_else() -> None:
 
 
 def test_nulls_come_back_as_nulls() -> None:
-    assert strip_stamps(pa.array([None, b"x"], pa.binary())).to_pylist() == [None, b"x"]
+    assert strip_stamps(pa.array([None, b"x"], pa.binary()), ZTF).to_pylist() == [None, b"x"]
 
 
 # Signs.
@@ -821,4 +820,4 @@ def test_a_thousand_simulated_packets_of_every_version() -> None:
     night = simulate(3, objects=200, nights=30, version=ztf.VERSIONS, traits=traits)
     packets = night.packets[:1200]
     assert len(packets) == 1200
-    assert_same_as(decode(packets, stamps=True), dict(enumerate(read(packet) for packet in packets)))
+    assert_same_as(decode(packets, ZTF, stamps=True), dict(enumerate(read(packet) for packet in packets)))

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 
 from alerce_spark.alerts.avro import decode, strip_stamps
+from alerce_spark.surveys.ztf import ZTF
 from tests.unit.alert_packets import (
     assert_covers,
     assert_same_as,
@@ -139,7 +140,7 @@ def test_damaged_packets_between_good_ones(seed: int) -> None:
             expected[len(data)] = GOOD_RECORDS[number // 10 % len(GOOD)]
             data.append(GOOD[number // 10 % len(GOOD)])
         data.append(mutant(rng))
-    decoded = decode(data, stamps=True)
+    decoded = decode(data, ZTF, stamps=True)
     assert_covers(decoded, len(data))
     accepted = set(decoded.alerts["row"].to_pylist())
     assert accepted >= expected.keys()
@@ -148,8 +149,8 @@ def test_damaged_packets_between_good_ones(seed: int) -> None:
     for table in (decoded.alerts, decoded.previous, decoded.forced):
         assert_nothing_under_nulls(table)
     assert all(reasons(decoded).values())
-    stripped = decode(strip_stamps(data))
-    plain = decode(data)
+    stripped = decode(strip_stamps(data, ZTF), ZTF)
+    plain = decode(data, ZTF)
     for name in ("alerts", "previous", "forced"):
         assert repr(getattr(stripped, name).to_pydict()) == repr(getattr(plain, name).to_pydict())
     assert stripped.errors["row"].equals(plain.errors["row"])
@@ -158,7 +159,7 @@ def test_damaged_packets_between_good_ones(seed: int) -> None:
 def test_the_mutants_reach_what_they_should() -> None:
     """Many kinds of damage, and some that nobody can see."""
     rng = random.Random(0)
-    decoded = decode([mutant(rng) for _ in range(3000)])
+    decoded = decode([mutant(rng) for _ in range(3000)], ZTF)
     kinds = Counter(reason.split(":")[1][:12] if ":" in reason else reason[:12] for reason in reasons(decoded).values())
     assert len(kinds) >= 25
     assert 300 < decoded.alerts.num_rows < 2000
@@ -169,15 +170,15 @@ def test_a_packet_cut_off_at_every_byte(number: int) -> None:
     data = GOOD[number]
     for first in range(0, len(data), 1000):
         cut = [data[:n] for n in range(first, min(first + 1000, len(data)))]
-        decoded = decode([*cut, data])
+        decoded = decode([*cut, data], ZTF)
         assert decoded.alerts["row"].to_pylist() == [len(cut)]
-        assert_same_as(decode([data], stamps=True), {0: GOOD_RECORDS[number]})
+        assert_same_as(decode([data], ZTF, stamps=True), {0: GOOD_RECORDS[number]})
 
 
 @pytest.mark.parametrize("number", range(len(BODIES)))
 def test_a_record_cut_off_at_every_byte(number: int) -> None:
     schema, body = BODIES[number]
-    decoded = decode([container(schema, body[:n]) for n in range(len(body))])
+    decoded = decode([container(schema, body[:n]) for n in range(len(body))], ZTF)
     assert decoded.alerts.num_rows == 0
     assert all(reason.startswith("field ") for reason in reasons(decoded).values())
 
@@ -190,5 +191,5 @@ def test_every_bit_of_a_record(number: int) -> None:
         for at in range(first, min(first + 250, len(body))):
             for bit in range(8):
                 flipped.append(body[:at] + bytes([body[at] ^ 1 << bit]) + body[at + 1 :])
-        decoded = decode([container(schema, one) for one in flipped])
+        decoded = decode([container(schema, one) for one in flipped], ZTF)
         assert_covers(decoded, len(flipped))

@@ -16,6 +16,7 @@ from alerce_spark.alerts.avro import decode
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lightcurves import assemble as a
 from alerce_spark.simulation.night import Traits, simulate
+from alerce_spark.surveys.ztf import ZTF
 from tests.lakes import WRITTEN, assert_complete, assert_keys_unique, assert_same, records
 
 ORDER = 4
@@ -28,7 +29,7 @@ class MemoryLake:
         self.tables = {name: _frame(TABLES[name].arrow.empty_table()) for name in WRITTEN}
 
     def write(self, packets: Sequence[bytes]) -> None:
-        decoded = decode(list(packets))
+        decoded = decode(list(packets), ZTF)
         oids = decoded.alerts["objectId"].unique().sort().to_pylist()
         known = self.tables["objects"].select("oid", "pixel")
         first = pl.DataFrame(
@@ -49,7 +50,7 @@ class MemoryLake:
             self.tables["non_detections"].filter(mine).select(a.LIMIT_COLUMNS),
             self.tables["forced_photometry"].filter(mine).select(a.FORCED_COLUMNS),
         )
-        rows = a.assemble(decoded, stored, homes, survey="ztf", order=ORDER)
+        rows = a.assemble(decoded, stored, homes, survey=ZTF, order=ORDER)
         for table, new, upgrade in (
             ("detections", rows.detections_new, rows.detections_upgrade),
             ("non_detections", rows.limits_new, rows.limits_upgrade),
@@ -153,7 +154,7 @@ def test_real_packets_in_any_order(data_dir: Path) -> None:
 
 
 def test_a_carried_detection_with_a_damaged_position_lies_where_its_carrier_does() -> None:
-    from alerce_spark.alerts import ztf
+    from alerce_spark.surveys import ztf
 
     night = simulate(5, objects=3, nights=15, stamps=False, mix={"RRL": 1})
     alert = max(records(night.packets), key=lambda a: sum(e["candid"] is not None for e in a["prv_candidates"]))

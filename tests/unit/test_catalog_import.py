@@ -24,8 +24,9 @@ from alerce_spark.config import conf_dir
 from alerce_spark.crossmatch import files, match
 from alerce_spark.crossmatch.catalogs import Catalog, CatalogSettingsError, load
 from alerce_spark.crossmatch.files import BROKEN, NO_ID, NO_POSITION, Counts
+from alerce_spark.errors import LakeError
 from alerce_spark.lake import catalogs
-from alerce_spark.lake.storage import LakeError
+from alerce_spark.surveys.ztf import ZTF
 from alerce_spark.tablefiles import TableFileError, formats
 
 SETTINGS = Catalog(
@@ -385,7 +386,7 @@ def test_sources_with_proper_motion_are_met_where_they_are(tmp_path: Path) -> No
 
 
 def test_shipped_settings_and_broken_ones(tmp_path: Path) -> None:
-    shipped = load(conf_dir() / "catalogs.toml")
+    shipped = load(conf_dir() / "catalogs.toml", ZTF)
     assert {"allwise", "sdss", "gaia_dr3", "ps1", "milliquas"} <= set(shipped)
     assert shipped["allwise"].radius == 1.0
     assert {"w1mpro", "w2mpro", "w3mpro", "w4mpro"} <= set(shipped["allwise"].attributes)
@@ -402,7 +403,7 @@ def test_shipped_settings_and_broken_ones(tmp_path: Path) -> None:
     ):
         file.write_text(text)
         with pytest.raises(CatalogSettingsError, match=said):
-            load(file)
+            load(file, ZTF)
 
 
 def test_a_catalogue_that_is_not_there(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from alerce_spark.lake.storage import LakeError
+from alerce_spark.errors import LakeError
 from alerce_spark.streaming.causes import OTHER, Cause, explain
 
 _LOSS = (

@@ -29,12 +29,13 @@ from alerce_spark.crossmatch import cds
 from alerce_spark.crossmatch.catalogs import Attribute, Catalog, CatalogSettingsError, load
 from alerce_spark.crossmatch.cds import FINISHED, Asynchronous, Cds, CdsError
 from alerce_spark.crossmatch.rows import ATTEMPTS
-from alerce_spark.kafka.local import free_port
-from alerce_spark.lake import log, write
+from alerce_spark.lake import write
 from alerce_spark.lake.tables import TABLES
+from alerce_spark.local_kafka import free_port
 from alerce_spark.sky import healpix, parent
-from alerce_spark.streaming.crossmatch import Crossmatch
 from alerce_spark.streaming.pieces import PIECES
+from alerce_spark.streaming.queries.crossmatch import Crossmatch
+from alerce_spark.surveys.ztf import ZTF
 
 _ERROR_PAGE = b"<html><head><title>504 Gateway Time-out</title></head><body>The server is busy</body></html>"
 _REFUSAL = """<?xml version="1.0"?><VOTABLE version="1.3" xmlns="http://www.ivoa.net/xml/VOTable/v1.3">
@@ -265,7 +266,7 @@ def test_shipped_settings_of_allwise_fit_the_service(service: _Service, sky: tup
     # Columns of II/328/allwise as the service has them; the first and the W1 and W4 magnitudes are there already.
     for name in ("W2mag", "W3mag", *(f"e_W{band}mag" for band in (1, 2, 3, 4)), "Jmag", "Hmag", "Kmag"):
         service.sources[name] = np.arange(len(service.sources), dtype=np.float32)
-    shipped = load(conf_dir() / "catalogs.toml")["allwise"]
+    shipped = load(conf_dir() / "catalogs.toml", ZTF)["allwise"]
     found = _client(service, catalogs={"allwise": shipped}).attempts(*sky)
     assert found["source_id"].to_pylist() == _client(service).attempts(*sky)["source_id"].to_pylist()
     names = {name for row in found["attributes"].drop_null().to_pylist() for name, _ in row}
@@ -439,7 +440,7 @@ def filled(
     nothing = {pa.string(): "", pa.bool_(): False}
     values = [known.get(f.name, [None if f.nullable else nothing.get(f.type, 0)] * len(sky[0])) for f in schema]
     rows = pa.table([pa.array(v, f.type) for v, f in zip(values, schema, strict=True)], schema=schema)
-    log.commit(path, "objects", DeltaTable(f"{path}/objects").version(), write.append(path, "objects", rows))
+    write.commit(path, "objects", DeltaTable(f"{path}/objects").version(), write.append(path, "objects", rows))
     for name in ("W2mag", "W3mag", *(f"e_W{band}mag" for band in (1, 2, 3, 4)), "Jmag", "Hmag", "Kmag"):
         service.sources[name] = np.arange(len(service.sources), dtype=np.float32)
     monkeypatch.setenv("ALERCE_LAKE__PATH", path)
@@ -502,7 +503,7 @@ def test_what_the_command_cannot_ask_is_said(filled: str, capsys: pytest.Capture
     for arguments, said in (
         (("sdss",), "crossmatch.cds_tables has no sdss; there are allwise"),
         (("--radius", "2"), "--cds asks about the objects of the lake"),
-        (("--csv", "mine.csv"), "--cds asks about the objects of the lake"),
+        (("--csv", __file__), "--cds asks about the objects of the lake"),
     ):
         code, text = _run(capsys, "--cds", *arguments)
         assert code == 2
@@ -620,7 +621,7 @@ def test_the_stream_goes_on_and_objects_are_asked_for_again(service: _Service, f
 
     service.default = hang
     clock = _Clock()
-    shipped = {"allwise": load(conf_dir() / "catalogs.toml")["allwise"]}
+    shipped = {"allwise": load(conf_dir() / "catalogs.toml", ZTF)["allwise"]}
     asynchronous = Asynchronous(_client(service, catalogs=shipped), clock=clock)
     query = Crossmatch(None, filled, "ztf", lambda: None, asynchronous, ("allwise",))  # type: ignore[arg-type]
 

@@ -69,7 +69,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception | KeyboardIn
         def status(folder: Path) -> None:
             raise error
 
-        monkeypatch.setattr("alerce_spark.kafka.local.status", status)
+        monkeypatch.setattr("alerce_spark.local_kafka.status", status)
 
     return fail
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from alerce_spark.config import ConfigError, Settings, load
+from alerce_spark.config import ConfigError, Settings, StreamSettings, load, query_names
+from alerce_spark.streaming.queries import declared
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "conf" / "alerce.toml"
@@ -21,7 +22,10 @@ def _file(tmp_path: Path, text: str) -> Path:
 
 
 def test_the_shipped_file_shows_the_defaults() -> None:
-    assert load(SHIPPED).model_dump() == Settings.model_construct().model_dump()
+    shipped = load(SHIPPED).model_dump()
+    tables = {name: shipped["stream"].pop(name) for name in query_names()}
+    assert shipped == Settings.model_construct().model_dump()
+    assert tables == {name: declared(name).limits(StreamSettings())._asdict() for name in query_names()}
 
 
 def test_flags_override_environment_and_environment_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,10 +42,15 @@ def test_flags_override_environment_and_environment_the_file(tmp_path: Path, mon
         ("[kafka]\nbootstrap_server = 'a:1'\n", ["kafka.bootstrap_server", "did you mean bootstrap_servers?"]),
         ("[lake]\nhealpix_order = 40\n", ["lake.healpix_order", "40"]),
         ("[lake]\npath = 'hdfs://x/y'\n", ["lake.path", "hdfs://", "not supported"]),
-        ("[stream]\nqueries = ['photometri']\n", ["stream.queries.0", "photometri"]),
+        ("[stream]\nqueries = ['photometri']\n", ["stream.queries", "photometri", "did you mean photometry?"]),
+        ("[stream.photometri]\ninterval_s = 1\n", ["stream", "photometri", "did you mean photometry?"]),
+        ("[stream.stamps]\nmax_alerts = 1\n", ["unknown key stream.stamps.max_alerts", "max_messages"]),
+        ("[stream]\nmetrics_prt = 1\n", ["unknown key stream.metrics_prt", "did you mean metrics_port?"]),
+        ("[stream]\nstamps_interval_s = 1\n", ["stream.stamps_interval_s", "interval_s of [stream.stamps]"]),
+        ("[stream]\nresults_max_messages = 9\n", ["max_messages of [stream.results]"]),
+        ("[stream]\nphotometry_min_alerts = 9\n", ["min_messages of [stream.photometry]"]),
         ("[archive]\nurl = 'ftp://x'\n", ["archive.url", "s3://<bucket>/<prefix>"]),
         ("[nothing]\na = 1\n", ["nothing"]),
-        ("[stream]\nphotometry_min_alerts = 9000\n", ["photometry_min_alerts = 9000", "no batch could begin"]),
         ("[stream]\nqueries = ['stamps', 'results', 'stamps']\n", ["stamps is named twice"]),
         ("[stream]\nqueries = []\n", ["at least one query"]),
         ("[stream]\nbatch_timeout_s = inf\n", ["stream.batch_timeout_s", "finite"]),
@@ -66,6 +75,32 @@ def test_errors_in_the_environment_name_the_variable(monkeypatch: pytest.MonkeyP
         load(SHIPPED)
 
 
+def test_a_table_of_a_query_comes_from_file_environment_and_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = _file(tmp_path, "[stream.photometry]\ninterval_s = 3\nmax_messages = 9000\n")
+    monkeypatch.setenv("ALERCE_STREAM__PHOTOMETRY__MAX_MESSAGES", "7000")
+    settings = load(file, {"stream": {"photometry": {"min_messages": 5}}})
+    assert declared("photometry").limits(settings.stream) == (3.0, 5, 7000)
+    assert declared("stamps").limits(settings.stream) == (0.2, None, 2000)
+    few = load(file, {"stream": {"photometry": {"min_messages": 8001}}})
+    with pytest.raises(ConfigError, match=r"stream\.photometry\.min_messages = 8001 .* no batch could begin"):
+        declared("photometry").limits(few.stream)
+    monkeypatch.setenv("ALERCE_STREAM__PHOTOMETRY__MAX_MESSAGES", "0")
+    with pytest.raises(ConfigError, match=r"ALERCE_STREAM__PHOTOMETRY__MAX_MESSAGES: stream\.photometry\.max_messages"):
+        load(file)
+    monkeypatch.delenv("ALERCE_STREAM__PHOTOMETRY__MAX_MESSAGES")
+    monkeypatch.setenv("ALERCE_STREAM__PHOTOMETRY_MAX_ALERTS", "9")
+    with pytest.raises(ConfigError, match="ALERCE_STREAM__PHOTOMETRY__MAX_MESSAGES"):
+        load(file)
+
+
+def test_an_option_of_kafka_in_the_environment_is_named_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALERCE_KAFKA__OPTIONS__SASL_PASSWORD", "x")
+    with pytest.raises(ConfigError, match=r"^environment variable ALERCE_KAFKA__OPTIONS__SASL_PASSWORD: "):
+        load(SHIPPED)
+
+
 def test_unknown_variables_and_missing_files_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="no settings file"):
         load(tmp_path / "absent.toml")
@@ -77,6 +112,8 @@ def test_unknown_variables_and_missing_files_are_errors(tmp_path: Path, monkeypa
 def test_errors_of_flags_name_the_command_line() -> None:
     with pytest.raises(ConfigError, match=r"command line: lake\.healpix_order = 99"):
         load(SHIPPED, {"lake": {"healpix_order": 99}})
+    with pytest.raises(ConfigError, match=r"^command line: stream\.queries: no query 'Stamps'; did you mean stamps\?"):
+        load(SHIPPED, {"stream": {"queries": ["Stamps"]}})
 
 
 _SECRET = "hunter2"

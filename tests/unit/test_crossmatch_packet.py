@@ -12,9 +12,12 @@ import pyarrow as pa
 import pytest
 
 from alerce_spark.alerts.avro import decode
-from alerce_spark.crossmatch.packet import CATALOGS, neighbours
+from alerce_spark.crossmatch.packet import neighbours
 from alerce_spark.crossmatch.rows import ATTEMPTS, attempts, numbers
 from alerce_spark.simulation.night import simulate
+from alerce_spark.surveys.ztf import ZTF
+
+CATALOGS = tuple(neighbour.catalog for neighbour in ZTF.neighbours)
 
 
 @pytest.mark.real_data
@@ -22,7 +25,7 @@ def test_neighbours_of_real_packets_are_those_that_fastavro_reads(data_dir: Path
     files = [*sorted((data_dir / "ztf" / "exposure").glob("*.avro")), *sorted((data_dir / "ztf" / "v4").glob("*.avro"))]
     files += sorted((data_dir / "ztf" / "histories").rglob("*.avro"))[::4]
     packets = [file.read_bytes() for file in files]
-    found = pl.DataFrame(neighbours(decode(packets).alerts))
+    found = pl.DataFrame(neighbours(decode(packets, ZTF).alerts, ZTF))
     told = {(row, catalog): rest for row, catalog, *rest in found.iter_rows()}
     assert len(told) == len(found)
     for row, packet in enumerate(packets):
@@ -54,19 +57,19 @@ _PS1 = {"objectidps", "distpsnr", "sgmag", "srmag", "simag", "szmag", "sgscore"}
 
 
 def test_a_packet_without_neighbours_is_an_attempt_without_source() -> None:
-    alerts = decode(simulate(3, objects=2, nights=2, stamps=False).packets[:1]).alerts
+    alerts = decode(simulate(3, objects=2, nights=2, stamps=False).packets[:1], ZTF).alerts
     none = {"ssnamenr": "null"} | dict.fromkeys(("ssdistnr", "distpsnr1", "neargaia", "objectidps1"), -999)
     for name, value in none.items():
         field = alerts.schema.field(name)
         alerts = alerts.set_column(alerts.schema.get_field_index(name), field, pa.array([value], field.type))
-    found = neighbours(alerts)
+    found = neighbours(alerts, ZTF)
     assert sorted(found["catalog"].to_pylist()) == sorted(CATALOGS)
     for column in ("source_id", "separation", "attributes"):
         assert found[column].null_count == len(CATALOGS)
 
 
 def test_no_alerts_are_no_attempts() -> None:
-    assert neighbours(decode([]).alerts).num_rows == 0
+    assert neighbours(decode([], ZTF).alerts, ZTF).num_rows == 0
 
 
 def test_attributes_are_kept_in_full_and_read_back() -> None:

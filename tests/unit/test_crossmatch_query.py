@@ -21,15 +21,16 @@ from alerce_spark import lake as lakes
 from alerce_spark import sky
 from alerce_spark.alerts.avro import decode
 from alerce_spark.crossmatch.catalogs import Catalog
-from alerce_spark.crossmatch.packet import CATALOGS
 from alerce_spark.crossmatch.rows import ATTEMPTS, attempts
-from alerce_spark.lake import catalogs, log, lookup, write
+from alerce_spark.lake import catalogs, lookup, write
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lightcurves.assemble import assemble
 from alerce_spark.simulation.night import simulate
-from alerce_spark.streaming import crossmatch, lightcurves
-from alerce_spark.streaming.crossmatch import Crossmatch, lacking, match_objects
+from alerce_spark.streaming.queries import crossmatch, lightcurves
+from alerce_spark.streaming.queries.crossmatch import Crossmatch, lacking, match_objects
+from alerce_spark.surveys.ztf import ZTF
 
+CATALOGS = tuple(neighbour.catalog for neighbour in ZTF.neighbours)
 SETTINGS = Catalog(
     title="AllWISE",
     id=("id",),
@@ -148,7 +149,7 @@ def test_a_commit_that_fails_is_made_good_by_the_replay(
     lake: str, night: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(log, "commit", _fail)
+        patched.setattr(write, "commit", _fail)
         with pytest.raises(RuntimeError, match="injected"):
             _query(lake).process(_Packets(night))
     assert _stored(lake).is_empty()
@@ -223,19 +224,19 @@ def test_a_service_is_asked_once_and_again_after_it_failed(lake: str, night: lis
 
 def _fill(lake: str, night: list[bytes]) -> pl.DataFrame:
     """Detections, upper limits and objects of a night into the lake, as photometry makes them; the objects."""
-    decoded = decode(night)
+    decoded = decode(night, ZTF)
     places = [decoded.alerts[name].to_numpy() for name in ("ra", "dec")]
     pixels = pl.Series("pixel", sky.healpix(*places, order=4), dtype=pl.Int32)
     homes = pl.DataFrame([pl.Series("oid", decoded.alerts["objectId"]), pixels]).unique("oid").sort("oid")
     versions = lookup.versions(lake, ["detections", "non_detections", "forced_photometry", "objects"])
     stored = lookup.stored_history(lake, pl.Series(decoded.alerts["objectId"]), *places, versions)
-    rows = assemble(decoded, stored, homes, survey="ztf", order=4)
+    rows = assemble(decoded, stored, homes, survey=ZTF, order=4)
     for name, new in (
         ("detections", rows.detections_new),
         ("non_detections", rows.limits_new),
         ("objects", rows.objects),
     ):
-        log.commit(lake, name, versions[name], write.append(lake, name, new.select(TABLES[name].names).to_arrow()))
+        write.commit(lake, name, versions[name], write.append(lake, name, new.select(TABLES[name].names).to_arrow()))
     return rows.objects
 
 

@@ -20,8 +20,8 @@ from alerce_spark import daemon, demo, jars, needs
 from alerce_spark.cli import common
 from alerce_spark.errors import InputError
 from alerce_spark.needs import MissingError
+from alerce_spark.profiles import profile
 from alerce_spark.progress import Stages
-from alerce_spark.session import profile
 from alerce_spark.streaming import kernels
 
 ROOT = Path(__file__).resolve().parents[2]

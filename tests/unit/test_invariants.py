@@ -15,6 +15,7 @@ from alerce_spark.nightly import integrity
 from alerce_spark.nightly.invariants import ALERTS, twice, violations
 from alerce_spark.nightly.packets import PACKETS
 from alerce_spark.simulation.night import Traits, simulate
+from alerce_spark.surveys.ztf import ZTF
 from tests.unit.test_assemble import MemoryLake
 
 Tables = dict[str, pl.DataFrame]
@@ -27,7 +28,7 @@ def alerts() -> tuple[list[bytes], pl.DataFrame]:
     night = simulate(
         8, objects=25, nights=3, cadence=1, stamps=False, version=("3.3", "4.02"), traits=Traits.like_ztf()
     )
-    found = decode(night.packets).alerts
+    found = decode(night.packets, ZTF).alerts
     frame = pl.DataFrame({"oid": found["objectId"], **{name: found[name] for name in ("candid", "ra", "dec")}})
     return night.packets, frame.with_columns(sampled=pl.lit(True)).select(ALERTS.names)
 
@@ -233,7 +234,7 @@ def _messages(*rows: tuple[str, int, str, str | None, int | None, float | None])
         "sha256": [r[2] for r in rows],
         "oid": [r[3] for r in rows],
         "candid": [r[4] for r in rows],
-        "jd": [r[5] for r in rows],
+        "mjd": [r[5] for r in rows],
         "ra": np.zeros(len(rows)),
         "dec": np.zeros(len(rows)),
     }

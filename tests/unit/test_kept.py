@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from alerce_spark.lake import kept
-from alerce_spark.lake.kept import Kept, footer_bytes, parquet_file
+from alerce_spark.delta import kept
+from alerce_spark.delta.kept import Kept, footer_bytes, parquet_file
 from alerce_spark.lake.tables import TABLES
 
 

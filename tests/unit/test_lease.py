@@ -22,8 +22,9 @@ from botocore.exceptions import ClientError
 from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 
-from alerce_spark.lake.storage import LakeError
+from alerce_spark.errors import LakeError
 from alerce_spark.lease import Lease, LeaseHeld, LeaseLost
+from alerce_spark.streaming.queries import writers
 
 _ACCOUNT = "123456789012"  # moto's
 
@@ -106,19 +107,19 @@ def _refused(place: Place, timeout: float = 60.0, scope: tuple[str, ...] = ("pho
 
 
 def test_a_second_writer_is_refused_with_the_name_of_the_first(place: Place) -> None:
-    with Lease(place.lake, "the stream"):
+    with Lease(place.lake, "the stream", 60.0, writers()):
         message = _refused(place)
         for part in ("photometry of ", "the stream", f"process {os.getpid()}", "--through-stream"):
             assert part in message
-    with Lease(place.lake, "an import"):
+    with Lease(place.lake, "an import", 60.0, writers()):
         assert place.read("results")["holder"] == "an import"  # type: ignore[index]
     assert place.read("photometry") is place.read("results") is None
 
 
 def test_writers_of_different_tables_run_side_by_side(place: Place) -> None:
     with (
-        Lease(place.lake, "one application", scope=["photometry"]) as one,
-        Lease(place.lake, "another", scope=["results"]) as other,
+        Lease(place.lake, "one application", 60.0, ["photometry"]) as one,
+        Lease(place.lake, "another", 60.0, ["results"]) as other,
     ):
         assert "one application" in _refused(place, scope=("photometry",))
         assert "another" in _refused(place, scope=("results",))
@@ -233,7 +234,7 @@ def test_an_unreadable_lease_expires_like_any_other(place: Place) -> None:
     place.write("photometry", "{")
     _refused(place)
     place.age("photometry", 61)
-    with Lease(place.lake, "me", timeout=60) as mine:
+    with Lease(place.lake, "me", 60.0, ["results"]) as mine:
         mine.check()
 
 
@@ -294,15 +295,18 @@ def test_a_server_that_ignores_conditions_is_refused(s3: Place, monkeypatch: pyt
         return client
 
     monkeypatch.setattr("boto3.session.Session.client", careless)
-    with pytest.raises(LakeError, match="ignores If-None-Match"), Lease(s3.lake, "me"):
+    with pytest.raises(LakeError, match="ignores If-None-Match"), Lease(s3.lake, "me", 60.0, ["results"]):
         pass
 
 
 def test_a_lake_without_a_way_to_exclude_others_is_refused() -> None:
     with pytest.raises(LakeError, match="shared file system"):
-        Lease("abfss://container/lake", "me")
+        Lease("abfss://container/lake", "me", 60.0, ["results"])
 
 
 def test_an_error_of_the_server_is_said(s3: Place) -> None:
-    with pytest.raises(LakeError, match=r"lease on s3a://nobody/lake .*bucket"), Lease("s3a://nobody/lake", "me"):
+    with (
+        pytest.raises(LakeError, match=r"lease on s3a://nobody/lake .*bucket"),
+        Lease("s3a://nobody/lake", "me", 60.0, ["results"]),
+    ):
         pass

@@ -16,13 +16,14 @@ from deltalake import DeltaTable, QueryBuilder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alerce_spark import sky
-from alerce_spark.lake import files, log, lookup, write
+from alerce_spark import delta, sky
+from alerce_spark.errors import LakeError
+from alerce_spark.lake import files, lookup, write
 from alerce_spark.lake.handles import delta_table
-from alerce_spark.lake.log import Change, Conflict
-from alerce_spark.lake.snapshots import Snapshots
-from alerce_spark.lake.storage import LakeError
+from alerce_spark.lake.handles import table as table_of
 from alerce_spark.lake.tables import TABLES, Column
+from alerce_spark.lake.write import Change, Conflict
+from alerce_spark.location import at
 
 ORDER = 3
 
@@ -50,7 +51,7 @@ def magstats(objects: dict[int, int]) -> pa.Table:
 def store(lake: str, objects: dict[int, int]) -> Change:
     version = lookup.versions(lake, ["magstats"])["magstats"]
     change = write.replace(lake, "magstats", magstats(objects), version)
-    log.commit(lake, "magstats", version, change)
+    write.commit(lake, "magstats", version, change)
     return change
 
 
@@ -75,7 +76,7 @@ def test_rows_replace_those_of_their_key(
     expected: dict[str, int] = {}
     for batch in batches:
         if forget:  # another process, which reads the log from its beginning
-            log._logs.clear()
+            delta.forget()
         store(lake, batch)
         expected |= {f"Z{k}": ndet for k, ndet in batch.items()}
         assert stored(lake) == expected
@@ -98,7 +99,7 @@ def test_checkpoints_are_read_and_commits_after_them(lake: str) -> None:
     for old in Path(lake, "magstats", "_delta_log").glob("*.json"):  # as the clean-up of the log does
         if int(old.stem) < 40:
             old.unlink()
-    log._logs.clear()
+    delta.forget()
     store(lake, {3: 1000})
     assert stored(lake) == expected | {"Z3": 1000}
 
@@ -106,23 +107,22 @@ def test_checkpoints_are_read_and_commits_after_them(lake: str) -> None:
 def test_of_writers_from_the_same_version_one_wins(lake: str) -> None:
     version = lookup.versions(lake, ["magstats"])["magstats"]
     changes = [write.replace(lake, "magstats", magstats({1: k}), version) for k in (1, 2)]
-    log.commit(lake, "magstats", version, changes[0])
+    write.commit(lake, "magstats", version, changes[0])
     with pytest.raises(Conflict, match="version"):
-        log.commit(lake, "magstats", version, changes[1])
+        write.commit(lake, "magstats", version, changes[1])
     assert stored(lake) == {"Z1": 1}
 
 
 def test_a_version_that_another_process_made_unseen_is_a_conflict(lake: str) -> None:
     store(lake, {1: 1})
-    table = log._Log(lake, "magstats")
-    table._update()
-    version = table._version
+    table = delta.Table(at(f"{lake}/magstats"))
+    version = table.live().version
     change = write.replace(lake, "magstats", magstats({1: 2}), version)
-    reading = table._update
+    reading = table.live
     # The other one commits after this one looked.
-    table._update = lambda: (reading(), store(lake, {2: 1}))[0]  # type: ignore[method-assign]
+    table.live = lambda: (reading(), store(lake, {2: 1}))[0]  # type: ignore[method-assign]
     with pytest.raises(Conflict, match="written by another application"):
-        table.commit(version, change)
+        table.commit(version, change, synced=True)
     assert stored(lake) == {"Z1": 1, "Z2": 1}
 
 
@@ -153,7 +153,7 @@ def test_a_file_without_rows_left_leaves_the_table(lake: str) -> None:
 
 
 def test_nothing_to_do_is_no_commit(lake: str) -> None:
-    assert log.commit(lake, "magstats", 0, Change([])) == 0
+    assert write.commit(lake, "magstats", 0, Change([])) == 0
     assert delta_table(lake, "magstats").version() == 0
 
 
@@ -162,7 +162,7 @@ def test_files_say_what_is_in_them(lake: str) -> None:
     table = table.set_column(
         table.schema.get_field_index("magmean"), "magmean", pa.array([np.nan] + [float(k) for k in range(39)])
     )
-    log.commit(lake, "magstats", 0, write.append(lake, "magstats", table))
+    write.commit(lake, "magstats", 0, write.append(lake, "magstats", table))
     actions = pl.DataFrame(delta_table(lake, "magstats").get_add_actions(flatten=True))
     rows = pl.DataFrame(table)
     for one in actions.iter_rows(named=True):
@@ -207,10 +207,12 @@ def test_a_feature_that_is_not_known_here_is_refused(lake: str) -> None:
         if "protocol" in action:
             action["protocol"]["writerFeatures"].append("rowTracking")
     name.write_text("\n".join(map(json.dumps, actions)))
-    log._logs.clear()
-    change = write.append(lake, "magstats", magstats({1: 1}))
+    delta.forget()
     with pytest.raises(LakeError, match="rowTracking"):
-        log.commit(lake, "magstats", 0, change)
+        write.append(lake, "magstats", magstats({1: 1}))
+    change = Change([{"path": "p", "partitionValues": {"pixel": "1"}, "size": 1, "stats": '{"numRecords":1}'}])
+    with pytest.raises(LakeError, match="rowTracking"):
+        write.commit(lake, "magstats", 0, change)
 
 
 def test_a_damaged_deletion_vector_is_an_error_not_a_row_that_comes_back(lake: str) -> None:
@@ -220,13 +222,13 @@ def test_a_damaged_deletion_vector_is_an_error_not_a_row_that_comes_back(lake: s
     def table(k: int, ndet: int) -> pa.Table:
         return pa.Table.from_pylist([rows[k] | {"ndet": ndet}], TABLES["magstats"].arrow)
 
-    log.commit(lake, "magstats", 0, write.append(lake, "magstats", pa.concat_tables(table(k, 1) for k in range(3))))
-    log.commit(lake, "magstats", 1, write.replace(lake, "magstats", table(0, 7), 1))
+    write.commit(lake, "magstats", 0, write.append(lake, "magstats", pa.concat_tables(table(k, 1) for k in range(3))))
+    write.commit(lake, "magstats", 1, write.replace(lake, "magstats", table(0, 7), 1))
     change = write.replace(lake, "magstats", table(1, 7), 2)
     for vector in Path(lake, "magstats").glob("deletion_vector_*.bin"):
         vector.write_bytes(vector.read_bytes()[:-2] + b"\x00\x00")
     with pytest.raises(LakeError, match="damaged"):
-        log.commit(lake, "magstats", 2, change)
+        write.commit(lake, "magstats", 2, change)
 
 
 def test_rows_that_are_kept_are_those_of_delta_rs(lake: str) -> None:
@@ -267,28 +269,28 @@ def test_snapshots_go_back_and_forth(lake: str) -> None:
     store(lake, dict.fromkeys(range(1200), 1))  # several in a pixel
     for k in range(45):
         store(lake, {k % 9: k + 1})
-        moving = Snapshots(lake, "magstats")
-        known[lookup.versions(lake, ["magstats"])["magstats"]] = {
-            path: (add, moving.kept(path)) for path, add in moving.at(log.files(lake, "magstats").version).items()
-        }
+        moving = delta.Table(at(f"{lake}/magstats"))
+        now = moving.newest()
+        known[now.version] = {path: moving.kept(file) for path, file in now.files.items()}
     for old in Path(lake, "magstats", "_delta_log").glob("*.json"):  # as the clean-up of the log does
         if int(old.stem) <= 20:
             old.unlink()
     newest = max(known)
-    assert any(mask is not None for _, mask in known[newest].values())
-    moving = Snapshots(lake, "magstats")
+    assert any(mask is not None for mask in known[newest].values())
+    moving = delta.Table(at(f"{lake}/magstats"))
     for version in (newest, 41, 25, 39, 20, newest, 30):
-        fresh = Snapshots(lake, "magstats")
+        fresh = delta.Table(at(f"{lake}/magstats"))
         for reader in (moving, fresh):
-            assert {path: add["path"] for path, add in reader.at(version).items()} == {p: p for p in known[version]}
-            for path, (_, mask) in known[version].items():
-                found = reader.kept(path)
+            files_then = reader.at(version).files
+            assert {path: file.path for path, file in files_then.items()} == {p: p for p in known[version]}
+            for path, mask in known[version].items():
+                found = reader.kept(files_then[path])
                 assert (found is None) == (mask is None)
                 assert found is None or np.array_equal(found, mask)
     with pytest.raises(FileNotFoundError, match="no longer has version 3"):
-        Snapshots(lake, "magstats").at(3)
+        delta.Table(at(f"{lake}/magstats")).at(3)
     with pytest.raises(LakeError, match="no table"):
-        Snapshots(f"{lake}/nowhere", "magstats").at(3)
+        delta.Table(at(f"{lake}/nowhere/magstats")).at(3)
     with pytest.raises(FileNotFoundError, match="no longer has version"):
         moving.at(newest + 1)
 
@@ -303,11 +305,11 @@ def test_a_look_up_keeps_little_of_each_file(lake: str) -> None:
         | {"modificationTime": 1_700_000_000_000 + k, "dataChange": True, "stats": stats}
         for k in range(2000)
     ]
-    log.commit(lake, "detections", 0, Change(added))
+    write.commit(lake, "detections", 0, Change(added))
     tracemalloc.start()
     try:
-        opened = Snapshots(lake, "detections")
-        assert len(opened.at(1)) == len(added)
+        opened = delta.Table(at(f"{lake}/detections"), "healpix29")
+        assert len(opened.at(1).files) == len(added)
         a_file = tracemalloc.get_traced_memory()[0] / len(added)
     finally:
         tracemalloc.stop()
@@ -322,10 +324,10 @@ def test_making_a_table_twice_changes_nothing(lake: str) -> None:
 
 def moved(lake: str) -> tuple[int, Change]:
     """What compaction does: all rows of the table in one file a pixel."""
-    live = log.files(lake, "magstats")
+    live = table_of(lake, "magstats").live()
     rows = lookup.rows_of_files(lake, "magstats", list(live.files), live.version)
-    removed = {path: add.get("deletionVector") for path, add in live.files.items()}
-    return live.version, Change(files.write(lake, "magstats", rows), removed=removed, operation="OPTIMIZE")
+    removed = {path: file.vector for path, file in live.files.items()}
+    return live.version, Change(files.write(lake, "magstats", rows), removed=removed, operation="OPTIMIZE", moves=True)
 
 
 def test_rows_that_only_move_are_committed_on_a_later_version(lake: str) -> None:
@@ -333,7 +335,7 @@ def test_rows_that_only_move_are_committed_on_a_later_version(lake: str) -> None
         store(lake, {1: k, 2: k})
     version, change = moved(lake)
     store(lake, {5: 1})
-    assert log.commit(lake, "magstats", version, change) == version + 2
+    assert write.commit(lake, "magstats", version, change) == version + 2
     assert stored(lake) == {"Z1": 2, "Z2": 2, "Z5": 1}
     last = json.loads(Path(lake, "magstats", "_delta_log", f"{version + 2:020d}.json").read_text().splitlines()[1])
     assert last["remove"]["dataChange"] is False
@@ -345,12 +347,12 @@ def test_a_move_and_a_change_of_the_same_rows_never_both_happen(lake: str) -> No
     version, change = moved(lake)
     store(lake, {1: 3})
     with pytest.raises(Conflict):
-        log.commit(lake, "magstats", version, change)
+        write.commit(lake, "magstats", version, change)
     late = write.replace(lake, "magstats", magstats({1: 4}), version + 1)
     version, change = moved(lake)
-    log.commit(lake, "magstats", version, change)
+    write.commit(lake, "magstats", version, change)
     with pytest.raises(Conflict):
-        log.commit(lake, "magstats", version, late)
+        write.commit(lake, "magstats", version, late)
     assert stored(lake) == {"Z1": 3, "Z2": 1}
 
 
@@ -363,7 +365,7 @@ def test_columns_of_a_new_version_are_added_to_an_old_lake(tmp_path: Path, monke
         write.create(lake, ORDER)
         rows = magstats({1: 5})
         version = lookup.versions(lake, ["magstats"])["magstats"]
-        log.commit(lake, "magstats", version, Change(files.write(lake, "magstats", rows)))
+        write.commit(lake, "magstats", version, Change(files.write(lake, "magstats", rows)))
     assert write.create(lake, ORDER) == []
     assert "dt_first" in [field.name for field in delta_table(lake, "magstats").schema().fields]
     _store_with_dt_first(lake, 2, 7.5)
@@ -372,13 +374,13 @@ def test_columns_of_a_new_version_are_added_to_an_old_lake(tmp_path: Path, monke
     _store_with_dt_first(lake, 1, 6.5)
     seen = pl.scan_delta(delta_table(lake, "magstats")).select("oid", "dt_first").collect()
     assert dict(seen.iter_rows()) == {"Z1": 6.5, "Z2": 7.5}
-    assert log.add_columns(lake, new) == []
+    assert write.add_columns(lake, new) == []
     with pytest.raises(LakeError, match="magstats lacks more"):
-        log.add_columns(lake, replace(new, columns=(*new.columns, Column("more", "int", "", required=True))))
+        write.add_columns(lake, replace(new, columns=(*new.columns, Column("more", "int", "", required=True))))
 
 
 def _store_with_dt_first(lake: str, number: int, days: float) -> None:
     rows = magstats({number: 1})
     rows = rows.set_column(rows.schema.get_field_index("dt_first"), "dt_first", pa.array([days]))
     version = lookup.versions(lake, ["magstats"])["magstats"]
-    log.commit(lake, "magstats", version, write.replace(lake, "magstats", rows, version))
+    write.commit(lake, "magstats", version, write.replace(lake, "magstats", rows, version))

@@ -18,12 +18,11 @@ from astropy.coordinates import SkyCoord
 from deltalake import DeltaTable, WriterProperties, write_deltalake
 from polars.testing import assert_frame_equal
 
-from alerce_spark import sky
-from alerce_spark.lake import log, lookup, write
+from alerce_spark import delta, sky
+from alerce_spark.delta.kept import Kept
+from alerce_spark.errors import LakeError
+from alerce_spark.lake import lookup, write
 from alerce_spark.lake.handles import ORDER_PROPERTY
-from alerce_spark.lake.kept import Kept
-from alerce_spark.lake.snapshots import Snapshots
-from alerce_spark.lake.storage import LakeError
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, FORCED_COLUMNS, LIMIT_COLUMNS
 
@@ -38,7 +37,7 @@ HISTORY = {
 
 @pytest.fixture(autouse=True)
 def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookup, "_tables", {})
+    delta.forget()
     for name, bound in (("_known_groups", lookup._GROUP_BYTES), ("_known_ids", lookup._ID_BYTES)):
         monkeypatch.setattr(lookup, name, Kept(bound, getattr(lookup, name)._size))
 
@@ -271,8 +270,8 @@ def test_a_table_whose_files_were_rewritten_and_deleted_is_opened_again(
     assert table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
     # The files go between the look at the log and the reading: the open table still stands before the rewrite.
     with monkeypatch.context() as patched:
-        plain = Snapshots.newest
-        patched.setattr(Snapshots, "newest", lambda self: self._version if self._version >= 0 else plain(self))
+        plain = delta.Table.newest
+        patched.setattr(delta.Table, "newest", lambda self: self._newest or plain(self))
         assert seen() == [1, 2, 3]
 
     # A lake made anew in the same place: first at a lower version, then at the same one with other files.
@@ -313,7 +312,7 @@ def test_one_oid_at_two_places_is_two_objects(tmp_path: Path, apart: float) -> N
         empty = {f.name: [False if f.type == pa.bool_() else 0] * len(ndet) for f in table if not f.nullable}
         new = pa.Table.from_pylist(pa.table(empty | {k: pa.array(v) for k, v in values.items()}).to_pylist(), table)
         version = lookup.versions(lake, ["magstats"])["magstats"]
-        log.commit(lake, "magstats", version, write.replace(lake, "magstats", new, version))
+        write.commit(lake, "magstats", version, write.replace(lake, "magstats", new, version))
 
     def seen(rows: slice) -> list[int]:
         many = [["a", "b"], np.r_[ra[rows], ra[:1]], np.r_[dec[rows], 0.0]]

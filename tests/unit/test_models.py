@@ -14,11 +14,11 @@ from deltalake.exceptions import DeltaError
 
 from alerce_spark.classifiers.artefact import ModelError
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, OUTLIER, STAMP
+from alerce_spark.errors import LakeError
 from alerce_spark.lake import models
 from alerce_spark.lake.handles import delta_table
 from alerce_spark.lake.models import Served, bootstrap
 from alerce_spark.lake.serving import refuse_other_models
-from alerce_spark.lake.storage import LakeError
 from alerce_spark.lake.tables import TABLES
 
 

@@ -35,7 +35,8 @@ def test_what_is_no_date_is_refused_with_the_form(night: str) -> None:
 def test_a_night_without_packets_is_an_error_and_leaves_no_report(
     settings_for: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packets, "read", lambda spark, kafka, night: pl.DataFrame(packets.PACKETS.empty_table()))
+    nothing = pl.DataFrame(packets.PACKETS.empty_table())
+    monkeypatch.setattr(packets, "read", lambda spark, kafka, survey, night: nothing)
     monkeypatch.setattr(integrity, "healpix_order", lambda lake: 4)
     settings = settings_for(kafka={"topics": ["ztf_[0-9]{8}_programid1"]})
     with pytest.raises(InputError, match="20200602: nothing was proven") as error:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from alerce_spark.cli import common
 from alerce_spark.nightly import invariants
-from alerce_spark.session import spark_dir
+from alerce_spark.profiles import spark_dir
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs" / "operations.md").read_text()

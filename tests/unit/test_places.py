@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from alerce_spark.errors import InputError
-from alerce_spark.places import lake_path
+from alerce_spark.location import lake_path
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,14 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from alerce_spark.kafka import local
-from alerce_spark.lake import handles, log, lookup, models, snapshots, storage, write
+from alerce_spark import delta, local_kafka, location
+from alerce_spark.delta.log import commit_path
+from alerce_spark.errors import LakeError
+from alerce_spark.lake import handles, lookup, models, write
 from alerce_spark.lake.handles import delta_table, scan
-from alerce_spark.lake.log import Change
-from alerce_spark.lake.storage import LakeError
+from alerce_spark.lake.handles import table as table_of
 from alerce_spark.lake.tables import TABLES
+from alerce_spark.lake.write import Change
 from tests.unit.test_log import ORDER, magstats, store, stored
 
 OBJECTS = dict.fromkeys(range(8), 1)
@@ -48,8 +50,8 @@ class Disk:
             self.at_commit.append((target, dict(self.safe) | {target: self.safe.get(source, -1)}))
             link(source, target)
 
-        monkeypatch.setattr(storage.os, "fsync", note)
-        monkeypatch.setattr(storage.os, "link", name)
+        monkeypatch.setattr(location.os, "fsync", note)
+        monkeypatch.setattr(location.os, "link", name)
 
 
 def test_a_commit_gets_its_name_when_all_that_it_names_is_safe(lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,10 +84,9 @@ def test_a_lake_that_is_made_and_its_registry_are_safe(tmp_path: Path, monkeypat
         assert safe[commit] == commit.stat().st_size
     assert {commit.parent for commit, _ in disk.at_commit} == set(Path(lake).rglob("_delta_log")) <= set(disk.safe)
     assert {Path(lake, name) for name in TABLES} <= set(disk.safe)
-    # The registry is written by delta-rs.
     newest = max(Path(lake, "models", "_delta_log").glob("*.json"))
     for path in (newest, *Path(lake, "models").glob("*.parquet"), Path(lake, entry.artefact)):
-        assert disk.safe[path] == path.stat().st_size
+        assert (disk.safe | disk.at_commit[-1][1])[path] == path.stat().st_size
     assert Path(lake, entry.artefact).parent in disk.safe
 
 
@@ -115,7 +116,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 def test_a_damaged_newest_commit_is_an_error_not_fewer_rows(lake: str, how: str) -> None:
     for k in range(3):
         store(lake, dict.fromkeys(range(k, k + 4), k))
-    version = log.files(lake, "magstats").version
+    version = table_of(lake, "magstats").live().version
     lookup.versions(lake, ["magstats"])
     opened = delta_table(lake, "magstats")
     expected = stored(lake)
@@ -123,19 +124,19 @@ def test_a_damaged_newest_commit_is_an_error_not_fewer_rows(lake: str, how: str)
     commit = Path(lake, "magstats", "_delta_log", f"{version + 1:020d}.json")
     whole = commit.read_bytes()
     commit.write_bytes(DAMAGE[how](whole))
-    log._logs.clear()
+    delta.forget()
     readers: list[Callable[[], object]] = [
         lambda: stored(lake),
-        lambda: log.files(lake, "magstats"),
+        lambda: table_of(lake, "magstats").live(),
         lambda: lookup.versions(lake, ["magstats"]),
-        lambda: log.commit(lake, "magstats", version, write.append(lake, "magstats", magstats({99: 1}))),
+        lambda: write.commit(lake, "magstats", version, write.append(lake, "magstats", magstats({99: 1}))),
         opened.update_incremental,
     ]
     for read in readers:
         with pytest.raises(LakeError, match=rf"{commit.name} of the table magstats .*After a power cut"):
             read()
     commit.unlink()  # the remedy
-    lookup._tables.clear()
+    delta.forget()
     assert stored(lake) == expected
 
 
@@ -151,11 +152,11 @@ def test_a_damaged_hint_of_the_last_checkpoint_is_passed_over(
     for old in hint.parent.glob("*.json"):  # as the clean-up of the log does
         if int(old.stem) < 20:
             old.unlink()
-    log._logs.clear()
-    snapshots._named.clear()
+    delta.forget()
+    delta.log._named.clear()
     for _ in range(3):
         assert stored(lake) == expected
-    assert log.files(lake, "magstats").version == 23
+    assert table_of(lake, "magstats").live().version == 23
     assert [record.getMessage().split(" is damaged")[0] for record in caplog.records] == [str(hint)]
 
 
@@ -164,19 +165,19 @@ def test_a_damaged_checkpoint_is_passed_over_while_the_commits_are_there(
 ) -> None:
     for k in range(21):
         store(lake, {k % 9: k + 1})
-    live = set(log.files(lake, "magstats").files)
+    live = set(table_of(lake, "magstats").live().files)
     checkpoint = next(Path(lake, "magstats", "_delta_log").glob("*.checkpoint.parquet"))
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    log._logs.clear()
+    delta.forget()
     with caplog.at_level(logging.WARNING):
-        assert set(log.files(lake, "magstats").files) == live
+        assert set(table_of(lake, "magstats").live().files) == live
     assert checkpoint.name in caplog.text
     for old in checkpoint.parent.glob("*.json"):
         if int(old.stem) < 20:
             old.unlink()
-    log._logs.clear()
+    delta.forget()
     with pytest.raises(LakeError, match=f"{checkpoint.name} of the table magstats"):
-        log.files(lake, "magstats")
+        table_of(lake, "magstats").live()
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5])
@@ -192,7 +193,7 @@ def test_a_data_file_that_is_empty_or_cut_off_is_named(lake: str, kept: float) -
         scan(delta_table(lake, "magstats"))
     with pytest.raises(LakeError, match=name):
         lookup.read(lake, "magstats", ["oid", "ndet"], oids, pixels)
-    live = log.files(lake, "magstats")
+    live = table_of(lake, "magstats").live()
     with pytest.raises(LakeError, match=name):
         lookup.rows_of_files(lake, "magstats", list(live.files), live.version)
     file.write_bytes(whole)
@@ -204,11 +205,11 @@ def test_a_deletion_vector_that_is_empty_or_cut_off_is_named(lake: str, kept: in
     same = magstats({40: 1, 41: 1}).to_pylist()
     place = {name: same[0][name] for name in ("pixel", "healpix29")}
     both = pa.Table.from_pylist([row | place for row in same], TABLES["magstats"].arrow)
-    log.commit(lake, "magstats", 0, write.append(lake, "magstats", both))
-    log.commit(lake, "magstats", 1, write.replace(lake, "magstats", both.slice(0, 1), 1))
+    write.commit(lake, "magstats", 0, write.append(lake, "magstats", both))
+    write.commit(lake, "magstats", 1, write.replace(lake, "magstats", both.slice(0, 1), 1))
     (vector,) = Path(lake, "magstats").glob("deletion_vector_*.bin")
     vector.write_bytes(vector.read_bytes()[:kept])
-    lookup._tables.clear()
+    delta.forget()
     with pytest.raises(LakeError, match=f"{vector.name} .* is damaged"):
         lookup.read(lake, "magstats", ["oid", "ndet"], ["Z40", "Z41"], both["pixel"].unique())
 
@@ -219,7 +220,7 @@ def test_pages_of_a_data_file_that_are_zeros_are_named(lake: str) -> None:
     whole = file.read_bytes()
     at = whole.index(b"Z") // 2 + 4
     file.write_bytes(whole[:4] + bytes(at) + whole[4 + at :])
-    live = log.files(lake, "magstats")
+    live = table_of(lake, "magstats").live()
     with pytest.raises(LakeError, match=file.name):
         lookup.rows_of_files(lake, "magstats", list(live.files), live.version)
 
@@ -232,10 +233,9 @@ def test_an_inserted_row_of_a_table_without_pixels_needs_whole_files(lake: str) 
 
 
 def test_nothing_is_left_of_a_commit_that_came_second(lake: str) -> None:
-    files = storage.store(lake, "magstats")
-    assert not storage.publish(files, snapshots.commit_path(0), b"{}", synced=True)
+    assert not location.at(f"{lake}/magstats").create(commit_path(0), b"{}", synced=True)
     assert [f.name for f in Path(lake, "magstats", "_delta_log").iterdir()] == [f"{0:020d}.json"]
-    assert log.commit(lake, "magstats", 0, Change([])) == 0
+    assert write.commit(lake, "magstats", 0, Change([])) == 0
     assert pl.scan_delta(delta_table(lake, "magstats")).collect().is_empty()
 
 
@@ -245,5 +245,5 @@ def test_a_damaged_note_of_the_broker_is_passed_over(
 ) -> None:
     note = tmp_path / "broker.json"
     note.write_text(text)
-    assert local.status(tmp_path) is None
+    assert local_kafka.status(tmp_path) is None
     assert str(note) in caplog.text

@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from alerce_spark import lake
-from alerce_spark.lake import log, lookup, write
+from alerce_spark.lake import lookup, write
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.streaming import quarantine
 
@@ -42,7 +42,7 @@ def _keep(path: str, batches: list[pa.RecordBatch]) -> list[int]:
         assert batch.schema == quarantine._KEYED
     met = iter([batch.select(["row"]) for batch in keyed])
     made = [row for change in quarantine._writer(path, version)(met) for row in change.to_pylist()]
-    log.commit(path, "quarantine", version, write.joined([write.unpacked(row["change"]) for row in made]))
+    write.commit(path, "quarantine", version, write.joined([write.unpacked(row["change"]) for row in made]))
     return [len(row["change"]) for row in made]
 
 

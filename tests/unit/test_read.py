@@ -16,9 +16,8 @@ from deltalake import DeltaTable, write_deltalake
 
 from alerce_spark import lake, sky
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, STAMP, STAMP_CLASSES
-from alerce_spark.errors import InputError
+from alerce_spark.errors import InputError, LakeError
 from alerce_spark.lake.handles import ORDER_PROPERTY
-from alerce_spark.lake.storage import LakeError
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lake.write import insert as write_rows
 

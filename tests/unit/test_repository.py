@@ -29,11 +29,13 @@ from moto.server import ThreadedMotoServer
 
 from alerce_spark import repository
 from alerce_spark.config import ArchiveSettings
-from alerce_spark.kafka.local import free_port
+from alerce_spark.local_kafka import free_port
 from alerce_spark.repository import Repository, RepositoryError, open_repository
 from alerce_spark.simulation.defects import corrupt
 from alerce_spark.simulation.night import simulate
-from alerce_spark.streaming.archive import uploader
+from alerce_spark.streaming.queries.archive import uploader
+from alerce_spark.surveys.survey import MJD_ZERO
+from alerce_spark.surveys.ztf import ZTF
 
 #: SHA-256 of nothing, from FIPS 180-4's examples.
 _SHA_OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -44,20 +46,20 @@ _SHA_OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b
 
 @given(st.floats(2_440_587.5, 2_462_000.0))
 def test_night_is_the_utc_date(jd: float) -> None:
-    assert repository.night(jd) == Time(jd, format="jd", scale="utc").datetime.strftime("%Y%m%d")
+    assert ZTF.night(jd - MJD_ZERO) == Time(jd, format="jd", scale="utc").datetime.strftime("%Y%m%d")
 
 
 @given(st.integers(50_000, 61_500))
 def test_night_changes_at_midnight(mjd: int) -> None:
     midnight = mjd + 2_400_000.5
-    assert repository.night(midnight) == Time(mjd, format="mjd", scale="utc").datetime.strftime("%Y%m%d")
+    assert ZTF.night(midnight - MJD_ZERO) == Time(mjd, format="mjd", scale="utc").datetime.strftime("%Y%m%d")
     before = float(np.nextafter(midnight, 0.0))
-    assert repository.night(before) == Time(mjd - 1, format="mjd", scale="utc").datetime.strftime("%Y%m%d")
+    assert ZTF.night(before - MJD_ZERO) == Time(mjd - 1, format="mjd", scale="utc").datetime.strftime("%Y%m%d")
 
 
 def test_keys_depend_on_the_packet_alone() -> None:
-    assert repository.key("ztf", 2_459_000.9, 1_234_567_890_123_456_789) == "ztf/20200531/1234567890123456789.avro"
-    assert repository.unreadable_key("ztf", b"") == f"ztf/unreadable/{_SHA_OF_NOTHING}"
+    assert repository.key(ZTF, 59_000.4, 1_234_567_890_123_456_789) == "ztf/20200531/1234567890123456789.avro"
+    assert repository.unreadable_key(ZTF, b"") == f"ztf/unreadable/{_SHA_OF_NOTHING}"
 
 
 @pytest.mark.parametrize(

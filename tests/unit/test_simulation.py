@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from alerce_spark.alerts import ztf
 from alerce_spark.simulation import packets, randoms, sources, survey
 from alerce_spark.simulation.defects import DEFECTS, OVERSIZED, corrupt
 from alerce_spark.simulation.measurements import offset
 from alerce_spark.simulation.night import Night, last_night, simulate, stream
 from alerce_spark.simulation.traits import Traits
+from alerce_spark.surveys import ztf
 
 Packet = dict[str, Any]
 #: Fields of a history that ZTF writes otherwise than the alert does: the file with its path, no Solar System.

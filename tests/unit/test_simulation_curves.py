@@ -22,6 +22,7 @@ from alerce_spark.simulation.measurements import Context, surroundings
 from alerce_spark.simulation.night import simulate
 from alerce_spark.simulation.simulator import Simulator
 from alerce_spark.simulation.sources import KIND_NAMES, Objects
+from alerce_spark.surveys.ztf import ZTF
 
 SITE = EarthLocation(lon=survey.LONGITUDE, lat=survey.LATITUDE, height=1700)
 
@@ -90,7 +91,7 @@ def context(sim: Simulator) -> tuple[Context, Objects]:
 
 def known_from_packets(packets: list[bytes]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Detections and limits that decoded packets tell, once each, by object."""
-    decoded = decode(packets)
+    decoded = decode(packets, ZTF)
     names = (
         "candid",
         "jd",

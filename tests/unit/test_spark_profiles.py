@@ -12,7 +12,7 @@ import pytest
 
 from alerce_spark import jars, needs, session
 from alerce_spark.config import ConfigError
-from alerce_spark.session import profile, spark_dir
+from alerce_spark.profiles import profile, spark_dir
 
 PROFILES = sorted(p.stem for p in spark_dir().glob("*.conf") if p.stem != "spark-defaults")
 PACKAGES = "spark.jars.packages"

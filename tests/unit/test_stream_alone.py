@@ -16,8 +16,8 @@ from pyspark.sql import SparkSession
 
 from alerce_spark.cli import main
 from alerce_spark.config import Settings
-from alerce_spark.kafka.local import free_port
 from alerce_spark.lease import Lease, LeaseHeld, LeaseLost
+from alerce_spark.local_kafka import free_port
 from alerce_spark.streaming import metrics
 from alerce_spark.streaming.causes import Cause
 from alerce_spark.streaming.metrics import Metrics

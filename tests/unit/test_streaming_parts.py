@@ -20,12 +20,13 @@ from alerce_spark.config import KafkaSettings
 from alerce_spark.features.names import FEATURES
 from alerce_spark.kafka import records
 from alerce_spark.lake.tables import TABLES
-from alerce_spark.streaming import checkpoints, metrics, results
+from alerce_spark.streaming import checkpoints, metrics
 from alerce_spark.streaming.causes import Cause
 from alerce_spark.streaming.metrics import Metrics
 from alerce_spark.streaming.pieces import unpack
+from alerce_spark.streaming.queries import results
+from alerce_spark.streaming.queries.stamps import Seen
 from alerce_spark.streaming.sink import Topics
-from alerce_spark.streaming.stamps import Seen
 
 CAME = datetime(2020, 6, 1, 3, tzinfo=UTC)
 
@@ -207,7 +208,7 @@ def test_metrics_count_each_batch_once_and_know_what_waits(tmp_path: Path) -> No
 def test_metrics_are_served_to_prometheus(tmp_path: Path) -> None:
     from urllib.request import urlopen
 
-    from alerce_spark.kafka.local import free_port
+    from alerce_spark.local_kafka import free_port
 
     port = free_port()
     told = Metrics(["stamps"], str(tmp_path), port)
@@ -221,7 +222,7 @@ def test_metrics_are_served_to_prometheus(tmp_path: Path) -> None:
 
 
 def test_a_taken_port_does_not_end_the_stream(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from alerce_spark.kafka.local import free_port
+    from alerce_spark.local_kafka import free_port
 
     port = free_port()
     Metrics(["stamps"], str(tmp_path), port)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from alerce_spark.alerts import ztf
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lightcurves.statistics import MAGSTATS, OBJECTS
+from alerce_spark.surveys import ztf
 
 
 def test_every_table_of_the_design_is_there() -> None:
     assert set(TABLES) == {
         *("detections", "non_detections", "forced_photometry", "objects", "magstats", "features", "probabilities"),
-        *("xmatch", "taxonomy", "models", "quarantine", "nightly_reports"),
+        *("xmatch", "taxonomy", "models", "quarantine", "nightly_reports", "tns_reports"),
     }
 
 

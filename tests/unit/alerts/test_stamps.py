@@ -16,7 +16,9 @@ from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alerce_spark.alerts import avro, stamps, ztf
+from alerce_spark.alerts import avro, stamps
+from alerce_spark.surveys import ztf
+from alerce_spark.surveys.ztf import ZTF
 
 RNG = np.random.default_rng(1)
 IMAGE = RNG.normal(100, 10, (63, 63)).astype(np.float32)
@@ -227,12 +229,12 @@ def real(data_dir: Path) -> avro.Decoded:
         with tarfile.open(path) as archive:
             members = (archive.extractfile(member) for member in archive if member.isfile())
             packets += [member.read() for member in members if member]
-    return avro.decode(packets, stamps=True)
+    return avro.decode(packets, ZTF, stamps=True)
 
 
 @pytest.mark.real_data
 def test_real_stamps_equal_those_of_astropy(real: avro.Decoded) -> None:
-    got = stamps.of(real)
+    got = stamps.of(real.alerts, ZTF)
     assert len(got) > 400
     assert not got.reason.any()
     x, y = real.alerts["xpos"].to_pylist(), real.alerts["ypos"].to_pylist()
@@ -254,7 +256,7 @@ def test_real_stamps_equal_those_of_astropy(real: avro.Decoded) -> None:
 
 @pytest.mark.real_data
 def test_the_difference_of_cut_stamps_peaks_in_the_middle(real: avro.Decoded) -> None:
-    got = stamps.of(real)
+    got = stamps.of(real.alerts, ZTF)
     for i in np.flatnonzero((got.shape != 63).any(axis=(1, 2))):
         core = np.abs(got.images[i, 2, 28:35, 28:35])
         assert np.nanmax(core) == pytest.approx(np.nanmax(np.abs(got.images[i, 2, 20:43, 20:43])))

@@ -20,6 +20,7 @@ from alerce_spark.classifiers.artefact import ModelError
 from alerce_spark.classifiers.stamp import StampModel
 from alerce_spark.classifiers.taxonomy import STAMP_CLASSES
 from alerce_spark.errors import InputError
+from alerce_spark.surveys.ztf import ZTF
 
 #: The model that ships with the package.
 SHIPPED = Path(stamp.__file__).parent / "bootstrap" / "stamp_classifier.onnx"
@@ -180,7 +181,7 @@ def test_known_movers_need_a_name_and_a_small_distance(
     distance: float | None, name: str | None, expected: bool
 ) -> None:
     given_columns = {"ssdistnr": pa.array([distance], pa.float32()), "ssnamenr": pa.array([name], pa.string())}
-    assert stamp.is_known_mover(given_columns).tolist() == [expected]
+    assert stamp.is_known_mover(given_columns, *ZTF.mover).tolist() == [expected]
 
 
 # The model.
@@ -294,7 +295,7 @@ def test_files_folders_and_tars_are_classified_and_the_rest_is_listed(
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
-    found = stamp.classify_paths([good[0], tmp_path, data_dir / "ztf" / "corrupt", good[2]], model)
+    found = stamp.classify_paths([good[0], tmp_path, data_dir / "ztf" / "corrupt", good[2]], model, ZTF)
     names = ["oid", "candid", *STAMP_CLASSES, "class_name", "model_version"]
     assert found.table.column_names == names
     assert found.table["candid"].to_pylist() == [int(good[i].stem) for i in (0, 1, 2)]
@@ -308,10 +309,10 @@ def test_files_folders_and_tars_are_classified_and_the_rest_is_listed(
 
 def test_a_missing_path_is_an_error(model: StampModel, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere: no such file"):
-        stamp.classify_paths([tmp_path / "nowhere"], model)
+        stamp.classify_paths([tmp_path / "nowhere"], model, ZTF)
 
 
 def test_a_folder_without_packets_is_an_error(model: StampModel, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("Not a packet.")
     with pytest.raises(InputError, match="no packets"):
-        stamp.classify_paths([tmp_path], model)
+        stamp.classify_paths([tmp_path], model, ZTF)

@@ -18,13 +18,13 @@ from tests.served import Served, serving
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server."""
     if programs() is None:
         missing("PostgreSQL")
-    server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+    server = PostgresServer()
     yield server
-    server.stop()
+    server.close()
 
 
 @pytest.fixture(scope="session")

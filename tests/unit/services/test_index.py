@@ -22,11 +22,12 @@ from hypothesis import strategies as st
 from psycopg import sql
 from sqlalchemy import event
 
-from alerce_spark import sky
+from alerce_spark import delta, sky
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
-from alerce_spark.lake import log, lookup, write
+from alerce_spark.errors import LakeError
+from alerce_spark.lake import write
 from alerce_spark.lake.handles import delta_table
-from alerce_spark.lake.storage import LakeError
+from alerce_spark.lake.handles import table as table_of
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.serving import schema
 from alerce_spark.serving.databases import store
@@ -293,7 +294,7 @@ def test_a_build_that_dies_leaves_the_old_index(changed: tuple[str, str]) -> Non
 
 def _vacuum(lake: str, table: str) -> None:
     """Delete what the newest version does not need, and the commits before the last checkpoint."""
-    live = set(log.files(lake, table).files)
+    live = set(table_of(lake, table).live().files)
     for file in Path(lake, table).rglob("*.parquet"):
         if "_delta_log" not in str(file) and file.relative_to(Path(lake, table)).as_posix() not in live:
             file.unlink()
@@ -304,8 +305,7 @@ def _vacuum(lake: str, table: str) -> None:
 
 def _made_again(lake: str) -> None:
     shutil.rmtree(lake)
-    for kept in (log._logs, lookup._tables):  # the writer of the new lake is another process
-        kept.clear()
+    delta.forget()  # the writer of the new lake is another process
     write.create(lake, small_lake.ORDER)
     for k in range(12):
         change(lake, "objects", {f"Z{k % 6}": k + 1})

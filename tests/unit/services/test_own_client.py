@@ -280,6 +280,15 @@ def test_the_async_twin_gives_the_same(client: Client, served: Served, oids: lis
     assert counted == [(100, 274), (200, 274), (274, 274)]
 
 
+def test_the_sql_of_a_query(client: Client) -> None:
+    sql = client.get_sql({"query_parameters": {"filters": {"nobs": {"min": 3}}}, "records_per_pages": 7})
+    assert sql.startswith("SELECT object.*")
+    assert "object.ndet >= 3" in sql
+    assert "LIMIT 7" in sql
+    with pytest.raises(ParseError, match="sortBy"):
+        client.get_sql({"sortBy": "size"})
+
+
 def test_both_have_every_method_of_alerces_client(alerce: Any) -> None:
     theirs = {name for name in dir(type(alerce)) if not name.startswith("_")}
     own = {"load_config_from_object", "catshtm_catalog_translator", "CATALOG_TRANSLATE"}

@@ -177,7 +177,7 @@ def test_the_sql_of_a_query_of_2020_finds_what_the_query_finds(served: Served, u
             body = {"query_parameters": asked, "records_per_pages": 1000}
             answer = requests.post(served.url + "/get_sql", json=body, timeout=60)
             assert answer.status_code == 200, answer.text
-            cursor = connection.execute(answer.text.replace("ztf.", "alerce."))  # type: ignore[arg-type]
+            cursor = connection.execute(answer.text)  # type: ignore[arg-type]
             expected = served.get("/ztf/v1/objects", page_size=1000, **parameters).json()["items"]
             names = [column.name for column in cursor.description or ()]
             rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

@@ -17,6 +17,7 @@ from alerce_spark.alerts import stamps as reading
 from alerce_spark.simulation import stamps
 from alerce_spark.simulation.night import simulate
 from alerce_spark.simulation.traits import Traits
+from alerce_spark.surveys.ztf import ZTF
 
 Y, X = np.mgrid[0:63, 0:63]
 N = 300
@@ -206,8 +207,8 @@ def image_of(stamp: bytes) -> np.ndarray:
 @pytest.mark.parametrize("form", [True, "pool"])
 def test_packets_carry_stamps_that_astropy_reads(form: Any) -> None:
     night = simulate(23, objects=40, stamps=form)
-    alerts = avro.decode(night.packets, stamps=True).alerts
-    read = reading.of(avro.decode(night.packets, stamps=True))
+    alerts = avro.decode(night.packets, ZTF, stamps=True).alerts
+    read = reading.of(avro.decode(night.packets, ZTF, stamps=True).alerts, ZTF)
     assert not read.reason.any()
     for i, row in enumerate(alerts.select(["cutoutScience", "cutoutDifference"]).to_pylist()):
         assert image_of(row["cutoutScience"]).shape == tuple(read.shape[i, 0])
@@ -221,7 +222,7 @@ def test_packets_carry_stamps_that_astropy_reads(form: Any) -> None:
 @pytest.mark.parametrize("form", [True, "pool"])
 def test_broken_stamps_come_at_their_rates(form: Any) -> None:
     night = simulate(24, objects=150, nights=2, stamps=form, traits=Traits(edge_stamps=0.1, nan_stamps=0.3))
-    read = reading.of(avro.decode(night.packets, stamps=True))
+    read = reading.of(avro.decode(night.packets, ZTF, stamps=True).alerts, ZTF)
     assert not read.reason.any()
     short = (read.shape < 63).any(axis=(1, 2))
     n, share = short.size, 0.1
@@ -240,7 +241,7 @@ def test_broken_stamps_come_at_their_rates(form: Any) -> None:
 def real_and_made(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Real stamps, and simulated ones from the same candidate records."""
     packets = [path.read_bytes() for path in sorted((folder / "ztf").rglob("*.avro"))]
-    decoded = avro.decode(packets, stamps=True)
+    decoded = avro.decode(packets, ZTF, stamps=True)
     columns = {}
     for name in candidates(1):
         column = decoded.alerts[name].to_pandas()
@@ -249,7 +250,7 @@ def real_and_made(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     known = decoded.alerts["ssdistnr"].to_pandas().fillna(-999).to_numpy()
     star = (columns["distpsnr1"] < 1.5) & (columns["sgscore1"] > 0.5)
     scene = np.where(known >= 0, "mover", np.where(star, "star", "host"))
-    return reading.of(decoded).images, stamps.render(columns, scene, decoded.alerts["candid"].to_numpy())
+    return reading.of(decoded.alerts, ZTF).images, stamps.render(columns, scene, decoded.alerts["candid"].to_numpy())
 
 
 @pytest.mark.real_data

@@ -12,9 +12,9 @@ from test_sets import lake_table
 
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES
 from alerce_spark.cli import main
+from alerce_spark.errors import LakeError
 from alerce_spark.features.names import FEATURES, FEATURES_VERSION
-from alerce_spark.lake import discovery
-from alerce_spark.lake.storage import LakeError
+from alerce_spark.nightly import discovery
 
 #: Class, its probability, outlier score, novelty, and the place of the features of each object.
 OBJECTS: dict[str, tuple[str, float, float | None, float | None, float]] = {

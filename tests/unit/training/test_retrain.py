@@ -18,8 +18,9 @@ from alerce_spark.classifiers import lightcurve, outliers
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE, LIGHTCURVE_CLASSES, OUTLIER
 from alerce_spark.config import Settings
 from alerce_spark.features.names import FEATURES, FEATURES_VERSION
-from alerce_spark.lake import models, training_sets
+from alerce_spark.lake import models
 from alerce_spark.nightly import retrain as nightly
+from alerce_spark.nightly import training_sets
 from alerce_spark.nightly.retrain import Outcome, retrain
 from alerce_spark.training import figures
 from alerce_spark.training.light_curves import simulated_provenance

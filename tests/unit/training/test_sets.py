@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from alerce_spark.classifiers import lightcurve
 from alerce_spark.classifiers.taxonomy import LIGHTCURVE_CLASSES
+from alerce_spark.errors import LakeError
 from alerce_spark.features.names import FEATURES, FEATURES_VERSION
-from alerce_spark.lake import training_sets
 from alerce_spark.lake.handles import ORDER_PROPERTY
-from alerce_spark.lake.storage import LakeError
 from alerce_spark.lake.tables import TABLES
+from alerce_spark.nightly import training_sets
 from alerce_spark.training import sets
 from alerce_spark.training.sets import FeatureSet
 
