@@ -13,7 +13,7 @@ from pathlib import Path
 
 import requests
 
-from alerce_spark.kafka.local import free_port
+from alerce_spark.local_kafka import free_port
 from tests.missing import missing
 
 ROOT = Path(__file__).parents[1]

@@ -153,7 +153,10 @@ _QUERY = {
         "dates": {"firstmjd": {"min": 58855.0}},
     },
 }
-_SQL = "SELECT object.*\nFROM alerce.object\nWHERE object.ndet >= 6\nORDER BY object.ndet DESC, object.oid\nLIMIT 20 OFFSET 0"
+_SQL = (
+    "SELECT object.*\nFROM alerce.object\nWHERE object.ndet >= 6\n"
+    "ORDER BY object.ndet DESC, object.oid\nLIMIT 20 OFFSET 0"
+)
 GET_SQL = _of(None, errors=(400,), content={"text/plain": {"schema": {"type": "string"}, "example": _SQL}})
 GET_SQL["requestBody"] = {"content": _json(_QUERY)}
 

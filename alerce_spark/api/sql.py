@@ -1,6 +1,6 @@
 """The SQL that a query means: a route of ALeRCE's first API (2020), whose database users could ask themselves.
 
-It runs as it is on an index in PostgreSQL, whose views are ALeRCE's tables. (TAP reads ADQL, which is written otherwise.)
+It runs as it is on an index in PostgreSQL, whose views are ALeRCE's tables; TAP reads ADQL, which is written otherwise.
 What a user gave is written as a literal, never as SQL.
 """
 

@@ -112,5 +112,5 @@ def stamp(content: bytes, kind: str) -> Any:
     from astropy.io import fits
 
     hdu = fits.open(io.BytesIO(gzip.decompress(content)), ignore_missing_simple=True)[0]
-    hdu.header["STAMP_TYPE"] = kind
+    hdu.header["HIERARCH STAMP_TYPE"] = kind
     return hdu

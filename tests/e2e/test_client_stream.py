@@ -9,10 +9,11 @@ from itertools import islice
 import pytest
 from confluent_kafka import Producer
 
+from alerce_spark import local_kafka
 from alerce_spark.client import ClientError, stream
 from alerce_spark.client.stream import messages
 from alerce_spark.errors import InputError
-from alerce_spark.kafka import local, records, topics
+from alerce_spark.kafka import records, topics
 from tests.unit.foreign_messages import curve, stamp
 
 pytestmark = pytest.mark.kafka
@@ -93,4 +94,4 @@ def test_refusals(filled: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="night"):
         next(messages(filled, night="2026-12-01"))
     with pytest.raises(ClientError, match="no answer"):
-        next(messages(f"127.0.0.1:{local.free_port()}"))
+        next(messages(f"127.0.0.1:{local_kafka.free_port()}"))
