@@ -15,7 +15,10 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-versio
 export PYSPARK_PYTHON := $(abspath $(BIN)/python)
 export PYSPARK_DRIVER_PYTHON := $(PYSPARK_PYTHON)
 
-.PHONY: help venv demo lock test check unit soak bench wheel clean
+# The TOM of a test has an environment apart: its toolkit needs older numpy and Django.
+TOM_VENV ?= .cache/tom
+
+.PHONY: help venv demo lock test check unit soak bench wheel tom clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -67,5 +70,12 @@ wheel: $(VENV)/.plain ## wheel and source archive, into dist/
 	@rm -rf dist
 	$(BIN)/python -m hatchling build
 
+tom: $(TOM_VENV)/.ready ## environment of a TOM with clients/tom_alerce_spark, for its test
+
+$(TOM_VENV)/.ready: clients/tom_alerce_spark/pyproject.toml
+	@test -x $(TOM_VENV)/bin/python || $(PYTHON) -m venv $(TOM_VENV)
+	@$(TOM_VENV)/bin/python -m pip --quiet --retries 2 --disable-pip-version-check install -e clients/tom_alerce_spark
+	@touch $@
+
 clean: ## remove what the targets made
-	rm -rf $(VENV) dist demo-lake .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(TOM_VENV) dist demo-lake .pytest_cache .mypy_cache .ruff_cache

@@ -12,7 +12,20 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from alerce_spark.api import catshtm, chart, moc, multisurvey, period, scs, stamps, tns, xmatch, ztf
+from alerce_spark.api import (
+    bulk,
+    catshtm,
+    chart,
+    moc,
+    multisurvey,
+    period,
+    scs,
+    sql,
+    stamps,
+    tns,
+    xmatch,
+    ztf,
+)
 from alerce_spark.api.errors import add_handlers, reply
 from alerce_spark.api.limits import Bounds, rate_of
 from alerce_spark.api.state import THREADS, State
@@ -22,6 +35,7 @@ from alerce_spark.config import Settings
 _ABOUT = """Objects, light curves, classes, features, stamps and packets of an alert stream, at ALeRCE's routes.
 Point ALeRCE's Python client here with the file that `alerce-spark client-config` writes. Reading needs no account."""
 _LEAST_GZIPPED = 2_000
+_EXPOSED = ["Retry-After", "X-Has-Next", "X-Total", bulk.UNKNOWN]
 _FILES = ("/get_", "/stamps_api/", "/finding_chart")
 
 
@@ -47,8 +61,9 @@ def make(settings: Settings) -> FastAPI:
     app.state.services = State(settings)
     add_handlers(app)
     for router in (
-        *(ztf.router, ztf.forced_router, stamps.router, multisurvey.router),
-        *(catshtm.router, moc.router, scs.router, tap.router, xmatch.router, chart.router, period.router, tns.router),
+        *(ztf.router, ztf.forced_router, bulk.router, stamps.router, multisurvey.router),
+        *(catshtm.router, moc.router, scs.router, tap.router, xmatch.router, chart.router, period.router, sql.router),
+        tns.router,
     ):
         app.include_router(router)
 
@@ -60,5 +75,5 @@ def make(settings: Settings) -> FastAPI:
 
     app.add_middleware(_Gzip, minimum_size=_LEAST_GZIPPED, compresslevel=5)
     app.add_middleware(Bounds, rate=rate)
-    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET"], expose_headers=["Retry-After"])
+    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET"], expose_headers=_EXPOSED)
     return app

@@ -145,6 +145,51 @@ AVRO_INFO = _of(
 )
 
 
+_QUERY = {
+    **{"records_per_pages": 20, "page": 1, "sortBy": "nobs"},
+    "query_parameters": {
+        "filters": {"nobs": {"min": 6, "max": 40}, "classrf": "SNIa", "pclassrf": 0.5},
+        "coordinates": {"ra": 185.7, "dec": 15.8, "sr": 0.5},
+        "dates": {"firstmjd": {"min": 58855.0}},
+    },
+}
+_SQL = (
+    "SELECT object.*\nFROM ztf.object\nWHERE object.ndet >= 6\nORDER BY object.ndet DESC, object.oid\nLIMIT 20 OFFSET 0"
+)
+GET_SQL = _of(None, errors=(400,), content={"text/plain": {"schema": {"type": "string"}, "example": _SQL}})
+GET_SQL["requestBody"] = {"content": _json(_QUERY)}
+
+
+# Many objects.
+
+_FORMAT = _parameter(
+    "format", "string", "Form of the reply; else the header Accept tells", choices=("json", "arrow", "parquet")
+)
+_OIDS = _needed(_parameter("oid", "string", "Objects, up to 500", repeated=True))
+_TABLES: Extra = {"application/vnd.apache.arrow.stream": _FILE, "application/vnd.apache.parquet": _FILE}
+OBJECTS["parameters"].append(_FORMAT)
+OBJECTS["responses"]["200"]["content"] |= _TABLES
+
+
+def _bulk(of_one: Extra) -> Extra:
+    """A route that gives for many objects what another one gives for one."""
+    content = of_one["responses"]["200"]["content"]["application/json"]
+    rows = [
+        {"oid": "ZTF20aaelulu"} | {k: v for k, v in row.items() if k != "extra_fields"} for row in content["example"]
+    ]
+    return _of(None, _OIDS, _FORMAT, errors=(400,), content=_json(rows) | _TABLES)
+
+
+BULK = {
+    "detections": _bulk(DETECTIONS),
+    "non_detections": _bulk(NON_DETECTIONS),
+    "forced_photometry": _bulk(FORCED),
+    "features": _bulk(FEATURES),
+    "magstats": _bulk(MAGSTATS),
+    "probabilities": _bulk(PROBABILITIES),
+}
+
+
 # Multi-survey.
 
 _MS_SURVEY = _needed(_parameter("survey_id", "string", "Survey", choices=("ztf", "lsst")))

@@ -91,7 +91,14 @@ class State:
     def rows(self, oid: str, columns: Mapping[str, Sequence[str]]) -> dict[str, pl.DataFrame] | None:
         """Rows of an object; None where there is no such object."""
         at = self.index.place(oid)
-        return None if at is None else self._curves.read(oid, curves.place(*at, self.order), columns)
+        return None if at is None else self.rows_of({oid: at}, columns)
+
+    def rows_of(
+        self, places: Mapping[str, tuple[float, float]], columns: Mapping[str, Sequence[str]]
+    ) -> dict[str, pl.DataFrame]:
+        """Rows of objects, which are at these places [deg]."""
+        ra, dec = zip(*places.values(), strict=True)
+        return self._curves.read(list(places), curves.place(ra, dec, self.order), columns)
 
     def kept(
         self,
@@ -106,5 +113,5 @@ class State:
             raise NotFound(f"no object {oid}")
         where = curves.place(*at, self.order)
         return self._replies.get(
-            f"{name} {oid}", tuple(columns), where, lambda: make(self._curves.read(oid, where, columns))
+            f"{name} {oid}", tuple(columns), where, lambda: make(self._curves.read([oid], where, columns))
         )

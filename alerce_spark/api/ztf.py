@@ -7,22 +7,23 @@ from typing import Any
 
 import orjson
 import polars as pl
+import pyarrow as pa
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from alerce_spark.api import examples
+from alerce_spark.api import examples, forms
 from alerce_spark.api.errors import NotFound, reply
 from alerce_spark.api.parameters import Parameters
 from alerce_spark.api.state import State
 from alerce_spark.features.names import FEATURES, OBJECT_FEATURES
 from alerce_spark.lake.tables import TABLES
-from alerce_spark.serving.query import CLASS_ORDERS, MAX_RADIUS, OBJECT_ORDERS, Cone, Filter, Item, Key
+from alerce_spark.serving.query import CLASS_ORDERS, MAX_RADIUS, OBJECT_ORDERS, Cone, Filter, Index, Item, Key
 
 router = APIRouter(prefix="/ztf/v1", tags=["ZTF"])
 forced_router = APIRouter(prefix="/v2/lightcurve", tags=["ZTF"])
 
 #: What stands where ALeRCE names the step of its pipeline that corrected the photometry.
-_STEP = "alerce_spark"
+STEP = "alerce_spark"
 MAX_PAGE_SIZE = 100_000
 _LAST_PAGE = 10**9
 #: Radius of a cone that names none [arcsec].
@@ -34,27 +35,38 @@ _OBJECT = (
     *("g_r_max_corr", "g_r_mean", "g_r_mean_corr", "firstmjd", "lastmjd", "deltajd", "meanra", "meandec"),
     *("sigmara", "sigmadec", "step_id_corr"),
 )
+_OTHERS = {"ndethist": pa.string(), "deltajd": pa.float64(), "step_id_corr": pa.string(), "class": pa.string()}
+_OTHERS |= {"classifier": pa.string(), "probability": pa.float64()}
+#: Objects as tables.
+_OBJECT_SCHEMA = pa.schema(
+    [
+        (name, _OTHERS[name] if name in _OTHERS else TABLES["objects"].arrow.field(name).type)
+        for name in (*_OBJECT, "class", "classifier", "probability")
+    ]
+)
+#: Rows that are made at once.
+_PART = 5_000
 #: What lists may be ordered by, and its name in the index.
 ORDERS = {**{name: name for name in (*OBJECT_ORDERS, *CLASS_ORDERS)}, "deltajd": "deltamjd"}
 
-_DETECTION = (
+DETECTION = (
     *("mjd", "candid", "fid", "pid", "diffmaglim", "isdiffpos", "nid", "distnr", "magpsf", "magpsf_corr"),
     *("magap", "sigmapsf", "sigmapsf_corr", "sigmapsf_corr_ext", "sigmagap", "ra", "dec", "rb", "rbversion", "drb"),
     *("magapbig", "sigmagapbig", "rfid", "has_stamp", "corrected", "dubious", "parent_candid"),
 )
-_LIMIT = ("mjd", "fid", "diffmaglim")
-_MAGSTAT = (
+LIMIT = ("mjd", "fid", "diffmaglim")
+MAGSTAT = (
     *("fid", "stellar", "corrected", "ndet", "ndubious", "magmean", "magmedian", "magmax", "magmin", "magsigma"),
     *("maglast", "magfirst", "firstmjd", "lastmjd"),
 )
-_FEATURES = ("mjd", "version", "ndet_used", "candid", *FEATURES)
-_FORCED = (
+FEATURE_COLUMNS = ("mjd", "version", "ndet_used", "candid", *FEATURES)
+FORCED = (
     *("pid", "oid", "mjd", "fid", "ra", "dec", "mag", "e_mag", "mag_corr", "e_mag_corr", "e_mag_corr_ext"),
     *("isdiffpos", "corrected", "parent_candid"),
 )
-_OURS = ("pixel", "healpix29", "survey", "extra", *_FORCED)
+_OURS = ("pixel", "healpix29", "survey", "extra", *FORCED)
 #: What the images and the fit say of a forced measurement: `extra_fields`.
-_FORCED_EXTRA = tuple(c.name for c in TABLES["forced_photometry"].columns if c.name not in _OURS)
+FORCED_EXTRA = tuple(c.name for c in TABLES["forced_photometry"].columns if c.name not in _OURS)
 
 
 def _state(request: Request) -> State:
@@ -71,6 +83,7 @@ def objects(request: Request) -> Response:
     asked = Parameters(request.query_params)
     wanted, order, descending = _filter(asked), _order(asked), asked.choice("order_mode", ("ASC", "DESC"), "ASC")
     page, size, count = asked.whole("page"), asked.whole("page_size"), asked.flag("count", False)
+    form = forms.form_of(request, asked)
     asked.check()
     page = min(max(page or 1, 1), _LAST_PAGE)
     size = 10 if size is None or size < 0 else min(size, MAX_PAGE_SIZE)
@@ -83,8 +96,10 @@ def objects(request: Request) -> Response:
     with index.one_state():
         who = f"{request.client and request.client.host} {request.headers.get('user-agent')} {index.about()['built']}"
         shown, has_next = state.walks.page(f"{who} {wanted} {order} {descending} {size}", page, size, keys)
-        items = index.items(shown)
         total = index.count(wanted) if count else None
+        if form != forms.JSON:
+            return _table(index, shown, form, total, has_next)
+        items = index.items(shown)
     return reply(
         {
             "total": total,
@@ -96,6 +111,16 @@ def objects(request: Request) -> Response:
             "items": [_object(item) | _class(item) for item in items],
         }
     )
+
+
+def _table(index: Index, shown: Sequence[Key], form: str, total: int | None, has_next: bool) -> Response:
+    """A page as a table; what JSON says around it is in the headers."""
+    # All of it is made now, of one state of the index: packed rows are small, 100 000 have some 20 MB.
+    begins = range(0, len(shown), _PART)
+    items = ([_object(i) | _class(i) for i in index.items(shown[begin : begin + _PART])] for begin in begins)
+    parts = [pa.Table.from_pylist(part, _OBJECT_SCHEMA) for part in items]
+    about = {"X-Has-Next": str(has_next).lower()} | ({} if total is None else {"X-Total": str(total)})
+    return forms.stream(parts, _OBJECT_SCHEMA, form, about)
 
 
 def _filter(asked: Parameters) -> Filter:
@@ -125,7 +150,7 @@ def _order(asked: Parameters) -> str | None:
 
 
 def _object(item: Item) -> Item:
-    values = item | {"deltajd": item["deltamjd"], "step_id_corr": _STEP}
+    values = item | {"deltajd": item["deltamjd"], "step_id_corr": STEP}
     values["ndethist"] = None if item["ndethist"] is None else str(item["ndethist"])
     return {name: values[name] for name in _OBJECT}
 
@@ -164,7 +189,7 @@ def detections(request: Request, oid: str) -> Response:
     """Detections of one object, by time. What has no value is left out."""
     if _check_survey(request) != "ztf":
         return reply(_nothing(request, oid, []))
-    return _kept(request, "detections", oid, {"detections": _DETECTION}, lambda rows: _detections(rows["detections"]))
+    return _kept(request, "detections", oid, {"detections": DETECTION}, lambda rows: _detections(rows["detections"]))
 
 
 @router.get("/objects/{oid}/non_detections", openapi_extra=examples.NON_DETECTIONS)
@@ -172,7 +197,7 @@ def non_detections(request: Request, oid: str) -> Response:
     """Upper limits of one object, by time; visits without a limit are left out."""
     if _check_survey(request) != "ztf":
         return reply(_nothing(request, oid, []))
-    columns = {"non_detections": _LIMIT}
+    columns = {"non_detections": LIMIT}
     return _kept(request, "non_detections", oid, columns, lambda rows: _limits(rows["non_detections"]))
 
 
@@ -185,7 +210,7 @@ def lightcurve(request: Request, oid: str) -> Response:
         request,
         "lightcurve",
         oid,
-        {"detections": _DETECTION, "non_detections": _LIMIT},
+        {"detections": DETECTION, "non_detections": LIMIT},
         lambda rows: {
             "detections": _detections(rows["detections"]),
             "non_detections": _limits(rows["non_detections"]),
@@ -212,7 +237,7 @@ def _kept(
 
 
 def _detections(rows: pl.DataFrame) -> list[Item]:
-    fixed = {"tid": "ztf", "phase": 0.0, "step_id_corr": _STEP}
+    fixed = {"tid": "ztf", "phase": 0.0, "step_id_corr": STEP}
     return [
         {name: value for name, value in row.items() if value is not None} | fixed | {"candid": str(row["candid"])}
         for row in rows.sort("mjd", "candid").iter_rows(named=True)
@@ -226,11 +251,11 @@ def _limits(rows: pl.DataFrame) -> list[Item]:
 @router.get("/objects/{oid}/magstats", openapi_extra=examples.MAGSTATS)
 def magstats(request: Request, oid: str) -> Response:
     """Statistics of one object in each band."""
-    return _kept(request, "magstats", oid, {"magstats": _MAGSTAT}, lambda rows: _magstats(rows["magstats"]))
+    return _kept(request, "magstats", oid, {"magstats": MAGSTAT}, lambda rows: _magstats(rows["magstats"]))
 
 
 def _magstats(rows: pl.DataFrame) -> list[Item]:
-    return [row | {"step_id_corr": _STEP} for row in rows.sort("fid").iter_rows(named=True)]
+    return [row | {"step_id_corr": STEP} for row in rows.sort("fid").iter_rows(named=True)]
 
 
 @forced_router.get("/forced-photometry/{oid}", openapi_extra=examples.FORCED)
@@ -239,7 +264,7 @@ def forced_photometry(request: Request, oid: str) -> Response:
     if _check_survey(request, ("all", "ztf", "atlas")) == "atlas":
         return reply([])
     try:
-        columns = {"forced_photometry": (*_FORCED, *_FORCED_EXTRA)}
+        columns = {"forced_photometry": (*FORCED, *FORCED_EXTRA)}
         return _kept(request, "forced", oid, columns, lambda rows: _forced(rows["forced_photometry"]))
     except NotFound:
         return reply([])
@@ -249,9 +274,9 @@ def _forced(rows: pl.DataFrame) -> list[Item]:
     absent = {"tid": "ztf", "sid": None, "aid": None, "e_ra": None, "e_dec": None, "dubious": False, "has_stamp": False}
     found = []
     for row in rows.drop_nulls("mag").sort("mjd", "pid").iter_rows(named=True):
-        values = {name: row[name] for name in _FORCED} | absent | {"candid": f"{row['oid']}{row['pid']}"}
+        values = {name: row[name] for name in FORCED} | absent | {"candid": f"{row['oid']}{row['pid']}"}
         # Clients join both by the columns that both have, so `pid` is there twice.
-        found.append(values | {"extra_fields": {name: row[name] for name in ("pid", *_FORCED_EXTRA)}})
+        found.append(values | {"extra_fields": {name: row[name] for name in ("pid", *FORCED_EXTRA)}})
     return found
 
 
@@ -288,10 +313,10 @@ def _features(request: Request, oid: str, name: str | None) -> Response:
     asked.check()
 
     def make(rows: dict[str, pl.DataFrame]) -> list[Item]:
-        return list(_long(rows["features"], version))
+        return list(long(rows["features"], version))
 
     body = _state(request).kept(
-        f"features {version}", oid, {"features": _FEATURES}, lambda rows: orjson.dumps(make(rows))
+        f"features {version}", oid, {"features": FEATURE_COLUMNS}, lambda rows: orjson.dumps(make(rows))
     )
     if name is None and fid is None:
         return Response(body, media_type="application/json")
@@ -299,7 +324,7 @@ def _features(request: Request, oid: str, name: str | None) -> Response:
     return reply([row for row in orjson.loads(body) if all(v in (None, row[column]) for v, column in chosen)])
 
 
-def _long(rows: pl.DataFrame, version: str | None) -> Iterable[Item]:
+def long(rows: pl.DataFrame, version: str | None) -> Iterable[Item]:
     """The latest features, one row each, in ALeRCE's names: the band is `fid`, not a part of the name."""
     rows = rows.filter(pl.col("ndet_used") > 0)
     if version is not None:

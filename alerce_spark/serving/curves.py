@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from alerce_spark.lake import lookup
 
@@ -20,8 +20,8 @@ class Place(NamedTuple):
     ranges: NDArray[np.int64]
 
 
-def place(ra: float, dec: float, order: int) -> Place:
-    """Where the rows of an object at a position [deg] lie, in a lake of HEALPix order `order`."""
+def place(ra: ArrayLike, dec: ArrayLike, order: int) -> Place:
+    """Where the rows of objects at these positions [deg] lie, in a lake of HEALPix order `order`."""
     return Place(*lookup.near(ra, dec, order))
 
 
@@ -36,11 +36,11 @@ class Curves:
         """End the threads."""
         self._threads.shutdown()
 
-    def read(self, oid: str, where: Place, columns: Mapping[str, Sequence[str]]) -> dict[str, pl.DataFrame]:
-        """Rows of an object at the newest version of each table, columns as asked, in no fixed order."""
+    def read(self, oids: Sequence[str], where: Place, columns: Mapping[str, Sequence[str]]) -> dict[str, pl.DataFrame]:
+        """Rows of objects at the newest version of each table, columns as asked, in no fixed order."""
 
         def rows(table: str) -> pl.DataFrame:
-            return lookup.read(self._lake, table, columns[table], [oid], where.pixels, None, where.ranges)
+            return lookup.read(self._lake, table, columns[table], oids, where.pixels, None, where.ranges)
 
         if len(columns) == 1:
             return {table: rows(table) for table in columns}

@@ -164,6 +164,12 @@ class Index:
             row = connection.execute(select(_o.meanra, _o.meandec).where(_o.oid == oid)).first()
         return None if row is None else (row[0], row[1])
 
+    def places(self, oids: Sequence[str]) -> dict[str, tuple[float, float]]:
+        """Positions [deg] of those objects that there are."""
+        with self._connect() as connection:
+            rows = _mappings(connection, select(_o.oid, _o.meanra, _o.meandec), _o.oid, oids)
+            return {row["oid"]: (row["meanra"], row["meandec"]) for row in rows}
+
     def probabilities(self, oid: str) -> list[Item] | None:
         """Classes of an object by each classifier, best first; None where there is no such object."""
         with self._connect() as connection:

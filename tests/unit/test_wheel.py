@@ -76,3 +76,17 @@ def test_features_of_a_small_table_by_the_wheel(installed: Path, tmp_path: Path)
     assert "4 objects in features, 0 of them with enough detections" in told
     table = pq.read_table(tmp_path / "features")
     assert table["oid"].to_pylist() == sorted(few["oid"].unique().to_list())
+
+
+def test_the_client_of_the_wheel_needs_neither_spark_nor_tables(installed: Path, tmp_path: Path) -> None:
+    """Its import works where these libraries are not installed."""
+    absent = ("pyspark", "delta", "deltalake", "numba", "healpy", "sqlalchemy", "fastapi", "polars", "pandas", "numpy")
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
+    code += (
+        f"import alerce_spark.client as c, alerce_spark.client.tom; assert c.__file__.startswith({str(installed)!r})\n"
+    )
+    code += "c.Client('http://127.0.0.1:8800'); c.AsyncClient('http://127.0.0.1:8800'); print('there')"
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "there\n", done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,33 @@ def test_a_redshift_is_a_redshift(alerce: Any, catalogs: tuple[str, dict[str, pl
             assert client.catshtm_redshift(row["ra"], row["dec"], 1.0) == nearest["redshift"]
             known += 1
     assert known > 10
+
+
+@pytest.mark.parametrize("form", ["pandas", "votable"])
+def test_our_client_finds_what_alerces_finds(
+    alerce: Any, catalogs: tuple[str, dict[str, pl.DataFrame]], form: str
+) -> None:
+    from alerce.crossmatch import AlerceXmatch
+
+    from alerce_spark.client import Client
+
+    url, made = catalogs
+    theirs, ours, compared = AlerceXmatch(CATSHTM_API_URL=url), Client(url), 0
+    for place in PLACES:
+        for method in ("catshtm_conesearch", "catshtm_crossmatch"):
+            for name, radius in (("all", 30.0), ("stars", 30.0), ("galaxies", 0.001), ("stars", 1e-6)):
+                asked = {"catalog_name": name, "format": form}
+                expected = getattr(theirs, method)(*place, radius, **asked)
+                found = getattr(ours, method)(*place, radius, **asked)
+                assert type(found) is type(expected)
+                assert repr(found) == repr(expected)
+        with suppress(TypeError):  # theirs fails where the nearest source has no redshift
+            assert theirs.catshtm_redshift(*place, 30.0) == ours.catshtm_redshift(*place, 30.0)
+            compared += 1
+    assert compared > 1
+    assert ours.catshtm_conesearch(*PLACES[0], 30.0, "stars", format="polars").height > 0
+    assert ours.catshtm_conesearch(*PLACES[0], 30.0, "stars", format="json").keys() >= {"RA", "Dec"}
+    assert len(made) == 2
 
 
 def test_unknown_catalogues_and_places(catalogs: tuple[str, dict[str, pl.DataFrame]]) -> None:

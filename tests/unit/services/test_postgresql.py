@@ -154,3 +154,51 @@ def test_no_message_has_the_password(postgres: PostgresServer) -> None:
         pass
     assert "hunter2" not in str(error.value)
     assert "nowhere" in str(error.value)
+
+
+def test_the_sql_of_a_query_of_2020_finds_what_the_query_finds(served: Served, url: str) -> None:
+    one = served.get("/ztf/v1/objects", classifier="lc_classifier", page_size=1).json()["items"][0]
+    place = {"ra": one["meanra"], "dec": one["meandec"]}
+    cases: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"filters": {"nobs": {"min": 2, "max": 4}}}, {"ndet": [2, 4]}),
+        (
+            {"filters": {"classrf": one["class"], "pclassrf": 0.1}},
+            {"classifier": "lc_classifier", "class": one["class"]},
+        ),
+        ({"filters": {"pclassearly": 0.2}}, {"classifier": "stamp_classifier", "ranking": 1, "probability": 0.2}),
+        ({"coordinates": place | {"sr": 0.01}}, place | {"radius": 36}),
+        ({"dates": {"firstmjd": {"max": one["firstmjd"]}}}, {"firstmjd": [0, one["firstmjd"]]}),
+        ({"filters": {"oid": [one["oid"], "x'; DROP TABLE alerce_index.object; --"]}}, {"oid": one["oid"]}),
+        ({}, {}),
+    ]
+    cases[1][1]["probability"] = 0.1
+    with psycopg.connect(url, autocommit=True) as connection:
+        for asked, parameters in cases:
+            body = {"query_parameters": asked, "records_per_pages": 1000}
+            answer = requests.post(served.url + "/get_sql", json=body, timeout=60)
+            assert answer.status_code == 200, answer.text
+            cursor = connection.execute(answer.text.replace("ztf.", "alerce."))  # type: ignore[arg-type]
+            expected = served.get("/ztf/v1/objects", page_size=1000, **parameters).json()["items"]
+            names = [column.name for column in cursor.description or ()]
+            rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+            assert (
+                {(row["oid"], row["ndet"], row["deltajd"]) for row in rows}
+                == {(row["oid"], row["ndet"], row["deltajd"]) for row in expected}
+                != set()
+            )
+            assert [row["ndet"] for row in rows] == sorted((row["ndet"] for row in expected), reverse=True)
+
+
+def test_the_sql_of_a_query_that_cannot_be_used(served: Served) -> None:
+    for body, names in (
+        ({"sortBy": "ndet; DROP TABLE x", "page": 0}, {"sortBy", "page"}),
+        ({"query_parameters": {"filters": {"nobs": {"min": "1 OR 1=1"}, "pclassrf": "x"}}}, {"min", "pclassrf"}),
+        ({"query_parameters": {"coordinates": {"ra": 1}}}, {"coordinates"}),
+        ({"query_parameters": []}, {"query_parameters"}),
+        ([], {"body"}),
+        ({"sortBy": "pclassrf"}, {"sortBy"}),
+    ):
+        answer = requests.post(served.url + "/get_sql", json=body, timeout=60)
+        assert answer.status_code == 400
+        assert set(answer.json()["errors"]) == names
+    assert requests.post(served.url + "/get_sql", data=b"{", timeout=60).status_code == 400
