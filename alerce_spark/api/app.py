@@ -12,7 +12,20 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from alerce_spark.api import bulk, catshtm, chart, moc, multisurvey, period, scs, sql, stamps, tns, xmatch, ztf
+from alerce_spark.api import (
+    bulk,
+    catshtm,
+    chart,
+    moc,
+    multisurvey,
+    period,
+    scs,
+    sql,
+    stamps,
+    tns,
+    xmatch,
+    ztf,
+)
 from alerce_spark.api.errors import add_handlers, reply
 from alerce_spark.api.limits import Bounds, rate_of
 from alerce_spark.api.state import THREADS, State
@@ -48,8 +61,9 @@ def make(settings: Settings) -> FastAPI:
     app.state.services = State(settings)
     add_handlers(app)
     for router in (
-        *(ztf.router, ztf.forced_router, bulk.router, sql.router, stamps.router, multisurvey.router),
-        *(catshtm.router, moc.router, scs.router, tap.router, xmatch.router, chart.router, period.router, tns.router),
+        *(ztf.router, ztf.forced_router, bulk.router, stamps.router, multisurvey.router),
+        *(catshtm.router, moc.router, scs.router, tap.router, xmatch.router, chart.router, period.router, sql.router),
+        tns.router,
     ):
         app.include_router(router)
 

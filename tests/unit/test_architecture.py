@@ -44,13 +44,6 @@ def test_services_import_neither_spark_nor_its_rooms(file: Path) -> None:
             assert not name.startswith("alerce_spark.delta"), name
 
 
-@pytest.mark.parametrize("file", _files(("client",)), ids=lambda f: f.relative_to(PACKAGE).as_posix())
-def test_the_client_knows_the_server_by_its_routes_alone(file: Path) -> None:
-    own = ("alerce_spark.client", "alerce_spark.errors")
-    own += ("alerce_spark.kafka",) if file.name == "stream.py" else ()
-    assert [name for name in _imports(file) if name.startswith("alerce_spark.") and not name.startswith(own)] == []
-
-
 #: What the room of Delta tables stands on.
 UNDER_DELTA = ("alerce_spark.delta", "alerce_spark.errors", "alerce_spark.location")
 
@@ -118,3 +111,10 @@ def test_no_rooms_import_each_other() -> None:
 
 def _room(parts: tuple[str, ...]) -> str:
     return parts[0] if len(parts) > 1 else parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("file", _files(("client",)), ids=lambda f: f.relative_to(PACKAGE).as_posix())
+def test_the_client_knows_the_server_by_its_routes_alone(file: Path) -> None:
+    own = ("alerce_spark.client", "alerce_spark.errors")
+    own += ("alerce_spark.kafka",) if file.name == "stream.py" else ()
+    assert [name for name in _imports(file) if name.startswith("alerce_spark.") and not name.startswith(own)] == []
