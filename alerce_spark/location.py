@@ -107,12 +107,6 @@ def is_remote(place: str) -> bool:
     return place.startswith(("s3://", "s3a://"))
 
 
-def on_file_system(place: str) -> Path:
-    """The folder that a path or a file: URL names; the text after file: is taken as it is."""
-    path = place.removeprefix("file:")
-    return Path(path.removeprefix("//") if path.startswith("///") else path)
-
-
 def sync(path: Path) -> None:
     """Wait until a file's bytes, or a folder's names, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
