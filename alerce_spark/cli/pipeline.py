@@ -206,6 +206,8 @@ def status(lake: Lake = None) -> None:
     away = {q["kafka"] for q in found["queries"].values() if q["kafka"] and q["state"] != metrics.ENDED}
     for problem in away:
         console.print(f"no Kafka broker answers: {plain(problem)}", style="bold red", soft_wrap=True)
+    for problem in {q["topics"] for q in found["queries"].values() if q["topics"] and q["state"] != metrics.ENDED}:
+        console.print(f"{visible(problem)}: set kafka.topics, or make the topic", style="bold red", soft_wrap=True)
     if away or any(q["state"] in metrics.BAD for q in found["queries"].values()):
         raise typer.Exit(1)
 
