@@ -42,9 +42,13 @@ _MOVED = {
 }
 
 
+#: Each query of the stream is one file here.
+QUERY_FOLDER = Path(__file__).parent / "streaming" / "queries"
+
+
 def query_names() -> list[str]:
-    """Names of the queries of the stream: the modules of streaming/queries, which are looked at and not loaded."""
-    return sorted(file.stem for file in Path(__file__).with_name("streaming").glob("queries/[!_]*.py"))
+    """Names of the queries of the stream: the files of their folder, which are looked at and not loaded."""
+    return sorted(file.stem for file in QUERY_FOLDER.glob("[!_]*.py"))
 
 
 class ConfigError(AlerceError):

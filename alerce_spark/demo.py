@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html import escape
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
+from py4j.protocol import Py4JError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -221,12 +224,22 @@ def _stream(
         with stages.stage("integrity of the night"):
             # What came faster than the tables could follow is sent again, while the stream runs.
             proof = check(spark, settings, night, rounds=3, wait_s=60.0)
+    except KeyboardInterrupt:
+        _be_quiet()
+        raise
     finally:
         stream.stop()
         if running.ident is not None:
             running.join()
-        spark.stop()
+        with suppress(Py4JError, OSError):  # a signal to the group of processes has ended the JVM
+            spark.stop()
     return told, proof
+
+
+def _be_quiet() -> None:
+    """No more traces: a signal to the group of processes ends the JVM too, and each thread that uses it would tell."""
+    logging.disable()
+    threading.excepthook = lambda error: None
 
 
 def _listen(servers: str) -> dict[str, list[dict[str, Any]]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
-from alerce_spark.kafka.local import free_port
+from alerce_spark.local_kafka import free_port
 
 from tests.missing import missing
 

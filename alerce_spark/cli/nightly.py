@@ -43,7 +43,9 @@ def integrity(
     lake_of(settings)
     from alerce_spark.nightly.integrity import check
     from alerce_spark.session import spark_session
+    from alerce_spark.streaming.broker import Broker
 
+    Broker(settings.kafka).require()  # Spark's start would be in vain
     spark = spark_session(settings, "alerce-spark integrity")
     done = check(spark, settings, chosen, rounds=rounds, wait_s=wait, progress=console.print)
     shown = Table("round", "packets", "missing", "sent again", "broken", "examples", title=f"Night {chosen}")

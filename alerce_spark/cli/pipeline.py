@@ -20,6 +20,8 @@ from alerce_spark.text import visible
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from alerce_spark.config import Settings
+
 kafka_app = typer.Typer(no_args_is_help=True, help="A one-node Kafka broker on this machine.")
 tables_app = typer.Typer(no_args_is_help=True, help="The tables of the lake.")
 app.add_typer(kafka_app, name="kafka", rich_help_panel=RUN)
@@ -144,10 +146,14 @@ def stream(
     until_empty: Annotated[
         bool, typer.Option("--until-empty", help="End when everything on the topics is taken.")
     ] = False,
+    show: Annotated[bool, typer.Option("--list", help="Show the queries: what each does, reads and writes.")] = False,
 ) -> None:
     """Run the streaming queries until SIGTERM or Ctrl-C."""
     chosen = None if queries is None else [name.strip() for name in queries.split(",")]
     settings = settings_of(lake={"path": lake}, stream={"queries": chosen})
+    if show:
+        console.print(_list(settings))
+        return
     from alerce_spark.session import spark_session
     from alerce_spark.streaming.run import Stream
 
@@ -168,6 +174,17 @@ def stream(
     running = Stream(session, settings, report, until_empty)
     end_by_signal()
     running.run()
+
+
+def _list(settings: Settings) -> Table:
+    """The chosen queries as they declare themselves."""
+    from alerce_spark.streaming.queries import declared
+
+    shown = Table("query", "purpose", "reads", "writes", show_lines=True)
+    for name in settings.stream.queries:
+        query = declared(name)
+        shown.add_row(name, query.purpose, query.pattern(settings), query.writes)
+    return shown
 
 
 @app.command(rich_help_panel=RUN)
@@ -206,6 +223,8 @@ def status(lake: Lake = None) -> None:
     away = {q["kafka"] for q in found["queries"].values() if q["kafka"] and q["state"] != metrics.ENDED}
     for problem in away:
         console.print(f"no Kafka broker answers: {plain(problem)}", style="bold red", soft_wrap=True)
+    for problem in {q["topics"] for q in found["queries"].values() if q["topics"] and q["state"] != metrics.ENDED}:
+        console.print(f"{visible(problem)}: set kafka.topics, or make the topic", style="bold red", soft_wrap=True)
     if away or any(q["state"] in metrics.BAD for q in found["queries"].values()):
         raise typer.Exit(1)
 

@@ -120,17 +120,19 @@ def append(lake: str, name: str, rows: pa.Table) -> Change:
     return Change(files.write(lake, name, rows))
 
 
-def replace(lake: str, name: str, rows: pa.Table, version: int) -> Change:
+def replace(lake: str, name: str, rows: pa.Table, version: int, stored: pl.DataFrame | None = None) -> Change:
     """Files of rows that take the place of those with the same key at `version`, where there are any; one row a key.
 
-    An object's stored rows lie within 10 arcsec of its new ones, or they are not found (`lookup.read_near`).
+    An object's stored rows lie within 10 arcsec of its new ones, or they are not found (`lookup.read_near`). stored:
+    what that look-up found of the objects at `version`, keys and location; read here where the caller has not read it.
     """
     if not rows.num_rows:
         return Change([])
     keys = pl.DataFrame(rows.select([*TABLES[name].key, "healpix29"]))
     wanted = [*TABLES[name].key]
-    seen = sky.position(keys["healpix29"])
-    stored = lookup.read_near(lake, name, wanted, keys["oid"], *seen, version, located=True)
+    if stored is None:
+        seen = sky.position(keys["healpix29"])
+        stored = lookup.read_near(lake, name, wanted, keys["oid"], *seen, version, located=True)
     old = _keyed(stored, name).join(_keyed(keys, name), on=wanted, how="semi").select("path", "position")
     return Change(files.write(lake, name, rows), old, operation="MERGE")
 

@@ -26,6 +26,7 @@ from alerce_spark.lake.read import open_lake
 from alerce_spark.lake.serving import LightcurveModels
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.lease import Lease, LeaseHeld
+from alerce_spark.streaming.broker import Broker
 from alerce_spark.streaming.sink import MESSAGES, Message, messages, sink_options
 from alerce_spark.worker import map_in_workers
 
@@ -36,7 +37,7 @@ def reclassify(spark: SparkSession, settings: Settings) -> tuple[int, str, bool]
     """Classify all objects whose latest features lack a class of the current version; safe to repeat.
 
     Returns how many, the version, and whether they went through the running stream. Raises LakeError where nothing has
-    features, ModelError where there is no model, Conflict where another job wrote classes meanwhile, KafkaException
+    features, ModelError where there is no model, Conflict where another job wrote classes meanwhile, KafkaAway
     where a stream holds the lake and its broker does not answer.
     """
     lake = settings.lake
@@ -56,6 +57,7 @@ def reclassify(spark: SparkSession, settings: Settings) -> tuple[int, str, bool]
             return count, version, False
         except LeaseHeld:
             kafka = settings.kafka
+            Broker(kafka).require()
             wanted = [records.RECLASSIFIED_TOPIC]
             topics.create(kafka.bootstrap_servers, wanted, kafka.partitions, options=kafka.revealed)
             sent = map_in_workers(classified, _encode, MESSAGES)

@@ -13,6 +13,7 @@ from alerce_spark.config import Settings
 from alerce_spark.kafka import topics
 from alerce_spark.lake import write
 from alerce_spark.lease import Lease
+from alerce_spark.streaming.broker import Broker
 from alerce_spark.streaming.queries import writers
 from alerce_spark.streaming.queries.crossmatch import Crossmatch
 from alerce_spark.streaming.queries.lightcurves import of_stored
@@ -72,11 +73,13 @@ def import_alerts(
 def send_through_stream(settings: Settings, paths: Sequence[Path], topic: str, unread: Unread) -> int:
     """Produce the packets of files to `<topic>_reprocess`, which the running stream reads; returns their number.
 
-    `unread` is told of whatever gave no packet. Errors as of `find_files`, `topics.create` and `topics.send`.
+    `unread` is told of whatever gave no packet. Errors as of `find_files`, `Broker.require`, `topics.create`
+    and `topics.send`.
     """
     files = find_files(paths, unread)
     name = topics.checked(topic.removesuffix(topics.REPROCESS_SUFFIX) + topics.REPROCESS_SUFFIX)
     servers, options = settings.kafka.bootstrap_servers, settings.kafka.revealed
+    Broker(settings.kafka).require()
     topics.create(servers, [name], settings.kafka.partitions, options=options)
     packets = (packet for file in files for packet, _ in packets_of(file, unread))
     return topics.send(servers, name, packets, options=options)

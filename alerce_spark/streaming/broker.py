@@ -1,4 +1,4 @@
-"""Whether Kafka answers, and what waits there: asked by the driver, since Spark says nothing for minutes."""
+"""Whether Kafka answers, which topics it has and what waits there: asked by the driver, since Spark says nothing."""
 
 from __future__ import annotations
 
@@ -17,11 +17,17 @@ from alerce_spark.streaming.checkpoints import Offsets
 
 #: Seconds that an answer may take, and between two questions.
 _ANSWER_S, ASK_S = 4.0, 5.0
+#: Topics that are named where none is the right one.
+_NAMED = 5
 _REFUSALS = (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED)
 
 
 class KafkaRefuses(AlerceError):
     """The brokers answer, and do not let this client in; the message says why."""
+
+
+class KafkaAway(AlerceError):
+    """No broker answers; the message says where and why."""
 
 
 class Broker:
@@ -30,6 +36,7 @@ class Broker:
     def __init__(self, kafka: KafkaSettings) -> None:
         self.servers = kafka.bootstrap_servers
         self._said: KafkaError | None = None
+        self._topics: list[str] = []
         configuration: dict[str, Any] = {**client_options(kafka.bootstrap_servers, kafka.revealed)}
         configuration["error_cb"] = self._hear
         self._client = AdminClient(configuration)
@@ -38,7 +45,7 @@ class Broker:
         """Why no broker answers; None where one does. Raises KafkaRefuses."""
         self._said = None
         try:
-            self._client.list_topics(timeout=_ANSWER_S)
+            self._topics = sorted(self._client.list_topics(timeout=_ANSWER_S).topics)
         except KafkaException as error:
             self._client.poll(0)
             said = self._said or error.args[0]
@@ -49,6 +56,25 @@ class Broker:
             # librdkafka names the connection twice, and how long it took.
             return re.sub(r"^\S+/bootstrap: | \(after [^)]*\)$", "", str(said.str()))
         return None
+
+    def require(self) -> None:
+        """Raise KafkaAway within seconds where no broker answers, KafkaRefuses where it lets nobody in."""
+        if problem := self.problem():
+            raise KafkaAway(
+                f"no Kafka broker answers at {self.servers}: {problem}. Start it, or set kafka.bootstrap_servers"
+            )
+
+    def unmatched(self, pattern: str) -> str | None:
+        """Where none of the topics, as `problem` has seen them last, matches a pattern: those that are there."""
+        try:
+            matches = re.compile(pattern).fullmatch
+        except re.error:  # Java knows forms that Python does not
+            return None
+        if any(map(matches, self._topics)):
+            return None
+        others = [name for name in self._topics if not name.startswith("__")]  # Kafka's own
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        return f"{', '.join(others[:_NAMED])}{more}" if others else "none at all"
 
     def waiting(self, pattern: str, taken: Offsets | None) -> int:
         """Messages on the topics of a pattern after the offsets `taken`; where there are none, all that Kafka has.

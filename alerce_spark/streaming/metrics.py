@@ -72,6 +72,7 @@ class Metrics:
         self._waits: dict[str, deque[float]] = {}
         self._models: dict[str, dict[str, str | None]] = {}
         self._kafka: str | None = None
+        self._topics: str | None = None
         self._unwritten = False
         self._since = datetime.now(UTC).isoformat(timespec="seconds")
         registry = CollectorRegistry()
@@ -157,6 +158,12 @@ class Metrics:
             self._kafka_away.set(problem is not None)
             return before
 
+    def topics(self, problem: str | None) -> str | None:
+        """Take that no topic matches and which ones are there, None where one matches; returns what was told before."""
+        with self._lock:
+            before, self._topics = self._topics, problem
+            return before
+
     def still(self, seconds: float) -> dict[str, Offsets | None]:
         """Queries without a batch for so long, with the offsets up to which they took messages, if any is known."""
         with self._lock:
@@ -213,7 +220,7 @@ class Metrics:
                 for step, waits in self._waits.items()
                 if waits
             }
-            models, kafka = dict(self._models), self._kafka
+            models, kafka, topics = dict(self._models), self._kafka, self._topics
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return {
             "since": self._since,
@@ -221,6 +228,7 @@ class Metrics:
             "pid": os.getpid(),
             "metrics_port": self.port,
             "kafka": kafka,
+            "topics": topics,
             "queries": queries,
             "latency": latency,
             "models": models,
@@ -277,6 +285,7 @@ def _checked(status: Any) -> dict[str, Any]:
     old = datetime.now(UTC) - datetime.fromisoformat(status["now"]) > timedelta(seconds=_SILENT_S)
     for query in status["queries"].values():
         query["as_of"], query["kafka"] = status["now"], status["kafka"]
+        query["topics"] = status.get("topics")  # a release before did not tell of them
         if old and query["state"] not in (ENDED, GIVEN_UP):
             query["state"] = SILENT
     for part in ("latency", "models"):

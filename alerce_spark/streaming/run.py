@@ -52,12 +52,22 @@ class _HangsOn(Exception):
     """A batch that came to no end in its time cannot be ended either: this process has to."""
 
 
+class _BatchFailed(Exception):
+    """The short text that Spark gets of the error of a batch.
+
+    Where a query is stopped, Spark matches the text with a regular expression that takes some of the stack for each
+    character: a trace of Java in it would end the query's thread with a StackOverflowError.
+    """
+
+
 class _StoodStill(Exception):
     """This process was paused for so long that the JVM stopped the query."""
 
 
 #: Seconds between looks at a query.
 _WATCH_S = 1
+#: Seconds after which it is said again that no topic matches.
+_REMIND_S = 3600.0
 #: Seconds that one thread is waited for before the next is looked at.
 _JOIN_S = 0.05
 
@@ -88,6 +98,7 @@ class Stream:
         self._fatal: list[str] = []
         self._lost, self._losing = False, threading.Lock()
         self._closing = ExitStack()
+        self._told_of_topics = 0.0
         self._handlers: dict[str, Handler] = {}
         self._limits = {name: declared(name).limits(self.settings.stream) for name in self.settings.stream.queries}
         self.metrics = Metrics(self.settings.stream.queries, self.settings.lake.path, self.settings.stream.metrics_port)
@@ -188,6 +199,7 @@ class Stream:
             problem = broker.problem()
             self._tell_of(broker, problem)
             if problem is None:
+                self._tell_of_topics(broker)
                 return True
             asked += 1
             if self.until_empty and asked >= self.attempts:
@@ -206,6 +218,26 @@ class Stream:
         elif problem is None and before is not None:
             log.warning("Kafka answers at %s", broker.servers)
 
+    def _tell_of_topics(self, broker: Broker) -> None:
+        """Say where no topic is one of the alerts', at once and then rarely: the stream would wait without a word."""
+        names = self.settings.stream.queries
+        # Those of our own results come with the first result, unless another application publishes them.
+        read = [name for name in names if declared(name).reads is None] or names
+        pattern = "|".join({declared(name).pattern(self.settings): None for name in read})
+        there = broker.unmatched(pattern)
+        problem = None if there is None else f"no topic matches {pattern}; there are: {there}"
+        before = self.metrics.topics(problem)
+        now = time.monotonic()
+        if problem is not None and (before is None or now - self._told_of_topics >= _REMIND_S):
+            self._told_of_topics = now
+            log.warning(
+                "no topic matches %s; there are: %s. Set kafka.topics, or make the topic; the stream waits for one",
+                pattern,
+                there,
+            )
+        elif problem is None and before is not None:
+            log.warning("a topic matches now, and is read")
+
     def _keep_asking(self, broker: Broker) -> None:
         """Tell whether Kafka answers, and what waits for queries that have no batches to tell it by."""
         while not self._over.wait(ASK_S):
@@ -213,6 +245,7 @@ class Stream:
                 problem = broker.problem()
                 self._tell_of(broker, problem)
                 if problem is None:
+                    self._tell_of_topics(broker)
                     self._ask_what_waits(broker)
             except KafkaRefuses as error:
                 self._tell_of(broker, str(error))
@@ -415,9 +448,9 @@ class Stream:
                     self.metrics.latency(step, seconds)
                 self.report(name, epoch, result)
                 self._lease.check()  # Spark writes next that the batch is done
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  (whatever it is, Spark is told)
                 self._raised[name] = error  # Spark keeps but a text of it
-                raise
+                raise _BatchFailed(str(self._explain(name, error))) from None
 
         return handle
 

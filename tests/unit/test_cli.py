@@ -220,7 +220,7 @@ def test_a_night_that_is_no_date_is_refused_with_the_form(
         (("catalog", "list", "--lake", "nolake"), "no catalogues in nolake"),
         (("catalog", "list", "--lake", ""), "is empty"),
         (("stream", "--queries", "stamps,stamps"), "stamps is named twice"),
-        (("stream", "--queries", ""), "stream.queries"),
+        (("stream", "--queries", ""), "stream.queries: no query ''"),
         (("plot", "x", "--period", "0"), "a period"),
         (("plot", "x", "--period", "nan"), "a period"),
         (("plot", "x", "--out", "x.txt"), ".png"),

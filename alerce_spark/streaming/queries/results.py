@@ -112,25 +112,29 @@ class Results:
 
         def change() -> int:
             version = lookup.versions(self.lake, [name])[name]
-            chosen = self._better(rows, name, version)
+            chosen, stored = self._better(rows, name, version)
             self.check_lease()
-            write.commit(self.lake, name, version, write.replace(self.lake, name, chosen, version))
+            write.commit(self.lake, name, version, write.replace(self.lake, name, chosen, version, stored))
             return len(chosen)
 
         return write.unhindered(change)
 
-    def _better(self, rows: pa.Table, name: str, version: int) -> pa.Table:
-        """Rows whose key the table lacks at `version`, and rows that saw more than the stored one of their key."""
+    def _better(self, rows: pa.Table, name: str, version: int) -> tuple[pa.Table, pl.DataFrame]:
+        """Rows whose key the table lacks at `version`, and rows that saw more than the stored one of their key.
+
+        With them, what is stored of their objects, and where it lies.
+        """
         key = list(TABLES[name].key)
         keys = pl.DataFrame(rows.select([*key, "ndet_used", "nown", "healpix29"])).with_row_index("row")
         keys = keys.sort("nown", "ndet_used", "row", descending=[True, True, False])
         keys = keys.unique(key, keep="first", maintain_order=True)
         columns = [*key, "ndet_used", "nown"]
-        stored = lookup.read_near(self.lake, name, columns, keys["oid"], *sky.position(keys["healpix29"]), version)
+        seen = sky.position(keys["healpix29"])
+        stored = lookup.read_near(self.lake, name, columns, keys["oid"], *seen, version, located=True)
         known = keys.join(stored.rename({"ndet_used": "had", "nown": "had_own"}), on=key, how="left")
         used_more = (pl.col("nown") == pl.col("had_own")) & (pl.col("ndet_used") > pl.col("had"))
         better = known.filter(pl.col("had").is_null() | (pl.col("nown") > pl.col("had_own")) | used_more)["row"]
-        return rows.take(better.to_arrow())
+        return rows.take(better.to_arrow()), stored
 
 
 def _rows(pieces: pa.Table, kind: str) -> pa.Table:
