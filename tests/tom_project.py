@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
-from alerce_spark.local_kafka import free_port
 
+from alerce_spark.local_kafka import free_port
 from tests.missing import missing
 
 ROOT = Path(__file__).parents[1]
