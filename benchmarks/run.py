@@ -42,6 +42,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "growth": ["--quick"],
     "integrity": ["--quick"],
     "simulation": ["--objects", "20", "--repeats", "1"],
+    "house": [],
 }
 
 
