@@ -155,7 +155,7 @@ class Stream:
     def stop(self):
         self.stopped = True
 
-demo.needs.to_run = demo.topics.create = demo.local.start = demo.local.stop = lambda *_: None
+demo.needs.to_run = demo.topics.create = demo.local_kafka.start = demo.local_kafka.stop = lambda *_: None
 demo.kernels.compiling = lambda: contextlib.nullcontext(lambda: None)
 demo._jars = lambda settings: []
 demo._packets = lambda *_: ([b"a"], {})
