@@ -1,7 +1,7 @@
-"""After a promotion: the latest features of every stored object, classified by the model that is current now.
+"""Classify the latest features of every stored object by the current model, after a promotion.
 
-Objects that are quiet get no alert, and so no class of the new version from the stream. Rows go straight into the
-table where no stream runs, else through Kafka to its query `results`, which is the one writer of the table then.
+Objects without new alerts get no class of the new version from the stream. Rows go straight into the table where no
+stream runs, else through Kafka to its query `results`, the only writer of the table at that time.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _SAME = ("pixel", "healpix29", "survey", "oid", "candid", "mjd", "ndet_used", "n
 def reclassify(spark: SparkSession, settings: Settings) -> tuple[int, str, bool]:
     """Classify all objects whose latest features lack a class of the current version; safe to repeat.
 
-    Returns how many, the version, and whether they went through the running stream. Raises LakeError where nothing has
-    features, ModelError where there is no model, Conflict where another job wrote classes meanwhile, KafkaException
-    where a stream holds the lake and its broker does not answer.
+    Returns their number, the version, and whether they went through the running stream. Raises LakeError where no object
+    has features, ModelError without a model, Conflict where another job wrote classes meanwhile, KafkaException where
+    a stream holds the lake and its broker does not answer.
     """
     lake = settings.lake
     known = open_lake(lake.path).table("features").filter(pl.col("version") == FEATURES_VERSION).select("oid")
