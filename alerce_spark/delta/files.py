@@ -90,8 +90,8 @@ def put(
 ) -> Action:
     """Write one file of a partition; return its action.
 
-    footer: columns with statistics of each row group. group_rows: rows of a row group; default: what fits its size. indexed:
-    columns with statistics in the log; default: the first ones.
+    footer: columns with statistics of each row group. group_rows: rows of a row group; default: what fits its size.
+    indexed: columns with statistics in the log; default: the first ones.
     """
     sink = io.BytesIO()
     group = max(1, min(_GROUP_ROWS, math.ceil(rows.num_rows * _GROUP_BYTES / max(rows.nbytes, 1))))

@@ -50,9 +50,9 @@ class Change:
     """The changes to one table in one commit.
 
     added: actions of new files (`files.py`). deleted: rows to delete, columns path (file in the table) and position
-    (row in the file, deleted rows counted). removed: files to remove, each with the deletion vector that it had when it was
-    read (None: no vector). moves: the rows of `removed` are those of `added`; only such a change may be committed on a
-    later version than was read. metadata: new columns and properties. info: more for the commit's description.
+    (row in the file, deleted rows counted). removed: files to remove, each with the deletion vector that it had when it
+    was read (None: no vector). moves: the rows of `removed` are those of `added`; only such a change may be committed
+    on a later version than was read. metadata: new columns and properties. info: more for the commit's description.
     """
 
     added: list[Action]

@@ -66,8 +66,8 @@ def read(
 
     ranges: (n, 2) disjoint, ascending half-open ranges of `healpix29`; every row inside them is returned, rows outside
     may be. Default: the whole partitions. `located` adds `path` (the row's file in the table) and `position` (its
-    number in the file), as `Change` needs them for rows to delete. Where files are missing the log is read again, once. Raises
-    FileNotFoundError where files of `version` were vacuumed, LakeError where the lake has not been made.
+    number in the file), as `Change` needs them for rows to delete. Where files are missing the log is read again, once.
+    Raises FileNotFoundError where files of `version` were vacuumed, LakeError where the lake has not been made.
     """
     wanted = pa.array(pl.Series(oids, dtype=pl.String).to_arrow(), pa.string())
     within = _EVERYWHERE if ranges is None else ranges
@@ -231,7 +231,7 @@ def _touch(first: Ints, last: Ints, ranges: Ints) -> NDArray[np.bool_]:
 
 
 def _matching(stored: Table, file: File, schema: pa.Schema, oids: pa.Array, ranges: Ints) -> pa.Table:
-    """Rows of the objects in a file: reads the ids of row groups in the ranges, then other columns of groups with hits."""
+    """Rows of the objects in a file: reads ids of row groups in the ranges, then columns of groups with hits."""
     key = stored.location.url, file.path
     # A store is fastest with one request for many columns; a disk, a third cheaper with one column after another.
     options = {"read_dictionary": ["oid"], "pre_buffer": stored.location.is_remote}

@@ -64,8 +64,8 @@ class LightcurveModels:
 
     Outlier scores are calibrated on a classifier's answers for ordinary objects. So an outlier model serves only with
     the classifier that it was calibrated on (its file has that version); with another, or where the outlier model
-    cannot be loaded, there are no scores and `alarm` says so. Classes never wait for it. Without a lake (None) the models that
-    ship with the package serve.
+    cannot be loaded, there are no scores and `alarm` says so. Classes never wait for it. Without a lake (None) the
+    models that ship with the package serve.
     """
 
     def __init__(self, lake: str | None, clock: Callable[[], float] = time.monotonic) -> None:

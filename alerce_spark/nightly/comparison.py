@@ -109,7 +109,8 @@ def classes(spark: SparkSession, lake: str, alerts: DataFrame) -> pl.DataFrame:
 def compare(stored: pl.DataFrame, replayed: pl.DataFrame, most: int = 20) -> tuple[list[Versions], dict[str, int]]:
     """Comparison of each stored version with the replayed one, and objects without a stored class, by classifier.
 
-    Both arguments are rows as from `classes`; the replay has one version of a classifier. `most` is the length of `largest`.
+    Both arguments are rows as from `classes`; the replay has one version of a classifier. `most` is the length of
+    `largest`.
     """
     new = replayed.join(stored, _OF_OBJECT, "anti").group_by("classifier").len()
     only_replayed = dict(sorted(new.iter_rows()))

@@ -35,9 +35,9 @@ _SAME = ("pixel", "healpix29", "survey", "oid", "candid", "mjd", "ndet_used", "n
 def reclassify(spark: SparkSession, settings: Settings) -> tuple[int, str, bool]:
     """Classify all objects whose latest features lack a class of the current version; safe to repeat.
 
-    Returns their number, the version, and whether they went through the running stream. Raises LakeError where no object
-    has features, ModelError without a model, Conflict where another job wrote classes meanwhile, KafkaException where
-    a stream holds the lake and its broker does not answer.
+    Returns their number, the version, and whether they went through the running stream. Raises LakeError where no
+    object has features, ModelError without a model, Conflict where another job wrote classes meanwhile, KafkaException
+    where a stream holds the lake and its broker does not answer.
     """
     lake = settings.lake
     known = open_lake(lake.path).table("features").filter(pl.col("version") == FEATURES_VERSION).select("oid")

@@ -76,7 +76,7 @@ _LOADERS: dict[str, Callable[..., models.Versioned]] = {
 
 @dataclass(frozen=True)
 class Model:
-    """A model that a replay uses: its version, and its registered file; None for the one that ships with the package."""
+    """A model that a replay uses: its version, and its registered file (None: the one that ships with the package)."""
 
     version: str
     entry: models.Entry | None

@@ -90,10 +90,10 @@ def retrain(
     labels; the candidate must pass on both, and on the classes of unlabelled objects of the lake. An outlier model of
     the same training set, calibrated on the candidate's answers for the held-out objects, is registered under the same
     version: both are promoted together, now or later (`lake.models.promote`); the gate tests the classifier alone. The
-    training set is stored in the lake, so the model can be reproduced to the bit from it and `seed`. `date` (YYYYMMDD) names the
-    version; `out` is the folder of the report. `real_data` adds the figures of `evaluate_real`, for information only.
-    Raises LakeError (no labelled object has features), ModelError, and InputError for a bad date, an unknown class, or
-    the seed of the held-out objects.
+    training set is stored in the lake, so the model can be reproduced to the bit from it and `seed`. `date` (YYYYMMDD)
+    names the version; `out` is the folder of the report. `real_data` adds the figures of `evaluate_real`, for
+    information only. Raises LakeError (no labelled object has features), ModelError, and InputError for a bad date, an
+    unknown class, or the seed of the held-out objects.
     """
     begin_of(date)
     for name, value in (("per_class", per_class), ("trees", trees), ("workers", workers)):
