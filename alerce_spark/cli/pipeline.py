@@ -58,7 +58,7 @@ def kafka_status() -> None:
 
 @tables_app.command("create")
 def tables_create(lake: Lake = None) -> None:
-    """Make the tables that are not there yet."""
+    """Make the missing tables."""
     settings = settings_of(lake={"path": lake})
     from alerce_spark.lake import write
 
@@ -272,7 +272,7 @@ def demo(
     """A night from Kafka into the lake on this machine, with a summary and three light curves."""
     from alerce_spark.demo import run
 
-    # Not the handler of SIGINT as it stands: a background job ignores it, and what it starts would ignore SIGTERM too.
+    # Not the present handler of SIGINT: a background job ignores it, and its child processes would ignore SIGTERM too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run(settings_of(), folder, alerts, number, console)

@@ -33,7 +33,7 @@ _OWN = {"source_id": "objid", "dec": "declination"}
 
 @dataclass
 class Updated:
-    """Result of an import: objects added, changed and removed; a remark on each file; the reason of a failure, if any."""
+    """Result of an import: objects added, changed and removed; a remark on each file; the failure, if any."""
 
     added: int = 0
     changed: int = 0

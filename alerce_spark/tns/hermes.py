@@ -42,7 +42,7 @@ class Hermes:
         return None if number is None else str(number)
 
     def _post(self, path: str, content: Json, otherwise: type[NotTaken] | type[Unsure]) -> Json:
-        """The answer to a request. Where it is lost, raise `otherwise`: NotTaken for a validation, which changes nothing."""
+        """The answer to a request. Raises `otherwise` where it is lost: a validation changes nothing, so NotTaken."""
         try:
             answer = self._server.post(path, json=content)
             said = body_of(answer)

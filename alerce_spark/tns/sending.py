@@ -31,7 +31,7 @@ TNS, HERMES = "tns", "hermes"
 
 @dataclass
 class Sender:
-    """Sends reports of one lake. With `hermes`, reports go to HERMES, and `tns`, if given, is used only for their results.
+    """Sends reports of one lake, to HERMES if `hermes` is given; then `tns`, if given, is used for results only.
 
     check_lease raises where another process may be sending; `wait_s`: longest wait for a reply.
     """

@@ -1,4 +1,7 @@
-"""What is written twice agrees: hooks and `make check`, versions of the citation, the changelog and the workflows."""
+"""Facts written twice agree: hooks and `make check`, versions of the citation, the changelog and the workflows.
+
+And the text is plain English.
+"""
 
 from __future__ import annotations
 
