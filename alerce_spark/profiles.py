@@ -26,10 +26,10 @@ def profile(name: str) -> dict[str, str]:
             known = ", ".join(sorted(p.stem for p in path.parent.glob("*.conf") if p.stem != "spark-defaults"))
             raise ConfigError(f"spark.profile = {name!r}: no {path}; known: {known}")
         settings |= _properties(path)
-    if told := [key for key in settings if _SECRET.search(key)]:
+    if secrets := [key for key in settings if _SECRET.search(key)]:
         raise ConfigError(
-            f"{told[0]} stands in a profile of conf/spark, and would be in the command line of Java, which all on the "
-            "machine see: put it into spark-defaults.conf in a private folder, and name that by SPARK_CONF_DIR"
+            f"{secrets[0]} is in a profile of conf/spark and would be in the command line of Java, which all users "
+            "of the machine see: put it into spark-defaults.conf in a private folder, and name that by SPARK_CONF_DIR"
         )
     return settings
 

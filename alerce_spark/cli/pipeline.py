@@ -172,7 +172,7 @@ def stream(
 
 @app.command(rich_help_panel=RUN)
 def status(lake: Lake = None) -> None:
-    """What the running (or last) stream does: lag, rate, latency, and why queries fail (then exit status 1)."""
+    """Show the state of the running (or last) stream: lag, rate, latency, and why queries fail (then exit status 1)."""
     path = settings_of(lake={"path": lake}).lake.path
     from alerce_spark.streaming import metrics
 
