@@ -75,3 +75,4 @@ def test_text_is_plain_english() -> None:
     foreign = re.compile(r'^\s*r?"""(?:What|Whoever) |\bfor ever\b|\banew\b', re.M)
     hits = ((path.relative_to(ROOT), hit[0].strip()) for path, text in texts.items() for hit in foreign.finditer(text))
     found = sorted({f"{path}: {phrase}" for path, phrase in hits})
+    assert not found, "say what a thing is or does: " + ", ".join(found)
