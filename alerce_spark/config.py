@@ -22,7 +22,7 @@ from alerce_spark.errors import AlerceError
 from alerce_spark.kafka.options import client_options
 from alerce_spark.location import lake_path, refuse_credentials
 
-#: Variables that begin with the prefix of the settings and are not settings; the last is of ALeRCE's client.
+#: Variables with the prefix of the settings that are not settings; the last belongs to ALeRCE's client.
 _NOT_SETTINGS = {"ALERCE_CONF", "ALERCE_TEST_DATA", "ALERCE_CONFIG_PATH"}
 
 #: Places of services and data, and secrets, section and key: a value that is refused may hold a secret, so it is not
@@ -34,7 +34,7 @@ _PLACES = {
 }
 _BROKER = re.compile(r"([A-Z_]+://)?([\w.-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}")
 
-#: Settings of a query that were keys of [stream], and what they are in its table.
+#: Former keys of [stream] that are settings of a query, and their names in the query's table.
 _MOVED = {
     **dict.fromkeys(("interval_s",), "interval_s"),
     **dict.fromkeys(("min_alerts", "min_messages"), "min_messages"),
@@ -68,7 +68,7 @@ def _web(url: str | None) -> str | None:
 
 
 class LakeSettings(_Section):
-    """Where the Delta tables are."""
+    """Place of the Delta tables."""
 
     path: str = "lake"
     healpix_order: Annotated[int, Field(ge=0, le=8)] = 4
@@ -110,12 +110,12 @@ class KafkaSettings(_Section):
 
     @property
     def revealed(self) -> dict[str, str]:
-        """The options as a client needs them; never to be printed."""
+        """The options for a client; they must not be printed."""
         return {name: secret.get_secret_value() for name, secret in self.options.items()}
 
 
 class ArchiveSettings(_Section):
-    """The Avro repository: every packet as it came."""
+    """The Avro repository, which keeps every packet unchanged."""
 
     url: str = "file:archive"
     endpoint_url: str | None = None
@@ -138,7 +138,7 @@ class ArchiveSettings(_Section):
 
 
 class QuerySettings(_Section):
-    """How often a query makes a batch, and of how many messages; None is what its file declares."""
+    """Interval and size of a query's batches; None is the value in the query's file."""
 
     interval_s: Annotated[float, Field(ge=0)] | None = None
     min_messages: Annotated[int, Field(ge=1)] | None = None
@@ -146,7 +146,7 @@ class QuerySettings(_Section):
 
 
 class StreamSettings(_Section):
-    """The streaming queries; every other key is a query's own table, QuerySettings."""
+    """The streaming queries; every other key is the table of a query, QuerySettings."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, QuerySettings] = Field(init=False)
@@ -204,7 +204,7 @@ class CrossmatchSettings(_Section):
 
 
 class MaintenanceSettings(_Section):
-    """Compaction beside the stream, and how long old files stay."""
+    """Compaction beside the stream, and retention of old files."""
 
     interval_s: Annotated[float, Field(gt=0)] = 600.0
     max_files: Annotated[int, Field(ge=1)] = 32
@@ -212,7 +212,7 @@ class MaintenanceSettings(_Section):
 
 
 class ServicesSettings(_Section):
-    """The HTTP services and the index that they ask."""
+    """The HTTP services and their index."""
 
     index: str | None = None
     host: str = "127.0.0.1"
@@ -240,7 +240,7 @@ class ServicesSettings(_Section):
 
 
 class TnsSettings(_Section):
-    """The Transient Name Server and HERMES: who we are there. Nothing is asked of either without its `url`."""
+    """Our accounts at the Transient Name Server and HERMES. Neither is used without its `url`."""
 
     url: str | None = None
     bot_id: Annotated[int, Field(ge=0)] = 0
@@ -279,7 +279,7 @@ class TnsSettings(_Section):
 
 
 class SparkSettings(_Section):
-    """Which file of conf/spark/ configures the session outside spark-submit."""
+    """The files of conf/spark/ that configure the session outside spark-submit."""
 
     profile: str = "local"
 
@@ -389,13 +389,13 @@ def _explain(error: Any, file: Path, flags: dict[str, Any]) -> str:
 
 
 def _is_unknown(error: Any, path: list[str]) -> bool:
-    """Whether an error is about a key that does not exist; of [stream], where queries have tables, one that is none."""
+    """Whether an error is about an unknown key; in [stream], where queries have tables, about one without a table."""
     is_no_table = path[0] == "stream" and len(path) == 2 and path[1] not in query_names()
     return error["type"] == "extra_forbidden" or (is_no_table and error["type"] == "model_type")
 
 
 def _instead(path: list[str]) -> str:
-    """The key that was meant in place of an unknown one."""
+    """The known key that an unknown one probably means."""
     if path[0] == "stream":
         query, _, name = path[-1].partition("_")
         if len(path) == 2 and query in query_names() and name in _MOVED:
@@ -413,7 +413,7 @@ def _hint(name: str, known: list[str]) -> str:
 
 
 def _value(error: Any, path: list[str]) -> str:
-    """The value as given, where no password can be in it: a plain one, of a known key that names no place or option."""
+    """The value, if it cannot contain a password: a plain one, of a known key that names no place or option."""
     given = error["input"]
     named = tuple(path[:2])
     harmless = isinstance(given, str | int | float) and named not in {*_PLACES, ("kafka", "options")} and len(path) > 1
@@ -421,7 +421,7 @@ def _value(error: Any, path: list[str]) -> str:
 
 
 def _variable(path: list[str]) -> str | None:
-    """The environment variable that gave the value at `path` or, where there is none, a part of it; in any cases."""
+    """The environment variable that gave the value at `path`, or a part of it; in any letter case."""
     given = {name.upper(): name for name in os.environ}
     names = ["ALERCE_" + "__".join(path[:depth]).upper() for depth in range(len(path), 0, -1)]
     parts = sorted(name for name in given if name.startswith(f"{names[0]}__"))

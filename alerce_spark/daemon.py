@@ -14,7 +14,7 @@ _work = daemon.worker
 
 
 def worker(sock: socket.socket, authenticated: bool) -> int:
-    """As pyspark's; a connection that the JVM has closed is an order to end."""
+    """Read as pyspark does; a connection that the JVM has closed is an order to end."""
     try:
         return int(_work(sock, authenticated))
     except BrokenPipeError:

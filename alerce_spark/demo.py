@@ -50,9 +50,9 @@ _SHOWN = (
     *("detections", "non_detections", "forced_photometry", "objects", "xmatch"),
     *("features", "probabilities", "quarantine"),
 )
-#: A consumer that has heard nothing for so long has heard everything [s].
+#: A consumer without messages for so long has read everything [s].
 _SILENCE_S = 6.0
-#: What a demo leaves in its folder.
+#: Files and folders of a demo.
 _LOG = "spark.log"
 _MADE = {"archive", "kafka", "lake", "report.html", _LOG}
 _DEFECTS = ("html", "truncated", "nan_position")
@@ -60,7 +60,7 @@ _DEFECTS = ("html", "truncated", "nan_position")
 
 @dataclass
 class _Told:
-    """What the queries report of the run: seconds it took, waits of alerts by step."""
+    """Report of the queries on the run: its seconds, waits of alerts by step."""
 
     seconds: float = 0.0
     waits: dict[str, list[np.ndarray]] = field(default_factory=dict)
@@ -143,7 +143,7 @@ def _settings(base: Settings, folder: Path, topic: str) -> Settings:
 
 
 def _table(query: Query) -> dict[str, float | None]:
-    """Settings of a query for a night of a thousand alerts that somebody waits for."""
+    """Settings of a query for a short run of a thousand alerts."""
     few = query.min_messages and min(query.min_messages, 2000)
     most = query.max_messages if few is None else few
     return {"interval_s": min(query.interval_s, 5.0), "min_messages": few, "max_messages": most}
@@ -162,7 +162,7 @@ def _to_fetch(settings: Settings) -> str:
 
 
 def _clear(folder: Path) -> None:
-    """An empty folder. Raises InputError where there is something in it that no demo made."""
+    """An empty folder. Raises InputError where it has files that no demo made."""
     if folder.is_dir():
         if others := sorted({path.name for path in folder.iterdir()} - _MADE):
             raise InputError(f"{folder} holds {others[0]}, which no demo made: name another folder by --folder")
@@ -222,7 +222,7 @@ def _stream(
                 time.sleep(0.2)
             told.seconds = time.monotonic() - began
         with stages.stage("integrity of the night"):
-            # What came faster than the tables could follow is sent again, while the stream runs.
+            # Packets that came faster than the tables could follow are sent again, while the stream runs.
             proof = check(spark, settings, night, rounds=3, wait_s=60.0)
     except KeyboardInterrupt:
         _be_quiet()
@@ -243,7 +243,7 @@ def _be_quiet() -> None:
 
 
 def _listen(servers: str) -> dict[str, list[dict[str, Any]]]:
-    """What a consumer of the output topics hears, by topic."""
+    """Messages of the output topics, by topic."""
     consumer = topics.consumer(servers, "demo")
     consumer.subscribe(
         [f"^{records.STAMP_TOPIC}(_[0-9]{{8}})?$", f"^{records.LIGHTCURVE_TOPIC}(_[0-9]{{8}})?$", records.ERROR_TOPIC]

@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one message, exit status 2. All others are faults of ours and keep their trace."""
+"""Errors that a user can correct: one message, exit status 2. All others are bugs and keep their trace."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class AlerceError(Exception):
 
 
 class InputError(AlerceError, ValueError):
-    """What the user gave (an argument, a file, its contents) cannot be used; the message names it and the remedy."""
+    """An input of the user (an argument, a file, its contents) cannot be used; the message names it and the remedy."""
 
 
 class LakeError(AlerceError):
-    """The lake cannot be used as asked; the message says why and what to do."""
+    """The lake cannot be used as requested; the message gives the reason and the remedy."""

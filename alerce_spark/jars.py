@@ -39,17 +39,17 @@ class Jars:
 
     @property
     def folder(self) -> Path:
-        """Where they lie once fetched: another content, another folder."""
+        """Folder of the fetched files, one for each content."""
         digest = hashlib.sha256("\n".join(f"{k} {v[0]}" for k, v in sorted(self.files.items())).encode())
         return cache() / "jars" / digest.hexdigest()[:16]
 
     @property
     def missing_bytes(self) -> int:
-        """What is to be fetched: all or nothing."""
+        """Bytes of the files to fetch: all or none."""
         return 0 if self.folder.is_dir() else sum(size for _, size in self.files.values())
 
     def fetch(self) -> list[Path]:
-        """The files, fetched where they are not there. Raises JarError."""
+        """The files; missing ones are fetched. Raises JarError."""
         if not self.folder.is_dir():
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.folder.parent) as part:
@@ -73,17 +73,17 @@ class Jars:
 
 
 def cache() -> Path:
-    """Folder of what is made or fetched once for a user."""
+    """Folder of files that are made or fetched once for a user."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alerce_spark"
 
 
 def log() -> Path:
-    """What Ivy said the last time."""
+    """Ivy's log of the last run."""
     return cache() / "fetch.log"
 
 
 def locked(packages: str) -> Jars | None:
-    """The set of `packages`, coordinates as in spark.jars.packages; None where jars.toml does not know it."""
+    """The set of `packages`, coordinates as in spark.jars.packages; None where jars.toml lacks it."""
     found = tomllib.loads(_lock_file().read_text()).get(packages)
     if found is None:
         return None
@@ -115,7 +115,7 @@ def _sha256(file: Path) -> str:
 def _ivy(
     packages: Sequence[str], scratch: Path, out: Path, transitive: bool, excludes: Sequence[tuple[str, str]] = ()
 ) -> None:
-    """Let Ivy put the JARs of `packages` into `out`; with `transitive` also what they need, without `excludes`."""
+    """Let Ivy put the JARs of `packages` into `out`; with `transitive` also their dependencies, without `excludes`."""
     scratch.mkdir(parents=True)
     lines = ['<ivy-module version="2.0"><info organisation="alerce" module="jars"/>']
     lines.append('<configurations><conf name="default"/></configurations><dependencies>')
@@ -151,12 +151,12 @@ def _spark_folder() -> Path:
 
 
 def _resolve(packages: str, excludes: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Coordinates of `packages` and of all they need → "SHA-256 bytes"."""
+    """Coordinates of `packages` and of all their dependencies → "SHA-256 bytes"."""
     cache().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as part:
         _ivy(packages.split(","), Path(part, "ivy"), Path(part, "out"), True, excludes)
         found = {}
-        # The cache has folders by organisation and module; a file's name does not tell where the revision begins.
+        # The cache has folders by organisation and module; a file's name does not show where the revision begins.
         for file in Path(part, "ivy", "cache").glob("*/*/*s/*.jar"):
             organisation, module = file.parts[-4:-2]
             revision = file.stem.removeprefix(f"{module}-")
@@ -167,7 +167,7 @@ def _resolve(packages: str, excludes: Sequence[tuple[str, str]]) -> dict[str, st
 def _write_lock() -> None:
     lines = ["# Written by make lock: the JARs of spark.jars.packages and of the local broker, with SHA-256 and bytes."]
     options = profile("local")
-    # What Spark brings itself, as its own resolver leaves it out.
+    # Dependencies that Spark brings itself; its resolver leaves them out too.
     excludes = [("org.apache.spark", "spark-(?!sql-kafka|token-provider-kafka).*"), ("org.scala-lang", ".*")]
     for pair in options["spark.jars.excludes"].split(","):
         organisation, module = pair.split(":")

@@ -2,17 +2,17 @@
 
 Blind appends never conflict in Delta, so two writers would duplicate rows without an error (docs/design.md, "Writes");
 and two applications with one query share its checkpoint, where each makes the other fail. There is one lease for each
-query, so that queries may run as separate applications. A holder that showed no life for `timeout` seconds is dead and
-may be replaced; its own heartbeat then tells it so. How takers of a lease exclude each other depends on where the lake
-is:
+query, so that queries may run as separate applications. A holder without a heartbeat for `timeout` seconds counts as
+dead and may be replaced; its next heartbeat then finds the replacement. Processes that want the same lease exclude each
+other by means of the place of the lake:
 
-* on a shared file system the modification time of the file is the heartbeat, and takers go one at a time by an advisory
-  lock on a file beside it;
-* on S3 every change is a conditional write: a new object only where none is, a successor only in place of the very
+* on a shared file system the modification time of the file is the heartbeat, and an advisory lock on a file
+  beside it lets one process at a time acquire the lease;
+* on S3 every change is a conditional write: create an object only if none exists, replace it only if it is still the
   object that was read.
 
-Ages are differences of times of the file system or of the server, so clocks of machines need not agree. A heartbeat
-from the future says nothing about its age: it is watched, and its holder is dead when it stands still for `timeout`.
+Ages are differences of times of the file system or of the server, so clocks of machines need not agree. The age of a
+heartbeat from the future is unknown: it is watched, and its holder is dead when it does not change for `timeout`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Record = dict[str, Any]
 
 
 class LeaseHeld(AlerceError):
-    """Another application runs this query or writes these tables; the message names it and says what to do."""
+    """Another application runs this query or writes these tables; the message names it and the remedy."""
 
 
 class LeaseLost(AlerceError):
@@ -59,7 +59,7 @@ class LeaseLost(AlerceError):
 
 
 class _Seen(NamedTuple):
-    """A lease as it is found: who holds it, the mark of the last heartbeat, and its age [s], negative in the future."""
+    """State of a lease: its holder, the mark of the last heartbeat, and its age [s], negative in the future."""
 
     record: Record
     beat: str
@@ -67,19 +67,19 @@ class _Seen(NamedTuple):
 
 
 class _Claim(Protocol):
-    """One lease, as seen by one that holds it or wants to."""
+    """One lease, from the side of a process that holds it or wants it."""
 
     def take(self, silent: str = "") -> _Seen | None:
-        """None when it was taken, else its living holder. A holder whose last heartbeat is still `silent` is dead."""
+        """Acquire it: None on success, else its living holder. A holder whose last heartbeat is `silent` is dead."""
 
     def look(self) -> _Seen | None:
-        """The lease as it is, None where nobody holds it."""
+        """State of the lease; None where nobody holds it."""
 
     def renew(self) -> bool:
-        """Show life; False when somebody else holds it now."""
+        """Send a heartbeat; False where another holder has the lease now."""
 
     def give_back(self) -> None:
-        """Let others take it at once; nothing where somebody else holds it."""
+        """Release the lease; do nothing where another holder has it."""
 
 
 class Lease:
@@ -135,7 +135,7 @@ class Lease:
             log.warning("%s; it expires by itself", left)
 
     def check(self) -> None:
-        """Raise LeaseLost when a lease is no longer this holder's. To be called before each write."""
+        """Raise LeaseLost when a lease is no longer this holder's. Call it before each write."""
         self._renew()
         if self._lost:
             raise self._loss()
@@ -158,7 +158,7 @@ class Lease:
             raise LeaseHeld(self._who(name, living.record))
 
     def _renew(self) -> None:
-        """Show life, and find out whether a lease was lost: once lost, it stays lost."""
+        """Send a heartbeat, and find out whether a lease was lost: a lost lease stays lost."""
         with _said(self._lake):
             if not self._lost and not all(claim.renew() for claim in self._claims.values()):
                 self._lost = True
@@ -210,7 +210,7 @@ def _beat_of(claim: _Claim) -> str:
 
 @contextmanager
 def _said(lake: str) -> Iterator[None]:
-    """Errors of the file system and of S3 as LakeError, which says what they are about."""
+    """Turn errors of the file system and of S3 into a LakeError that names the lease."""
     try:
         yield
     except (OSError, BotoCoreError, ClientError) as error:
@@ -279,7 +279,7 @@ class _FileClaim:
 
 
 class _ObjectClaim:
-    """A lease that is an object of S3. Every write names what it replaces, so of two at once one is refused."""
+    """A lease that is an object of S3. Every write names the object that it replaces, so S3 refuses one of two."""
 
     def __init__(self, client: Any, bucket: str, key: str, record: Record, timeout: float) -> None:
         self._client, self._place, self._timeout = client, {"Bucket": bucket, "Key": key}, timeout
@@ -332,7 +332,7 @@ class _ObjectClaim:
             )
 
     def _put(self, **condition: str) -> bool:
-        """Write our record; False where what the condition names is not there."""
+        """Write our record; False where the condition does not hold."""
         self._beats += 1
         # The count makes every beat another object with another ETag.
         body = json.dumps(self._record | {"beat": self._beats}).encode()
@@ -345,7 +345,7 @@ class _ObjectClaim:
         return True
 
     def _get(self) -> _Seen | None:
-        """The object, its ETag as the mark of the heartbeat; None where there is none."""
+        """State from the object, whose ETag is the mark of the heartbeat; None without an object."""
         try:
             answer = self._client.get_object(**self._place)
         except ClientError as error:
@@ -362,7 +362,7 @@ def _code(error: ClientError) -> str:
 
 
 def _s3_client() -> Any:
-    """S3 as the AWS_… environment describes it, which s3a and delta-rs read too."""
+    """A client of S3 with the AWS_… environment, which s3a and delta-rs read too."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     config = Config(

@@ -1,9 +1,9 @@
-"""Where lakes, archives and services are, in one spelling; how files there are listed, read, made and kept safe.
+"""Places of lakes, archives and services, in one spelling; how to list, read, write and synchronise files there.
 
-A place is a folder or a prefix of a bucket of S3; `at` opens it. On a file system a file that was written is in the
-memory of the machine only, until it is synchronised; so is its name in the folder. After a power cut files are empty,
-cut off or gone that were not. So `settle` comes after new files and before the commit that names them, and `create`
-gives a file its name when it is safe. On S3 a file is safe once it is written.
+A place is a folder or a prefix of a bucket of S3; `at` opens it. On a file system a new file and its name in the folder
+are in the memory of the machine only, until they are synchronised: a power cut may leave it empty, cut off or missing.
+So `settle` comes after new files and before the commit that names them, and `create` gives a file its name once its
+bytes are on the disk. On S3 a file is safe once it is written.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _S3 = re.compile(r"s3a?://[\w.-]+(/.*)?")
 #: where * or ? is, and for a partition where = is.
 _UNSAFE = re.compile(r"[\\*?\[\]^|=]|%[0-9A-Fa-f]{2}|[\x00-\x1f\x7f]")
 
-#: Files that are synchronised at a time: their journal's commits are shared.
+#: Files synchronised at a time: they share commits of the file system's journal.
 _THREADS = 8
-#: A store on S3 that does not answer is an error after so many attempts and seconds, whoever asks.
+#: Attempts and seconds after which a store on S3 that does not answer is an error, for every client.
 _ATTEMPTS, _CONNECT_S, _REQUEST_S, _GIVE_UP_S = 3, 3, 30, 10
 
 
 def lake_path(given: str | os.PathLike[str]) -> str:
-    """A lake in its one spelling: a path, or s3a://bucket/prefix; without a slash at the end.
+    """Return a lake's place in one spelling: a path, or s3a://bucket/prefix; without a slash at the end.
 
-    Takes paths (~ is the user's home) and file: URLs, whose %-escapes count. Raises InputError for what is empty, for
-    places that the lake cannot be in, and for characters that would lead elsewhere. No message holds the path: a
-    secret may be in it.
+    Accepts paths (~ is the user's home) and file: URLs, whose %-escapes are decoded. Raises InputError for an empty
+    text, places that a lake cannot have, and characters that would lead elsewhere. No message holds the path: it may
+    contain a secret.
     """
     text = os.fspath(given) if isinstance(given, str | os.PathLike) else ""
     if not isinstance(text, str) or not text.strip():
@@ -90,7 +90,7 @@ def _of_file_url(url: str) -> str:
 
 
 def refuse_credentials(url: str) -> str:
-    """`url`, in which no @ comes after a colon or a host's //: a user and password would be printed. Raises InputError.
+    """Return `url`; raise InputError for an @ after a colon or a host's //: a user and password would be printed.
 
     A secret key may hold slashes, so an @ counts wherever it is.
     """
@@ -103,12 +103,12 @@ def refuse_credentials(url: str) -> str:
 
 
 def is_remote(place: str) -> bool:
-    """Whether a place is an URL of S3, not a folder."""
+    """Whether a place is a URL of S3, not a folder."""
     return place.startswith(("s3://", "s3a://"))
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    """Wait until the bytes of a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -159,7 +159,7 @@ class Folder:
             return file.read(length)
 
     def status(self, path: str) -> Status | None:
-        """Size and mark of a file; None where there is none."""
+        """Size and mark of a file; None where it does not exist."""
         try:
             found = (self.path / path).stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -185,12 +185,12 @@ class Folder:
             return []
 
     def put(self, path: str, data: bytes) -> None:
-        """Write a file, in place of one that is there."""
+        """Write a file; replace an existing one."""
         with self._part(path, data, synced=False) as part:
             part.replace(self.path / path)
 
     def create(self, path: str, data: bytes, *, synced: bool) -> bool:
-        """Make a file that is not there yet; False where it is. When others see it, it is safe."""
+        """Create a file; False where it exists already. It is on the disk before others see it."""
         try:
             with self._part(path, data, synced) as part:
                 os.link(part, self.path / path)
@@ -202,13 +202,13 @@ class Folder:
 
     @contextmanager
     def _part(self, path: str, data: bytes, synced: bool) -> Iterator[Path]:
-        """A file with the data, beside the place where it goes."""
+        """A temporary file with the data, in the folder of the final one."""
         target = self.path / path
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LakeError(
-                f"nothing can be written in {self.place}: {error}; see to its rights, or choose another folder"
+                f"nothing can be written in {self.place}: {error}; check its permissions, or choose another folder"
             ) from None
         part = target.with_name(f".{uuid4().hex}.tmp")
         try:
@@ -222,7 +222,7 @@ class Folder:
             part.unlink(missing_ok=True)
 
     def settle(self, paths: Iterable[str]) -> None:
-        """Make files safe: each is synchronised, then each folder between them and this place, once."""
+        """Synchronise files, then each folder between them and this place, once."""
         listed = [self.path / path for path in paths]
         folders = {above for file in listed for above in file.parents if above.is_relative_to(self.path)}
         for together in (listed, sorted(folders)):
@@ -284,7 +284,7 @@ class Bucket:
 
     @contextmanager
     def _asked(self, path: str) -> Iterator[None]:
-        """Answers of the store that are errors, as FileNotFoundError and LakeError."""
+        """Turn the store's errors into FileNotFoundError and LakeError."""
         from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError  # noqa: PLC0415
 
         try:
@@ -319,7 +319,7 @@ class Bucket:
             return bytes(self._store.get_range(path, start=start, end=end))
 
     def status(self, path: str) -> Status | None:
-        """Size and mark of an object; None where there is none."""
+        """Size and mark of an object; None where it does not exist."""
         try:
             with self._asked(path):
                 found = self._store.head(path)
@@ -343,12 +343,12 @@ class Bucket:
             return sorted(prefix.rpartition("/")[2] for prefix in self._store.list_with_delimiter()["common_prefixes"])
 
     def put(self, path: str, data: bytes) -> None:
-        """Write an object, in place of one that is there."""
+        """Write an object; replace an existing one."""
         with self._asked(path):
             self._store.put(path, data)
 
     def create(self, path: str, data: bytes, *, synced: bool) -> bool:
-        """Make an object that is not there yet; False where it is."""
+        """Create an object; False where it exists already."""
         from obstore.exceptions import AlreadyExistsError  # noqa: PLC0415
 
         try:
@@ -359,14 +359,14 @@ class Bucket:
         return True
 
     def settle(self, paths: Iterable[str]) -> None:
-        """Nothing: an object is safe once it is written."""
+        """Do nothing: an object is safe once it is written."""
 
 
 Location = Folder | Bucket
 
 
 def no_answer(place: str, error: Exception) -> LakeError:
-    """The error about a store that does not answer, or not as it should."""
+    """The error about a store that does not answer, or answers wrongly."""
     first = " ".join(str(error).split())
     server = os.environ.get("AWS_ENDPOINT_URL", "AWS")
     return LakeError(
@@ -377,5 +377,5 @@ def no_answer(place: str, error: Exception) -> LakeError:
 
 @cache
 def at(place: str) -> Location:
-    """A place as `lake_path` spells it, opened."""
+    """Open a place, given as `lake_path` spells it."""
     return Bucket(place) if is_remote(place) else Folder(place)

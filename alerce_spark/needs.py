@@ -1,4 +1,4 @@
-"""What must be there before anything is installed or started: Python, Java, space on the disk.
+"""Requirements checked before anything is installed or started: Python, Java, space on the disk.
 
 Only the standard library is used, since `make` asks before there is an environment: python -m alerce_spark.needs
 """
@@ -16,7 +16,7 @@ from alerce_spark.errors import AlerceError
 
 _PYTHON = ((3, 11), (3, 13))
 _JAVA = 17
-#: Space that the first installation takes, with what pip keeps while it works, and that a run of the demo takes.
+#: Space for the first installation, temporary files of pip included, and for a run of the demo.
 _INSTALL_BYTES, _RUN_BYTES = 5 << 30, 1 << 30
 
 
@@ -30,7 +30,7 @@ def cores() -> int:
 
 
 def java() -> str:
-    """The program `java` of JAVA_HOME, else of the path. Raises MissingError where there is none or it is too old."""
+    """The program `java` of JAVA_HOME, else of the path. Raises MissingError where it is missing or too old."""
     home, found = os.environ.get("JAVA_HOME"), _find_java()
     remedy = f"Install Java {_JAVA} or newer (a JRE is enough), or set JAVA_HOME to it."
     if found is None:
@@ -46,9 +46,9 @@ def java() -> str:
 
 
 def java_version() -> str | None:
-    """Version of the Java that `java` would name, new enough or not; None where there is none.
+    """Version of the Java that `java` would return, new enough or not; None without a Java.
 
-    It stands in the file `release` of a Java, which is read at once, while a JVM takes its time to say it.
+    It is read from the file `release` of a Java, which is faster than to start a JVM.
     """
     found = _find_java()
     if found is None:
@@ -65,13 +65,13 @@ def _find_java() -> str | None:
 
 
 def _account_of(java: str) -> str:
-    """The text that a Java gives of itself."""
+    """The version text of a Java."""
     done = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
     return done.stderr + done.stdout
 
 
 def space(folder: Path, needed: int, purpose: str) -> None:
-    """Raises MissingError where the disk of `folder`, which may not exist yet, has less than `needed` bytes."""
+    """Raise MissingError where the disk of `folder`, which may not exist yet, has less than `needed` bytes."""
     there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
@@ -82,7 +82,7 @@ def space(folder: Path, needed: int, purpose: str) -> None:
 
 
 def to_run(folder: Path) -> None:
-    """Raises MissingError where a run of the broker on this machine, with its data in `folder`, cannot succeed."""
+    """Raise MissingError where a run of the broker on this machine, with its data in `folder`, cannot succeed."""
     java()
     space(folder, _RUN_BYTES, "The demo")
 

@@ -1,4 +1,4 @@
-"""The HTML frame of every page that the project writes: reports, nightly pages, the demo's."""
+"""The HTML frame of every page that the project writes: reports, nightly pages, the page of the demo."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 def submitted(
     work: Callable[..., Result], arguments: Iterable[tuple[Any, ...]], processes: int
 ) -> Iterator[list[Future[Result]]]:
-    """`work` of each of the `arguments`, which begins at once in that many processes; ended with the context."""
+    """Run `work` on each of the `arguments` in as many processes, from now on; they end with the context."""
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         with _without_main():
             running = [pool.submit(work, *each) for each in arguments]

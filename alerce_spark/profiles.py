@@ -1,4 +1,4 @@
-"""The profiles of conf/spark: what Spark is started with, as plain settings."""
+"""The profiles of conf/spark: Spark's settings as dictionaries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SECRET = re.compile(r"secret|password|token", re.IGNORECASE)
 
 
 def spark_dir() -> Path:
-    """Folder of Spark's own configuration: SPARK_CONF_DIR for spark-submit."""
+    """Folder of Spark's configuration: SPARK_CONF_DIR for spark-submit."""
     return (conf_dir() / "spark").resolve()
 
 
@@ -26,10 +26,10 @@ def profile(name: str) -> dict[str, str]:
             known = ", ".join(sorted(p.stem for p in path.parent.glob("*.conf") if p.stem != "spark-defaults"))
             raise ConfigError(f"spark.profile = {name!r}: no {path}; known: {known}")
         settings |= _properties(path)
-    if told := [key for key in settings if _SECRET.search(key)]:
+    if secrets := [key for key in settings if _SECRET.search(key)]:
         raise ConfigError(
-            f"{told[0]} stands in a profile of conf/spark, and would be in the command line of Java, which all on the "
-            "machine see: put it into spark-defaults.conf in a folder of your own, and name that by SPARK_CONF_DIR"
+            f"{secrets[0]} is in a profile of conf/spark and would be in the command line of Java, which all users "
+            "of the machine see: put it into spark-defaults.conf in a private folder, and name that by SPARK_CONF_DIR"
         )
     return settings
 

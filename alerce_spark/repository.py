@@ -1,8 +1,8 @@
-"""The Avro repository: every packet as it came, in a directory or in S3, under `<survey>/<night>/<candid>.avro`.
+"""The Avro repository: every unchanged packet, in a directory or in S3, under `<survey>/<night>/<candid>.avro`.
 
 A packet that cannot be decoded is kept under `<survey>/unreadable/<sha256 of its bytes>`. Both keys depend on the
 packet alone, so storing it again, after a crash or when it is sent again, changes nothing. Where a survey sends other
-bytes for an alert (packed again, say), the bytes that are stored last stay. Where two objects have an alert of one
+bytes for an alert (compressed again, say), the bytes that are stored last stay. Where two objects have an alert of one
 candid, the packet that comes second is kept under `<candid>-<checksum of the objectId>.avro` beside the first.
 """
 
@@ -39,7 +39,7 @@ _READ_TIMEOUT_S = 20.0
 _PASSING_STATUS = (408, 409, 429)
 _PASSING_CODES = ("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch")
 _NOT_IMPLEMENTED, _PRECONDITION_FAILED = 501, 412
-#: What else may pass: no connection, no whole answer, a role's credentials that could not be fetched.
+#: Other errors that may pass: no connection, an incomplete answer, a role's credentials that could not be fetched.
 _PASSING_ERRORS = (
     aws.ConnectionError,
     aws.HTTPClientError,
@@ -53,7 +53,7 @@ _CREDENTIALS_CURE = (
     "places, where they run"
 )
 _REGION_CURE = "correct archive.region"
-#: What to do about an answer of S3, by its code.
+#: Remedies by the code of S3's answer.
 _CURES = {
     "NoSuchBucket": "there is no such bucket; make it or correct archive.url",
     "InvalidBucketName": "no bucket can have this name; correct archive.url",
@@ -73,11 +73,11 @@ Answer = TypeVar("Answer")
 
 
 class RepositoryError(AlerceError):
-    """The repository cannot be used; the message names the setting, the cause and what to do."""
+    """The repository cannot be used; the message names the setting, the cause and the remedy."""
 
 
 class Repository(ABC):
-    """Bytes under keys. Putting the same again changes nothing; other bytes under a key replace what is there."""
+    """Bytes under keys. Storing the same again changes nothing; other bytes replace those under the key."""
 
     def put(self, key: str, data: bytes) -> None:
         """Store `data` under `key`; it is durable on return. Raises RepositoryError."""
@@ -93,7 +93,7 @@ class Repository(ABC):
 
     @abstractmethod
     def create_all(self, items: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
-        """Store pairs of key and data whose key is not there; returns the others. As `put_all`, and keys may repeat."""
+        """Store pairs of key and data whose key is new; return the others. As `put_all`, but keys may repeat."""
 
     @abstractmethod
     def get(self, key: str) -> bytes:
@@ -136,7 +136,7 @@ def unreadable_key(survey: Survey, packet: bytes) -> str:
 class DirectoryRepository(Repository):
     """Files below a folder. A file appears whole or not at all: it is written to `.parts` there and moved.
 
-    What a crash leaves in `.parts` may be deleted.
+    Files that a crash left in `.parts` may be deleted.
     """
 
     def __init__(self, root: Path, threads: int) -> None:
@@ -148,13 +148,13 @@ class DirectoryRepository(Repository):
         self._write_all(items, lambda part, path: part.replace(path))
 
     def create_all(self, items: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
-        """A link is made where there is no file, or not at all."""
+        """Store files as links, which fail where a file exists."""
         return self._write_all(items, lambda part, path: path.hardlink_to(part))
 
     def _write_all(
         self, items: Iterable[tuple[str, bytes]], move: Callable[[Path, Path], object]
     ) -> list[tuple[str, bytes]]:
-        """Write files by `move`; returns the pairs whose file was there."""
+        """Write files by `move`; return the pairs whose file existed already."""
         folders: set[Path] = set()
         there: list[tuple[str, bytes]] = []
 
@@ -207,7 +207,7 @@ class DirectoryRepository(Repository):
         if not (self._root / folder).is_dir():
             return
         with os.scandir(self._root / folder) as found:
-            # With its slash a folder stands where the keys below it belong.
+            # With a slash at its end, a folder sorts like the keys below it.
             names = sorted(e.name + "/" if e.is_dir() else e.name for e in found if not e.name.startswith("."))
         for key in (folder + name for name in names):
             if key.endswith("/") and (key.startswith(prefix) or prefix.startswith(key)):
@@ -224,8 +224,8 @@ class DirectoryRepository(Repository):
 class S3Repository(Repository):
     """Objects below a prefix of a bucket, at AWS or at another server. Credentials come from the usual AWS places.
 
-    A request is tried `archive.max_attempts` times with growing, jittered waits (botocore's own retries wait for tenths
-    of a second only and stop after 35 in all); what a repetition cannot change is not repeated.
+    A request is tried `archive.max_attempts` times with growing, jittered waits (botocore's retries wait for tenths of
+    a second only and stop after 35 in all); errors that a repetition cannot change are not repeated.
     """
 
     def __init__(self, settings: ArchiveSettings) -> None:
@@ -233,7 +233,7 @@ class S3Repository(Repository):
         self._bucket, _, prefix = settings.url.removeprefix("s3://").partition("/")
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         try:
-            # A session of our own reads the credentials anew; boto3's default one would keep the first it found.
+            # A new session reads the credentials again; boto3's default one would keep the first it found.
             self._client = Session().client(
                 "s3", endpoint_url=settings.endpoint_url, region_name=settings.region, config=_config(settings)
             )
@@ -254,7 +254,7 @@ class S3Repository(Repository):
         _in_parallel(lambda item: self._call(self._upload, *item), items, self._threads)
 
     def create_all(self, items: Iterable[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
-        """Upload on condition that there is none, in one request. A server that does not know of it always replaces."""
+        """Upload where no object exists, in one conditional request; a server without such requests replaces it."""
         there: list[tuple[str, bytes]] = []
 
         def create(item: tuple[str, bytes]) -> None:
@@ -344,20 +344,20 @@ def _cure(error: aws.ClientError | aws.BotoCoreError) -> str:
 
 
 def _answer(error: aws.ClientError | aws.BotoCoreError) -> str:
-    """What the server or botocore says, in one line."""
+    """The message of the server or of botocore, in one line."""
     said = error.response.get("Error", {}) if isinstance(error, aws.ClientError) else {}
     text = f"{said.get('Code')}: {said.get('Message')}" if said else str(error)
     return " ".join(text.split())
 
 
 def _directory(url: str) -> Path:
-    """Folder of `file:<directory>`, `file:/<directory>` or `file:///<directory>`; its text is taken as it is."""
+    """Folder of `file:<directory>`, `file:/<directory>` or `file:///<directory>`; its text is not decoded."""
     path = url.removeprefix("file:")
     return Path(path.removeprefix("//") if path.startswith("///") else path)
 
 
 def _in_parallel(store: Callable[[tuple[str, bytes]], None], items: Iterable[tuple[str, bytes]], threads: int) -> None:
-    """`store` each item; not many more than are being stored are in memory. The first error ends it and is raised."""
+    """`store` each item; few more than are being stored are in memory. The first error ends it and is raised."""
     running: set[Future[None]] = set()
     with ThreadPoolExecutor(threads) as pool:
         try:
@@ -373,7 +373,7 @@ def _in_parallel(store: Callable[[tuple[str, bytes]], None], items: Iterable[tup
 
 
 def _after_one(running: set[Future[None]]) -> set[Future[None]]:
-    """What still runs after at least one has ended. Raises its error."""
+    """Wait for at least one future; return those that still run. Raises the error of one that failed."""
     done, left = wait(running, return_when=FIRST_COMPLETED)
     for finished in done:
         finished.result()

@@ -1,4 +1,4 @@
-"""The SparkSession: settings and JARs come from the files of conf/spark/, the one place that names them."""
+"""The SparkSession: settings and JARs come from the files of conf/spark/ only."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def _options(name: str) -> dict[str, str]:
     needs.java()
     options = profile(name)
     if options["spark.master"] == "local[*]":
-        # Two tasks a core: those of a long batch must not keep the others waiting.
+        # Two tasks a core: those of a long batch must not block the others.
         options["spark.master"] = f"local[{2 * needs.cores()}]"
     config = f"-Dlog4j2.configurationFile=file:{spark_dir() / 'log4j2.properties'}"
     options[_JAVA_OPTIONS] = f"{options.get(_JAVA_OPTIONS, '')} {config}".strip()
     options["spark.scheduler.allocation.file"] = f"file:{spark_dir() / 'fairscheduler.xml'}"
     known = jars.locked(options[_PACKAGES])
-    if known is not None:  # Spark would resolve them by itself, at every start and with a page of output
+    if known is not None:  # Spark would resolve them at every start, with a page of output
         del options[_PACKAGES]
         options["spark.jars"] = ",".join(str(file) for file in known.fetch())
     return options

@@ -1,4 +1,4 @@
-"""Ids and names of other people as text for readers. They are data: nothing in them is markup, a path or a command."""
+"""Foreign ids and names as text for readers. They are data: nothing in them is markup, a path or a command."""
 
 from __future__ import annotations
 

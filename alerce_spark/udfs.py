@@ -62,7 +62,7 @@ def features(
 
 
 def register(spark: SparkSession, lake: str | None = None) -> None:
-    """Give SQL of this session the functions below; both classifiers are those current in `lake`, or the shipped ones.
+    """Register the functions below for SQL of this session; the classifiers are those current in `lake`, or shipped.
 
     * `correct(magpsf, sigmapsf, magnr, sigmagnr, distnr, isdiffpos)` → struct of corrected, magpsf_corr,
       sigmapsf_corr, sigmapsf_corr_ext;
@@ -146,7 +146,7 @@ def _classify_stamps(lake: str | None) -> Callable[..., pa.Array]:
         probabilities, reasons = model.classify(read.images, columns)
         is_mover = np.zeros(len(probabilities), bool)
         if set(survey.mover) <= set(columns.schema.names):
-            # As the stream does: where the survey's ephemeris names an asteroid, the image is not asked.
+            # As in the stream: where the survey's ephemeris names an asteroid, the image is not classified.
             is_mover = is_known_mover(columns, *survey.mover)
             probabilities[is_mover] = np.eye(len(model.classes))[model.classes.index("asteroid")]
         reason = [None if m else a or b for m, a, b in zip(is_mover, read.reason, reasons, strict=True)]

@@ -1,8 +1,8 @@
 """Functions on Spark's Python workers, without the garbage collection that a worker makes after each task.
 
 Spark's daemon collects after every task (pyspark/daemon.py), which walks through all objects of all modules that a
-worker has loaded: 160 to 230 ms of a core for ours, more than most tasks take. What survived such a collection is set
-aside here (gc.freeze), so that the next one looks at what is new only: 0.02 ms.
+worker has loaded: 160 to 230 ms of a core for ours, more than most tasks take. Objects that survived such a collection
+are set aside here (gc.freeze), so that the next one examines new objects only: 0.02 ms.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Batches = Iterator[pa.RecordBatch]
 #: Bytes that `together` joins: a thousand packets of ZTF with their stamps.
 _TOGETHER_BYTES = 64 << 20
 
-#: Survivors that are worth setting aside: a walk through fewer takes a few milliseconds.
+#: Fewest survivors that are set aside: a walk through fewer takes a few milliseconds.
 _MANY = 20_000
 
 
@@ -37,19 +37,19 @@ def map_in_workers(frame: DataFrame, function: Callable[[Batches], Batches], sch
 
 
 def input_error(error: Exception) -> InputError | None:
-    """The InputError that a worker raised, of the error that Spark makes of it; None for others."""
+    """The InputError of a worker, extracted from Spark's error; None for other errors."""
     found = re.findall(r"^(?:alerce_spark\.[\w.]+\.)?(?:InputError|TableFileError): (.+)$", str(error), re.MULTILINE)
     return InputError(found[-1]) if found else None
 
 
 def settle() -> None:
-    """Set aside what has survived a full collection, where that is much. Cycles among it are never collected."""
+    """Set aside the survivors of a full collection, if they are many. Cycles among them are never collected."""
     if len(gc.get_objects(generation=2)) > _MANY:
         gc.freeze()
 
 
 def together(batches: Batches) -> Batches:
-    """The same rows in batches of 64 MiB and the rest, none empty: whoever looks things up opens each file once."""
+    """The same rows in batches of 64 MiB and the rest, none empty: a look-up then opens each file once."""
     waiting: list[pa.RecordBatch] = []
     size = 0
     for batch in batches:

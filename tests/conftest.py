@@ -76,7 +76,7 @@ def settings_for(tmp_path: Path) -> Callable[..., Settings]:
 
 @pytest.fixture(scope="module")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Bootstrap servers of a broker of the module: output topics hold results of its own alerts only."""
+    """Bootstrap servers of a broker of the module: output topics hold results of its alerts only."""
     from alerce_spark import local_kafka
 
     folder = tmp_path_factory.mktemp("kafka")

@@ -1,4 +1,4 @@
-"""What tests know of a lake: its tables by key and value, and an oracle of what packets should leave in it."""
+"""A lake for tests: its tables by key and value, and an oracle of the rows that packets should leave in it."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def need_extended_attributes(folder: Path) -> None:
 
 
 class S3Server:
-    """A server at a port of its own, with its objects in `folder`; it can be stopped and started again."""
+    """A server at a free port, with its objects in `folder`; it can be stopped and started again."""
 
     def __init__(self, program: Path, folder: Path) -> None:
         self._program, self._folder = program, folder

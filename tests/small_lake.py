@@ -43,7 +43,7 @@ def packets(seed: int = 1, objects: int = 24, nights: int = 9) -> list[bytes]:
 
 
 def store(lake: str, batch: Sequence[bytes]) -> None:
-    """What the query `photometry` writes of a batch of packets."""
+    """Write a batch of packets as the query `photometry` does."""
     column = pa.array(batch, pa.binary())
     found = decode(column, ZTF).alerts
     alerts = pl.DataFrame(found.select(["objectId", "candid", "ra", "dec"])).rename({"objectId": "oid"})

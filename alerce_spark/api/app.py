@@ -1,4 +1,4 @@
-"""The application: routes, errors, bounds. `make` is what a server runs (`alerce-spark serve`)."""
+"""The application: routes, errors, limits. `alerce-spark serve` runs the result of `make`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _FILES = ("/get_", "/stamps_api/", "/finding_chart")
 
 
 class _Gzip(GZipMiddleware):
-    """Packs replies, but for stamps and packets: these are files that clients unpack themselves."""
+    """Compresses replies except stamps and packets, which are files that clients decompress."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_file = scope["type"] == "http" and scope["path"].startswith(_FILES)
@@ -69,7 +69,7 @@ def make(settings: Settings) -> FastAPI:
 
     @app.get("/status", tags=["Server"])
     def status(request: Request) -> Response:
-        """Which versions of the lake's tables the answers show, and when the index was built [s since 1970]."""
+        """Versions of the lake's tables that the answers show, and time of the index's build [s since 1970]."""
         index = request.app.state.services.index
         return reply({"built": int(index.about()["built"]), "versions": index.versions()})
 

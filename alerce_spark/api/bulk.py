@@ -1,4 +1,4 @@
-"""Rows of many objects in one reply, as JSON, Arrow or Parquet: what the routes of one object give, with `oid`."""
+"""Rows of many objects in one reply, as JSON, Arrow or Parquet: rows of the routes of one object, with `oid`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from alerce_spark.lake.tables import TABLES
 
 router = APIRouter(prefix="/bulk", tags=["Bulk"])
 
-#: Objects of a request, and of a part of its reply: the rows of a part are in memory at the same time.
+#: Most objects of a request, and objects of a part of its reply: the rows of a part are in memory together.
 MOST_OIDS = 500
 _PART = 50
-#: Bytes of the header that names objects that are not there.
+#: Largest header with the names of unknown objects [bytes].
 _LONGEST_HEADER = 6_000
 UNKNOWN = "X-Unknown-Oids"
 
@@ -32,7 +32,7 @@ Places = dict[str, tuple[float, float]]
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of a table of the lake: which columns are read, and what a reply makes of them."""
+    """Rows of a table of the lake: the columns to read, and their conversion for a reply."""
 
     table: str
     columns: Sequence[str]
@@ -62,7 +62,7 @@ class _Probabilities:
     schema: pa.Schema
 
     def part(self, state: State, places: Places) -> pa.Table:
-        """Probabilities of some objects, in their order; of each by classifier, best first."""
+        """Probabilities of some objects, in their order; for each object by classifier, best first."""
         with state.index.one_state():
             rows = [{"oid": oid} | row for oid in places for row in state.index.probabilities(oid) or ()]
         return pa.Table.from_pylist(rows, self.schema)
@@ -119,7 +119,7 @@ def _rows(kind: str, request: Request) -> Response:
     asked = Parameters(request.query_params)
     form, oids = forms.form_of(request, asked), asked.texts("oid")
     if not 0 < len(oids) <= MOST_OIDS:
-        asked.errors.setdefault("oid", f"from 1 to {MOST_OIDS} objects can be asked for at once")
+        asked.errors.setdefault("oid", f"from 1 to {MOST_OIDS} objects can be requested at once")
     if asked.errors:
         raise BadParameters(asked.errors)
     state: State = request.app.state.services
@@ -134,7 +134,7 @@ def _rows(kind: str, request: Request) -> Response:
 
 
 def _unknown(oids: Sequence[str], places: Places) -> dict[str, str]:
-    """A header that tells which objects are not there: their rows are missing."""
+    """A header with the names of unknown objects, whose rows are missing."""
     names = ",".join(quote(oid) for oid in oids if oid not in places)
     if len(names) > _LONGEST_HEADER:
         names = names[:_LONGEST_HEADER].rpartition(",")[0] + quote(",…", safe=",")
@@ -154,6 +154,6 @@ for _name, _meaning in _MEANINGS.items():
         f"/{_name}",
         partial(_rows, _name),
         name=f"bulk_{_name}",
-        description=f"{_meaning} Objects in the order asked for; {UNKNOWN} names those that are not there.",
+        description=f"{_meaning} Objects in the order of the request; {UNKNOWN} names unknown ones.",
         openapi_extra=examples.BULK[_name],
     )

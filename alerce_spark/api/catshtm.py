@@ -1,4 +1,4 @@
-"""The catalogues of the lake, in the words of ALeRCE's catsHTM service that its client reads.
+"""The catalogues of the lake, in the format of ALeRCE's catsHTM service, which its client reads.
 
 A column is {"units", "values"} in a cone and {"unit", "value"} of the nearest source. The client takes a column `z` for
 a redshift, so ours of that name is served as `z`, and a magnitude z as `z_mag`.
@@ -62,7 +62,7 @@ def crossmatch_all(request: Request) -> Response:
 
 
 def _asked(request: Request, named: bool) -> tuple[State, list[Local], tuple[float, float, float | None]]:
-    """Catalogues and place that a request is about. Raises BadParameters."""
+    """Catalogues and position of a request. Raises BadParameters."""
     asked = Parameters(request.query_params)
     ra, dec = asked.number("ra", -360, 360), asked.number("dec", -90, 90)
     radius = asked.number("radius", 0, _MAX_RADIUS)

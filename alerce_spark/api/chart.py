@@ -16,14 +16,14 @@ from alerce_spark.charts import finding_chart
 router = APIRouter(tags=["Finding chart"])
 
 _TYPES = {"pdf": "application/pdf", "png": "image/png"}
-#: A page costs a fifth of a second of a core: one at a time, and the last ones are kept.
+#: A page costs a fifth of a second of a core: pages are made one at a time, and the last ones are kept.
 _drawing = Lock()
 _PAGES = 64
 
 
 @router.get("/finding_chart", openapi_extra=examples.CHART, response_class=Response)
 def chart(request: Request) -> Response:
-    """Where an alert is: reference image with a cross, scale and directions, stamps, light curve, coordinates."""
+    """Finding chart of an alert: reference image with cross, scale and directions, stamps, light curve, coordinates."""
     asked = Parameters(request.query_params)
     form = asked.choice("format", _TYPES, "pdf") or "pdf"
     packet = stamps.asked_for(request, asked)

@@ -1,4 +1,4 @@
-"""The file that points ALeRCE's own Python client at a server: its ALERCE_CONFIG_PATH, read when it is imported."""
+"""The file that points ALeRCE's Python client at a server: its ALERCE_CONFIG_PATH, read when it is imported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from alerce_spark.errors import InputError
 
 
 def configuration(url: str) -> dict[str, Any]:
-    """Settings of `alerce` 2.3 for a server. Raises InputError for what is no URL of one."""
+    """Settings of `alerce` 2.3 for a server. Raises InputError for an invalid URL."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
         raise InputError(f"{url!r} is no address of a server; write it as http://127.0.0.1:8800")

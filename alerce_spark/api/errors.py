@@ -1,4 +1,4 @@
-"""Errors as replies. A body says the same in both of ALeRCE's dialects: `message` with `errors`, and `detail`."""
+"""Errors as replies. A body has both of ALeRCE's formats: `message` with `errors`, and `detail`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from alerce_spark.serving.query import QueryTooLong
 
 log = logging.getLogger(__name__)
 
-#: After so long a client may ask again for what cannot be had now [s].
+#: Time after which a client may repeat a request for unavailable data [s].
 _RETRY_S = 10
 
 
 class BadParameters(Exception):
-    """Parameters that cannot be used: name to what is wrong with its value."""
+    """Invalid parameters: the reason by name."""
 
     def __init__(self, errors: Mapping[str, str]) -> None:
         super().__init__(errors)
@@ -29,25 +29,25 @@ class BadParameters(Exception):
 
 
 class Unprocessable(BadParameters):
-    """The same, where a route answers in the way of FastAPI (422)."""
+    """Invalid parameters of a route that answers like FastAPI (422)."""
 
 
 class NotFound(Exception):
-    """What was asked for is not there."""
+    """The requested data do not exist."""
 
 
 def reply(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A body as JSON; what is no number is null."""
+    """A body as JSON; NaN and infinite numbers are null."""
     return Response(orjson.dumps(body), status, headers, "application/json")
 
 
 def failure(status: int, message: str, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
-    """A reply that says what is wrong."""
+    """A reply with an error."""
     return reply({"message": message, "detail": message, **more}, status, headers)
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Every error that a route may raise becomes a reply; none tells more than its message."""
+    """Turn every error that a route may raise into a reply, which has its message and no more."""
 
     @app.exception_handler(BadParameters)
     def bad(_: Request, error: BadParameters) -> Response:
@@ -74,7 +74,7 @@ def add_handlers(app: FastAPI) -> None:
 
     def unavailable(request: Request, error: Exception) -> Response:
         log.error("no answer to %s: %s", request.url.path, error)
-        # What libraries say of a failing store may name places that are nobody's business.
+        # Messages of libraries about a failing store may name places that users should not see.
         reason = str(error) if isinstance(error, AlerceError) else type(error).__name__
         message = f"the data cannot be read now: {reason}"
         return failure(503, message, {"Retry-After": str(_RETRY_S)})

@@ -1,4 +1,4 @@
-"""What the OpenAPI page says of each route: its parameters, a reply, and its errors."""
+"""Texts of the OpenAPI page for each route: its parameters, an example of a reply, and its errors."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ OBJECTS["responses"]["200"]["content"] |= _TABLES
 
 
 def _bulk(of_one: Extra) -> Extra:
-    """A route that gives for many objects what another one gives for one."""
+    """A route that returns for many objects the data of another route for one object."""
     content = of_one["responses"]["200"]["content"]["application/json"]
     rows = [
         {"oid": "ZTF20aaelulu"} | {k: v for k, v in row.items() if k != "extra_fields"} for row in content["example"]

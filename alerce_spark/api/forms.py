@@ -1,7 +1,7 @@
-"""Replies as Arrow (IPC stream) and Parquet besides JSON, written part by part: no more than a part is in memory.
+"""Replies as Arrow (IPC stream), Parquet or JSON, written part by part: only one part is in memory.
 
-A kind of reply has one schema, whatever its rows: a column without values keeps its type. Ids are int64; in JSON, whose
-readers may keep 53 bits only, they are strings.
+Each kind of reply has one schema, whatever its rows: a column without values keeps its type. Ids are int64; in JSON
+they are strings, since its readers may keep 53 bits only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _IDS = ("candid", "parent_candid")
 
 
 def form_of(request: Request, asked: Parameters) -> str:
-    """Form of a reply: `format=`, else the first of the header Accept that there is, else JSON."""
+    """Form of a reply: `format=`, else the first known one of the header Accept, else JSON."""
     form = asked.choice("format", MEDIA_TYPES)
     if form is not None:
         return form
@@ -48,17 +48,17 @@ def schema_of(frame: pl.DataFrame) -> pa.Schema:
 
 
 def stream(parts: Iterable[pa.Table], schema: pa.Schema, form: str, headers: dict[str, str]) -> Response:
-    """A reply of tables, all of this schema. The first is made now, so that its errors are still answered as such."""
+    """A reply of tables, all of this schema. The first table is made now, so that its errors become error replies."""
     pieces = _WRITERS[form](iter(parts), schema)
     first = next(pieces, b"")
-    # Arrow and Parquet are compressed within: no middleware needs to do it again.
+    # Arrow and Parquet are compressed already: the middleware must not compress them again.
     packed = {} if form == JSON else {"Content-Encoding": "identity"}
     more = headers | packed | {"Vary": "Accept"}
     return StreamingResponse(chain([first], pieces), headers=more, media_type=MEDIA_TYPES[form])
 
 
 class _Sink:
-    """A file that gives away what was written to it."""
+    """A write-only file; its bytes are taken out part by part."""
 
     closed = False
 

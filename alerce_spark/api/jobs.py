@@ -1,4 +1,4 @@
-"""Work that takes longer than a request: taken, done one after the other, its result kept for a while."""
+"""Jobs that take longer than a request: queued, run one after the other, with results kept for a while."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from uuid import uuid4
 
-#: Jobs that are kept, waiting ones and results.
+#: Largest number of jobs, waiting or done.
 _KEPT = 50
 
 
 class TooManyJobs(Exception):
-    """So many jobs wait that no other is taken."""
+    """Too many jobs wait for another one."""
 
 
 class Jobs:
@@ -25,11 +25,11 @@ class Jobs:
         self._lock = Lock()
 
     def close(self) -> None:
-        """Give up what waits."""
+        """Drop the waiting jobs."""
         self._worker.shutdown(cancel_futures=True)
 
     def take(self, work: Callable[[], bytes]) -> str:
-        """Name of a new job. The oldest result goes where there are many. Raises TooManyJobs."""
+        """Queue a new job; return its name. Deletes the oldest result where there are many. Raises TooManyJobs."""
         with self._lock:
             if len(self._jobs) >= _KEPT:
                 done = next((name for name, job in self._jobs.items() if job.done()), None)
@@ -41,7 +41,7 @@ class Jobs:
         return name
 
     def result(self, name: str) -> bytes | None:
-        """Result of a job; None while it is not done. Raises KeyError for an unknown one, and what the job raised."""
+        """Result of a job; None while it is not done. Raises KeyError for an unknown job, and the error of the job."""
         with self._lock:
             job = self._jobs[name]
         return job.result() if job.done() else None

@@ -1,4 +1,4 @@
-"""What a client may ask: so much in a time, addresses of bounded length; either path with and without final slash."""
+"""Limits of requests: their rate, size and length of address; paths work with and without a final slash."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from alerce_spark.api.errors import failure
 from alerce_spark.errors import InputError
 
-#: Bytes of path and query: some thousands of ids.
+#: Largest path and query [bytes]: some thousands of ids.
 _LONGEST = 60_000
-#: Bytes that a request may bring.
+#: Largest body of a request [bytes].
 MAX_UPLOAD = 50 << 20
 _TOO_LARGE = f"a request may bring up to {MAX_UPLOAD >> 20} MiB"
-#: What a request for a light curve counts.
+#: Number of requests that a request for a light curve counts as.
 _CURVE = 2
 _CURVES = ("/detections", "/non_detections", "/lightcurve", "/features", "/magstats", "/finding_chart")
 
 
 class Bounds:
-    """Refuses what is too long (414) or too much (429), before it costs anything."""
+    """Refuses requests with too long an address (414) or too many of them (429), before they cost anything."""
 
     def __init__(self, app: ASGIApp, rate: RateLimitItem | None) -> None:
         self._app = app
@@ -33,7 +33,7 @@ class Bounds:
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request or hand it on."""
+        """Answer a request or pass it on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -54,7 +54,7 @@ class Bounds:
         await self._app(scope, _counted(receive), send)
 
     def _wait(self, scope: Scope) -> int:
-        """Seconds until the client may ask; 0 for now."""
+        """Seconds until the client may send this request; 0 for now."""
         if self._item is None or scope["method"] == "OPTIONS":
             return 0
         who = scope["client"][0] if scope.get("client") else ""
@@ -65,7 +65,7 @@ class Bounds:
 
 
 def _cost(scope: Scope) -> int:
-    """What a request counts; light curves of many objects are read together, ten for one."""
+    """Number of requests that one counts as; ten light curves in one request count as one."""
     path = scope["path"]
     if path.startswith("/bulk/"):
         return _CURVE + scope["query_string"].count(b"oid=") // 10
@@ -73,7 +73,7 @@ def _cost(scope: Scope) -> int:
 
 
 def _size(scope: Scope) -> int:
-    """Bytes that a request says it brings; 0 for one that sends them in pieces, which are counted."""
+    """Bytes announced by a request; 0 for one that sends pieces, whose bytes are counted."""
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit():
             return int(value)
@@ -81,7 +81,7 @@ def _size(scope: Scope) -> int:
 
 
 def _counted(receive: Receive) -> Receive:
-    """Bytes of a request, as they come; one that brings too many is refused (413)."""
+    """Bytes of a request, as they arrive; too many are refused (413)."""
     brought = 0
 
     async def counting() -> Message:
@@ -96,7 +96,7 @@ def _counted(receive: Receive) -> Receive:
 
 
 def rate_of(text: str) -> RateLimitItem | None:
-    """A limit as "10000/10 seconds"; none for an empty text. Raises InputError for another one."""
+    """A limit such as "10000/10 seconds"; None for an empty text. Raises InputError for other texts."""
     if not text:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The coverage: where on the sky the broker has seen objects, as a map that Aladin, TOPCAT and mocpy read (a MOC)."""
+"""The coverage: the sky in which the broker has objects, as a map that Aladin, TOPCAT and mocpy read (a MOC)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ORDER = 8
 
 @router.get("/moc", openapi_extra=examples.MOC, response_class=Response)
 def coverage(request: Request) -> Response:
-    """Pixels that have an object."""
+    """Pixels with objects."""
     asked = Parameters(request.query_params)
     form, order = asked.choice("format", _TYPES, "fits") or "fits", asked.whole("order")
     order = _ORDER if order is None else order

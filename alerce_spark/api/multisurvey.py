@@ -1,6 +1,6 @@
-"""ALeRCE's multi-survey routes: what the lake has of ZTF; of other surveys there is nothing yet.
+"""ALeRCE's multi-survey routes: data of ZTF; there are none of other surveys yet.
 
-Parameters that cannot be used are 422, as there.
+Invalid parameters are status 422, as in ALeRCE's API.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _oids(request: Request) -> tuple[str, tuple[str, ...]]:
     survey = asked.required("survey_id", _SURVEYS)
     oids = asked.texts("oid")
     if not 0 < len(oids) <= _MOST_OIDS:
-        asked.errors.setdefault("oid", f"from 1 to {_MOST_OIDS} objects can be asked for")
+        asked.errors.setdefault("oid", f"from 1 to {_MOST_OIDS} objects can be requested")
     _check(asked)
     return survey, oids
 
@@ -130,7 +130,7 @@ def single_object(request: Request) -> Response:
 
 
 def _rows(request: Request, tables: Sequence[str]) -> dict[str, list[Item]]:
-    """Rows of objects, those of an object together; of unknown objects there are none."""
+    """Rows of objects, those of an object together; unknown objects have no rows."""
     survey, oids = _oids(request)
     found: dict[str, list[Item]] = {table: [] for table in tables}
     for oid in oids if survey == "ztf" else ():
@@ -169,7 +169,7 @@ def forced_photometry(request: Request) -> Response:
 
 @router.get("/lightcurve_api/lightcurve", openapi_extra=examples.MS_LIGHTCURVE)
 def lightcurve(request: Request) -> Response:
-    """All of the light curves of objects."""
+    """Detections, upper limits and forced photometry of objects."""
     return reply(_rows(request, list(_TABLES)))
 
 

@@ -1,4 +1,4 @@
-"""Parameters of ALeRCE's routes, as clients send them: names may be repeated, empty values and None are absent."""
+"""Parameters of ALeRCE's routes, as clients send them: names may repeat, empty values and None count as absent."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _LARGEST = 2**63
 
 
 class Parameters:
-    """The parameters of a request; those that nobody asks for are ignored. `check` raises what was found wrong."""
+    """The parameters of a request; unused ones are ignored. `check` raises the errors that were found."""
 
     def __init__(self, query: QueryParams) -> None:
         self._query = query
         self.errors: dict[str, str] = {}
 
     def check(self) -> None:
-        """Raise BadParameters for every value that could not be used."""
+        """Raise BadParameters with every invalid value."""
         if self.errors:
             raise BadParameters(self.errors)
 
@@ -55,7 +55,7 @@ class Parameters:
         return default if value is None else value
 
     def choice(self, name: str, choices: Collection[str], default: str | None = None) -> str | None:
-        """One of some words. Without a default it may be absent."""
+        """One of the given words. Without a default it may be absent."""
         value = self.text(name)
         if value is not None and value not in choices:
             self.errors[name] = f"{value!r} is not a valid choice; there are {', '.join(choices)}"
@@ -63,7 +63,7 @@ class Parameters:
         return default if value is None else value
 
     def required(self, name: str, choices: Collection[str] = ()) -> str:
-        """A word that must be there."""
+        """A required word."""
         value = self.choice(name, choices) if choices else self.text(name)
         if value is None:
             self.errors.setdefault(name, "missing required parameter")

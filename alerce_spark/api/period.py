@@ -47,7 +47,7 @@ _EXAMPLE = {"periods": [0.5503, 0.5502], "scores": [21.4, 22.0], "best_periods":
     openapi_extra={"responses": {"200": {"content": {"application/json": {"schema": {}, "example": _EXAMPLE}}}}},
 )
 def compute_periodogram(points: LightCurve) -> Response:
-    """Periods [d] that were tried, their power, and the highest peaks; empty where too few points vary."""
+    """Trial periods [d], their power, and the highest peaks; empty where too few points vary."""
     band = np.array([{"g": "1", "r": "2"}.get(str(fid), str(fid)) for fid in points.fid])
     if unknown := sorted(set(band.tolist()) - set(_BANDS)):
         raise Unprocessable({"fid": f"{', '.join(unknown)}: only 1 or g, 2 or r are known"})

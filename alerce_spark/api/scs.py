@@ -21,7 +21,7 @@ router = APIRouter(tags=["Virtual Observatory"])
 
 _MOST = 50_000
 _TYPE = "application/x-votable+xml"
-#: Roles of the columns that the standard asks for, one each; and of some others.
+#: Roles (UCDs) of the columns that the standard requires, one each; and of some others.
 _UCDS = {
     **{"oid": "meta.id;meta.main", "meanra": "pos.eq.ra;meta.main", "meandec": "pos.eq.dec;meta.main"},
     **{"ndet": "meta.number", "firstmjd": "time.epoch", "lastmjd": "time.epoch"},
@@ -66,7 +66,7 @@ def _votable(items: list[Item], names: tuple[str, ...], has_more: bool) -> bytes
     for field in table.fields:
         field.ucd = _UCDS.get(field.name)
         if field.datatype in ("char", "unicodeChar"):
-            field.arraysize = "*"  # The same columns in every answer, however long the texts of this one are.
+            field.arraysize = "*"  # The same columns in every answer, whatever the length of its texts.
     (resource,) = file.resources
     resource.type = "results"
     resource.infos.append(Info(name="QUERY_STATUS", value="OVERFLOW" if has_more else "OK"))
@@ -74,7 +74,7 @@ def _votable(items: list[Item], names: tuple[str, ...], has_more: bool) -> bytes
 
 
 def _column(name: str, items: list[Item]) -> MaskedColumn:
-    """A column with unit and meaning; what has no value is masked."""
+    """A column with unit and meaning; missing values are masked."""
     defined = _DEFINED.get(name)
     kind = _KINDS["double" if name == "probability" else "string" if defined is None else defined.type]
     values = [item[name] for item in items]
@@ -90,7 +90,7 @@ def _column(name: str, items: list[Item]) -> MaskedColumn:
 
 
 def _failed(message: str) -> Response:
-    """An error as the standard has it: status 200, a VOTable with a parameter named Error."""
+    """An error in the form of the standard: status 200, a VOTable with a parameter named Error."""
     file = VOTableFile()
     resource = Resource()
     file.resources.append(resource)

@@ -19,7 +19,7 @@ from alerce_spark.classifiers.taxonomy import LIGHTCURVE, STAMP
 
 router = APIRouter(tags=["ZTF"])
 
-#: Columns by their names of 2020, and what one may sort by.
+#: Columns by their names of 2020, and names to sort by.
 _SORTED = {"oid": "oid", "nobs": "ndet", "ndet": "ndet", "firstmjd": "firstmjd", "lastmjd": "lastmjd"}
 _SORTED |= {
     "meanra": "meanra",
@@ -35,7 +35,7 @@ _EMPTY: Mapping[str, Any] = {}
 
 @router.post("/get_sql", openapi_extra=examples.GET_SQL, response_class=Response)
 async def get_sql(request: Request) -> Response:
-    """The SQL of a query in the words of 2020: filters, coordinates (sr in degrees), dates."""
+    """The SQL of a query in the format of 2020: filters, coordinates (sr in degrees), dates."""
     try:
         body = orjson.loads(await request.body())
     except orjson.JSONDecodeError as error:
@@ -44,7 +44,7 @@ async def get_sql(request: Request) -> Response:
 
 
 class _Body:
-    """The body of a query; what cannot be used is found when it is read, and named as in the body."""
+    """Reads the body of a query; errors name values as the body does."""
 
     def __init__(self, body: Any) -> None:
         self._errors: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Packets as they came, and their stamps: the routes of ALeRCE's Avro and stamp service on the Avro repository."""
+"""Packets and their stamps: the routes of ALeRCE's Avro and stamp service on the Avro repository."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ router = APIRouter(tags=["Stamps and packets"])
 #: Field of a packet by type of stamp.
 CUTOUTS = {"science": "cutoutScience", "template": "cutoutTemplate", "difference": "cutoutDifference"}
 _SURVEYS = ("ztf", "atlas")
-#: Pixels around the centre whose largest value is white's opposite.
+#: Pixels around the centre whose largest value is black.
 _CORE = 2
 
 Record = dict[str, Any]
@@ -34,7 +34,7 @@ Record = dict[str, Any]
 
 @router.get("/get_stamp", openapi_extra=examples.STAMP, response_class=Response)
 def get_stamp(request: Request) -> Response:
-    """A stamp of an alert, as it came (gzipped FITS) or as a picture (PNG)."""
+    """A stamp of an alert, as in the packet (gzipped FITS) or as a picture (PNG)."""
     asked = Parameters(request.query_params)
     kind, form = asked.required("type", CUTOUTS), asked.required("format", ("png", "fits"))
     return stamp_of(asked_for(request, asked), kind, form)
@@ -42,7 +42,7 @@ def get_stamp(request: Request) -> Response:
 
 @router.get("/get_avro", openapi_extra=examples.AVRO, response_class=Response)
 def get_avro(request: Request) -> Response:
-    """The packet of an alert, byte by byte as it came."""
+    """The unchanged packet of an alert."""
     asked = Parameters(request.query_params)
     packet = asked_for(request, asked)
     headers = {"Content-Disposition": f'attachment; filename="{asked.whole("candid")}.avro"'}
@@ -65,21 +65,21 @@ def get_avro_info(request: Request) -> Response:
 
 
 def stamp_of(packet: bytes, kind: str, form: str) -> Response:
-    """A stamp of a packet, as it came (fits) or as a picture (png). Raises NotFound."""
+    """A stamp of a packet, unchanged (fits) or as a picture (png). Raises NotFound."""
     record = _record(packet)
     stamp = (record.get(CUTOUTS[kind]) or {}).get("stampData")
     if not stamp:
         raise NotFound(f"the alert has no {kind} stamp")
     if form == "png":
         return Response(picture(stamp, kind), media_type="image/png")
-    # No Content-Encoding: what is gzipped is the file, which clients unpack themselves.
+    # No Content-Encoding: the file itself is gzipped, and clients decompress it.
     name = f"{record['objectId']}_{record['candid']}_{kind}.fits.gz"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return Response(stamp, headers=headers, media_type="application/fits+gzip")
 
 
 def without_stamps(packet: bytes) -> Record:
-    """The record of a packet without its stamps, as JSON can have it."""
+    """The record of a packet without its stamps, with values that JSON can hold."""
     shown = {name: value for name, value in _record(packet).items() if name not in CUTOUTS.values()}
     shown["candidate"]["candid"] = str(shown["candidate"]["candid"])
     return shown
@@ -124,7 +124,7 @@ def _range(image: NDArray[np.float64], kind: str) -> tuple[float, float]:
 
 
 def asked_for(request: Request, asked: Parameters) -> bytes:
-    """The packet that a request is about. Raises BadParameters, NotFound."""
+    """The packet of a request. Raises BadParameters, NotFound."""
     candid, oid = asked.whole("candid"), asked.text("oid")
     survey = asked.choice("survey_id", _SURVEYS, _SURVEYS[0])
     if candid is None:
@@ -134,7 +134,7 @@ def asked_for(request: Request, asked: Parameters) -> bytes:
 
 
 def packet_of(state: State, survey: str, candid: int, oid: str | None) -> bytes:
-    """A packet of the repository: its key has the night, which the candid tells. Raises NotFound."""
+    """A packet of the repository; the night in its key follows from the candid. Raises NotFound."""
     try:
         of = surveys.get(survey)
         packet = state.repository.get(repository.key(of, of.date_of(candid), candid))

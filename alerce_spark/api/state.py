@@ -1,4 +1,4 @@
-"""What the routes of one server share: index, light curves, kept replies, Avro repository."""
+"""State that the routes of one server share: index, light curves, cached replies, Avro repository."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from alerce_spark.serving.walks import Walks
 from alerce_spark.tns.remote import Remote
 from alerce_spark.tns.server import Tns
 
-#: Requests that are answered at the same time; others wait.
+#: Requests answered at the same time; others wait.
 THREADS = 40
 
 
@@ -47,7 +47,7 @@ class State:
 
     @property
     def index(self) -> Index:
-        """The index. Raises IndexFault where there is none."""
+        """The index. Raises IndexFault where it is missing."""
         with self._opening:
             if self._index is None:
                 limit = self.settings.services.query_timeout_s
@@ -71,12 +71,12 @@ class State:
 
     @cached_property
     def tns(self) -> Tns:
-        """The bot at TNS; limits are told to who asks. Raises ConfigError where there is none."""
+        """The bot at TNS; users see its limits as errors. Raises ConfigError where it is not set."""
         return Tns(self.settings.tns.model_copy(update={"patience_s": 0.0}))
 
     @cached_property
     def tns_searches(self) -> Remote:
-        """Searches at TNS. Raises ConfigError where there is no bot."""
+        """Searches at TNS. Raises ConfigError where no bot is set."""
         return Remote(self.tns)
 
     def close(self) -> None:
@@ -89,14 +89,14 @@ class State:
             self._index.close()
 
     def rows(self, oid: str, columns: Mapping[str, Sequence[str]]) -> dict[str, pl.DataFrame] | None:
-        """Rows of an object; None where there is no such object."""
+        """Rows of an object; None for an unknown one."""
         at = self.index.place(oid)
         return None if at is None else self.rows_of({oid: at}, columns)
 
     def rows_of(
         self, places: Mapping[str, tuple[float, float]], columns: Mapping[str, Sequence[str]]
     ) -> dict[str, pl.DataFrame]:
-        """Rows of objects, which are at these places [deg]."""
+        """Rows of objects at these positions [deg]."""
         ra, dec = zip(*places.values(), strict=True)
         return self._curves.read(list(places), curves.place(ra, dec, self.order), columns)
 

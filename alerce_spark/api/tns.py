@@ -1,7 +1,7 @@
 """The Transient Name Server: searches, in the local catalogue first, and reports.
 
-ALeRCE's route gives the nearest object, here within 3 arcsec; its clients read one of two dialects, and both are in a
-reply. TNS itself is asked only where a request says so, since its searches are few; its answers are kept for a while.
+ALeRCE's route returns the nearest object, here within 3 arcsec; a reply has both of the formats that clients read. TNS
+itself is asked only if a request says so, since it allows few searches; its answers are kept for a while.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Item = dict[str, Any]
 
 _RADIUS, _MAX_RADIUS = 3.0, 60.0
 _MOST = 100
-#: How long the reply to a report is waited for [s].
+#: Longest wait for the reply to a report [s].
 _REPLY_S = 5.0
 _NAMES = {"source_id": "objid", "dec": "declination"}
 
@@ -54,7 +54,7 @@ class Place(BaseModel):
 
 
 class Wish(BaseModel):
-    """What a person adds to a draft."""
+    """Values that a person adds to a draft."""
 
     host_name: Annotated[str | None, Field(max_length=200)] = None
     host_redshift: Annotated[float | None, Field(allow_inf_nan=False)] = None
@@ -65,7 +65,7 @@ class Wish(BaseModel):
 @router.post("/v2/tns_api/search", openapi_extra=examples.TNS_NEAREST)
 @router.post("/search", openapi_extra=examples.TNS_NEAREST)
 def nearest(request: Request, place: Place) -> Response:
-    """The object of TNS that is nearest to a position, within 3 arcsec; nothing where there is none."""
+    """The object of TNS nearest to a position, within 3 arcsec; empty if none is that near."""
     state: State = request.app.state.services
     found = _near(state, place.ra % 360, place.dec, _RADIUS)
     if not found:
@@ -77,7 +77,7 @@ def nearest(request: Request, place: Place) -> Response:
 
 @router.get("/tns/search", openapi_extra=examples.TNS_SEARCH)
 def search(request: Request) -> Response:
-    """Objects of TNS at a position or of a name: of the local catalogue, else with `remote` of TNS itself."""
+    """Objects of TNS by position or name: from the local catalogue, else, with `remote`, from TNS itself."""
     asked = Parameters(request.query_params)
     ra, dec = asked.number("ra", 0, 360), asked.number("dec", -90, 90)
     radius, name = asked.number("radius", 0, _MAX_RADIUS), asked.text("name")
@@ -110,7 +110,7 @@ def _near(state: State, ra: float, dec: float, radius: float) -> list[Item]:
 
 
 def _called(state: State, name: str) -> list[Item]:
-    """Objects of this name, with or without prefix, and those that somebody reported under it."""
+    """Objects with this name, with or without prefix, or this internal name."""
     with state.catalogs:
         if catalogs.local(state.lake, NAME) is None:
             return []
@@ -124,7 +124,7 @@ def _rows(found: pl.DataFrame) -> list[Item]:
 
 @router.get("/tns/reports", openapi_extra=examples.TNS_REPORTS)
 def standing(request: Request) -> Response:
-    """Where every report stands."""
+    """The last step of every report."""
     state: State = request.app.state.services
     return reply([_said(one) for one in reports.standing(state.lake)])
 
@@ -141,7 +141,7 @@ def history(request: Request, oid: str) -> Response:
 
 @router.post("/tns/reports/{oid}/draft", openapi_extra=examples.TNS_STEP)
 def make(request: Request, oid: str, wish: Wish, who: Person) -> Response:
-    """Make a draft from an object, in place of an earlier one that was not sent. Needs a token."""
+    """Make a draft from an object; it replaces an earlier one that was not sent. Needs a token."""
     state: State = request.app.state.services
     tns = state.settings.tns
     if wish.host_redshift is not None and not wish.host_name:
@@ -155,7 +155,7 @@ def make(request: Request, oid: str, wish: Wish, who: Person) -> Response:
 
 @router.post("/tns/reports/{oid}/approve", openapi_extra=examples.TNS_STEP)
 def approve(request: Request, oid: str, who: Person) -> Response:
-    """Say that a draft may be sent; the name of the token's owner is kept. Needs a token."""
+    """Approve a draft for sending; the name of the token's owner is stored. Needs a token."""
     state: State = request.app.state.services
     with _answering():
         return reply(_said(reports.approve(state.lake, oid, state.settings.tns.bot_name, who)))
@@ -163,7 +163,7 @@ def approve(request: Request, oid: str, who: Person) -> Response:
 
 @router.post("/tns/reports/{oid}/send", openapi_extra=examples.TNS_STEP)
 def send(request: Request, oid: str, who: Person) -> Response:
-    """Send an approved report, or ask what became of one that was sent. Needs a token."""
+    """Send an approved report, or ask TNS for the result of one that was sent. Needs a token."""
     state: State = request.app.state.services
     lake = state.settings.lake
     with _answering():
@@ -180,7 +180,7 @@ def _said(report: Report) -> dict[str, Any]:
 
 @contextmanager
 def _answering() -> Iterator[None]:
-    """Errors of reports and of TNS as answers."""
+    """Turn errors of reports and of TNS into answers."""
     try:
         yield
     except Limited as error:

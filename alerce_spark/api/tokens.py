@@ -1,4 +1,4 @@
-"""Who writes: reading is free, what writes needs a token, of which the server knows nothing but the sha256."""
+"""Tokens: reading is free, requests that write need a token, of which the server keeps only the sha256."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from alerce_spark.api.state import State
 
 
 def person(request: Request) -> str:
-    """Name of whoever the token of a request belongs to (services.tokens). Raises HTTPException 401 for nobody."""
+    """Name of the owner of a request's token (services.tokens). Raises HTTPException 401 for an unknown token."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     digest = hashlib.sha256(token.strip().encode()).hexdigest()
     state: State = request.app.state.services
     found = ""
-    # Every token is compared, so the time of an answer tells nothing.
+    # Every token is compared, so the time of an answer reveals nothing.
     for known in state.settings.services.tokens:
         name, _, theirs = known.partition(":")
         if hmac.compare_digest(digest, theirs):

@@ -24,7 +24,7 @@ _MOST_ROWS = 100_000
 _MAX_RADIUS = 300.0
 _TYPES = {"csv": "text/csv", "parquet": "application/vnd.apache.parquet"}
 _COLUMNS = ("oid", "meanra", "meandec", "ndet", "firstmjd", "lastmjd", "class", "classifier", "probability")
-#: What our columns are called where the list has one of the name.
+#: Suffix of our columns where the list has a column of the same name.
 _SUFFIX = "_object"
 
 
@@ -54,7 +54,7 @@ def take(
 
 @router.get("/xmatch/{job}", openapi_extra=examples.XMATCH_RESULT)
 def result(request: Request, job: str) -> Response:
-    """The rows of a list with the objects found, or that the job still runs."""
+    """The rows of a list with the objects found, or a note that the job still runs."""
     state: State = request.app.state.services
     try:
         body = state.jobs.result(job)
@@ -86,7 +86,7 @@ def _read(file: UploadFile) -> pl.DataFrame:
 
 
 def _places(rows: pl.DataFrame, ra: str, dec: str) -> tuple[np.ndarray, np.ndarray]:
-    """Positions [deg]; NaN where there is none. Raises BadParameters."""
+    """Positions [deg]; NaN where a row has no position. Raises BadParameters."""
     errors = {}
     for parameter, column in (("ra", ra), ("dec", dec)):
         if column not in rows.columns:
@@ -102,7 +102,7 @@ def _places(rows: pl.DataFrame, ra: str, dec: str) -> tuple[np.ndarray, np.ndarr
 def _matched(
     index: Index, rows: pl.DataFrame, places: tuple[np.ndarray, np.ndarray], radius: float, every: bool
 ) -> pl.DataFrame:
-    """Each row of the list with the objects found; one without any stays, without them."""
+    """Each row of the list with the objects found; rows without objects are kept."""
     found = index.near(*places, radius, every)
     items = {item["id"]: item for item in index.items(list(dict.fromkeys(key for _, key, _ in found)))}
     made = [

@@ -1,4 +1,4 @@
-"""ALeRCE's ZTF API: /ztf/v1 and forced photometry of /v2. Names and types are those that its clients read."""
+"""ALeRCE's ZTF API: /ztf/v1 and forced photometry of /v2, with the names and types that its clients read."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from alerce_spark.serving.query import CLASS_ORDERS, MAX_RADIUS, OBJECT_ORDERS, 
 router = APIRouter(prefix="/ztf/v1", tags=["ZTF"])
 forced_router = APIRouter(prefix="/v2/lightcurve", tags=["ZTF"])
 
-#: What stands where ALeRCE names the step of its pipeline that corrected the photometry.
+#: Value where ALeRCE names the step of its pipeline that corrected the photometry.
 STEP = "alerce_spark"
 MAX_PAGE_SIZE = 100_000
 _LAST_PAGE = 10**9
-#: Radius of a cone that names none [arcsec].
+#: Default radius of a cone [arcsec].
 CONE_RADIUS = 30.0
 
-#: Columns of `/objects/{oid}`, in ALeRCE's names; `deltajd` is our deltamjd.
+#: Columns of `/objects/{oid}`, with ALeRCE's names; `deltajd` is our deltamjd.
 _OBJECT = (
     *("oid", "ndethist", "ncovhist", "mjdstarthist", "mjdendhist", "corrected", "stellar", "ndet", "g_r_max"),
     *("g_r_max_corr", "g_r_mean", "g_r_mean_corr", "firstmjd", "lastmjd", "deltajd", "meanra", "meandec"),
@@ -44,9 +44,9 @@ _OBJECT_SCHEMA = pa.schema(
         for name in (*_OBJECT, "class", "classifier", "probability")
     ]
 )
-#: Rows that are made at once.
+#: Rows of a part of a reply.
 _PART = 5_000
-#: What lists may be ordered by, and its name in the index.
+#: Names by which lists can be ordered, and the columns of the index.
 ORDERS = {**{name: name for name in (*OBJECT_ORDERS, *CLASS_ORDERS)}, "deltajd": "deltamjd"}
 
 DETECTION = (
@@ -65,7 +65,7 @@ FORCED = (
     *("isdiffpos", "corrected", "parent_candid"),
 )
 _OURS = ("pixel", "healpix29", "survey", "extra", *FORCED)
-#: What the images and the fit say of a forced measurement: `extra_fields`.
+#: Values of the images and the fit for a forced measurement: `extra_fields`.
 FORCED_EXTRA = tuple(c.name for c in TABLES["forced_photometry"].columns if c.name not in _OURS)
 
 
@@ -114,8 +114,8 @@ def objects(request: Request) -> Response:
 
 
 def _table(index: Index, shown: Sequence[Key], form: str, total: int | None, has_next: bool) -> Response:
-    """A page as a table; what JSON says around it is in the headers."""
-    # All of it is made now, of one state of the index: packed rows are small, 100 000 have some 20 MB.
+    """A page as a table; headers have the other values of the JSON reply."""
+    # The whole page is made now, from one state of the index: 100 000 compressed rows take some 20 MB.
     begins = range(0, len(shown), _PART)
     items = ([_object(i) | _class(i) for i in index.items(shown[begin : begin + _PART])] for begin in begins)
     parts = [pa.Table.from_pylist(part, _OBJECT_SCHEMA) for part in items]
@@ -186,7 +186,7 @@ def _check_survey(request: Request, choices: tuple[str, ...] = ("ztf", "atlas"))
 
 @router.get("/objects/{oid}/detections", openapi_extra=examples.DETECTIONS)
 def detections(request: Request, oid: str) -> Response:
-    """Detections of one object, by time. What has no value is left out."""
+    """Detections of one object, by time. Fields without a value are left out."""
     if _check_survey(request) != "ztf":
         return reply(_nothing(request, oid, []))
     return _kept(request, "detections", oid, {"detections": DETECTION}, lambda rows: _detections(rows["detections"]))
@@ -275,7 +275,7 @@ def _forced(rows: pl.DataFrame) -> list[Item]:
     found = []
     for row in rows.drop_nulls("mag").sort("mjd", "pid").iter_rows(named=True):
         values = {name: row[name] for name in FORCED} | absent | {"candid": f"{row['oid']}{row['pid']}"}
-        # Clients join both by the columns that both have, so `pid` is there twice.
+        # Clients join both by their common columns, so both have `pid`.
         found.append(values | {"extra_fields": {name: row[name] for name in ("pid", *FORCED_EXTRA)}})
     return found
 
@@ -325,7 +325,7 @@ def _features(request: Request, oid: str, name: str | None) -> Response:
 
 
 def long(rows: pl.DataFrame, version: str | None) -> Iterable[Item]:
-    """The latest features, one row each, in ALeRCE's names: the band is `fid`, not a part of the name."""
+    """The latest features, one row each, with ALeRCE's names: the band is `fid`, not a part of the name."""
     rows = rows.filter(pl.col("ndet_used") > 0)
     if version is not None:
         rows = rows.filter(pl.col("version") == version)

@@ -18,9 +18,9 @@ from alerce_spark.text import visible
 
 __all__ = ["crossmatch", "main", "models", "nightly", "outliers", "pipeline", "science", "services", "tns"]
 
-#: Exit status of an error that the user can mend, and of a fault of ours.
+#: Exit status of an error that the user can correct, and of a bug of this program.
 _MENDABLE, _FAULT = 2, 70
-#: Errors of the system that tell of the machine, not of this program, wherever they come up.
+#: System errors that concern the machine, not this program, wherever they occur.
 _OF_THE_MACHINE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
@@ -28,12 +28,12 @@ _OF_THE_MACHINE = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; errors that a user can mend are one message and exit status 2, others keep their trace."""
+    """Run a command; errors that a user can correct are one message and exit status 2, others keep their trace."""
     try:
         app(args=arguments)  # ends with SystemExit: 0, 2 for bad arguments, 130 for Ctrl-C
     except AlerceError as error:
         status = _say(str(error))
-    except Exception as error:  # noqa: BLE001  (the last place where a fault can be told)
+    except Exception as error:  # noqa: BLE001  (the last place where an error can be reported)
         if _is_of_kafka(error):
             status = _say(
                 f"Kafka: {error}. Is the broker of kafka.bootstrap_servers up? "
@@ -45,13 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _is_of_kafka(error: Exception) -> bool:
-    """Whether Kafka's client raised it. A client that no command has imported raised nothing."""
+    """Whether Kafka's client, if a command has imported it, raised the error."""
     client = sys.modules.get("confluent_kafka")
     return client is not None and isinstance(error, client.KafkaException)
 
 
 def _is_of_the_machine(error: Exception) -> bool:
-    """Whether the system refuses: no room, no rights. Libraries in Rust give its number in their text alone."""
+    """Whether the system refused: no space, no permission. Libraries in Rust give the number only in their text."""
     if not isinstance(error, OSError):
         return False
     said = re.search(r"\(os error (\d+)\)", str(error))
@@ -59,14 +59,14 @@ def _is_of_the_machine(error: Exception) -> bool:
 
 
 def _say(message: str) -> int:
-    """An error on the terminal. What it quotes may be anybody's text, so no mark-up or control character counts."""
+    """Print an error. It may quote foreign text, so mark-up and control characters have no effect."""
     shown = Text.assemble(("error: ", "bold red"), visible(message))
     Console(stderr=True).print(shown, highlight=False, soft_wrap=True)
     return _MENDABLE
 
 
 def _report() -> int:
-    """The trace of a fault of ours. Without the values of variables: one may be a password."""
+    """The trace of a bug, without the values of variables: one may be a password."""
     print(visible(traceback.format_exc()), file=sys.stderr)
     print(
         "This is a fault of alerce_spark: please report it with the trace above and `alerce-spark --version`.",

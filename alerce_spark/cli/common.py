@@ -1,7 +1,7 @@
-"""What all commands share: the application, its panels, its console, settings and options.
+"""Parts that all commands share: the application, its panels, its console, settings and options.
 
-A command imports what it computes with after it has checked its arguments: Spark, Arrow, polars and the like take
-seconds, and neither its help nor an error in its arguments needs them.
+A command imports its libraries after it has checked its arguments: Spark, Arrow, polars and the like take seconds, and
+neither its help nor an error in its arguments needs them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SERVE, TRAIN, MAINTAIN = "Serve over HTTP", "Models and labels", "Check and main
 
 
 class _InPanels(TyperGroup):
-    """Commands in the order of their panels, whichever module they come from."""
+    """Sorts commands by their panels, whichever module they come from."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         order = (RUN, LOOK, COMPUTE, SERVE, TRAIN, MAINTAIN)
@@ -40,7 +40,7 @@ class _InPanels(TyperGroup):
 
 
 app = typer.Typer(cls=_InPanels, no_args_is_help=True, help="An astronomical alert broker on Spark, Kafka and Delta.")
-#: What is printed may be anybody's text: an id such as `[/bold]` is no markup, `:star:` no picture.
+#: Printed text may be foreign: an id such as `[/bold]` is not markup, `:star:` not an emoji.
 console = Console(markup=False, emoji=False)
 _settings_file: list[Path | None] = [None]
 
@@ -48,7 +48,7 @@ Lake = Annotated[str | None, typer.Option("--lake", help="Folder of the tables; 
 
 
 def there(given: Any) -> Any:
-    """Callback of arguments that name files or folders to read. Raises InputError where one of them is not there."""
+    """Callback of arguments that name files or folders to read. Raises InputError where one does not exist."""
     for path in given if isinstance(given, list) else [given]:
         if path is not None and not os.path.exists(path):
             raise InputError(f"{path}: no such file or folder")
@@ -80,12 +80,12 @@ def _common(
     )
     for chatty in ("py4j", "botocore", "urllib3", "matplotlib"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    # It prints the trace of each failed batch; the stream says in one line what failed and what it does about it.
+    # It prints the trace of each failed batch; the stream logs one line with the failure and its reaction.
     logging.getLogger("py4j.clientserver").setLevel(logging.CRITICAL)
 
 
 def lake_of(settings: Settings) -> str:
-    """Path of the lake of the settings. Raises InputError where there is none, before what reads it is imported."""
+    """Path of the settings' lake. Raises InputError where it does not exist, before slow imports."""
     path = settings.lake.path
     if not is_remote(path) and not Path(path, "objects", "_delta_log").is_dir():
         raise InputError(f"there is no lake in {path}; make one with: alerce-spark tables create --lake {path}")

@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
     Ask = Callable[[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]], pa.Table]
 
-#: Objects that a service is asked about at a time; their rows are stored before it is asked about others.
+#: Objects in one request to a service; their rows are stored before the next request.
 _REQUEST = 1000
 
 #: The year 1880, when plates began: 0 is a code for no time, and 2016.5 a year.
 _FIRST_MJD = 7715.0
-#: Options that mean something with --csv only, besides --all.
+#: Options that need --csv, besides --all.
 _OF_A_FILE = ("out", "oid_column", "ra_column", "dec_column", "mjd_column")
 
 catalog_app = typer.Typer(no_args_is_help=True, help="Local catalogues that objects are matched with.")
@@ -97,7 +97,7 @@ def crossmatch(
     names: Annotated[list[str] | None, typer.Argument(help="Catalogues; default: all imported ones.")] = None,
     lake: Lake = None,
     radius: Annotated[float | None, typer.Option(help="Arcsec; default: that of each catalogue.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Match objects anew that have an attempt.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Also match objects that have an attempt already.")] = False,
     cds: Annotated[
         bool, typer.Option("--cds", help="Ask the CDS X-Match service; default: about all of crossmatch.cds_tables.")
     ] = False,
@@ -155,7 +155,7 @@ def crossmatch(
 
 
 def _refuse_without_csv(context: typer.Context) -> None:
-    """Raises InputError for an option of a file where none is given: the whole lake would be matched."""
+    """Raise InputError for an option of a file without --csv: the whole lake would be matched."""
     flags = {"every": "--all", **{name: "--" + name.replace("_", "-") for name in _OF_A_FILE}}
     given = [
         flag for name, flag in flags.items() if (how := context.get_parameter_source(name)) and how.name != "DEFAULT"
@@ -165,7 +165,7 @@ def _refuse_without_csv(context: typer.Context) -> None:
 
 
 def _ask_cds(settings: Settings, names: list[str] | None, again: bool) -> None:
-    """Ask the service about every object that lacks a row, one request's worth at a time."""
+    """Ask the service about every object that lacks a row, in requests of limited size."""
     from alerce_spark import surveys
     from alerce_spark.config import ConfigError, conf_dir
     from alerce_spark.crossmatch.catalogs import load
@@ -210,7 +210,7 @@ def _match_lake(settings: Settings, name: str, ask: Ask, again: bool, most: int 
 def _positions(path: Path, oid: str, ra: str, dec: str, mjd: str | None) -> tuple[pl.DataFrame, list[str]]:
     """Columns oid, ra, dec [deg], mjd of a table, null where they cannot be read; and remarks. TableFileError for none.
 
-    A time that is there but no MJD is an error: sources with proper motion would be looked for elsewhere.
+    A time that is not an MJD is an error: sources with proper motion would be searched at wrong positions.
     """
     import numpy as np
     import polars as pl
@@ -240,7 +240,7 @@ def _positions(path: Path, oid: str, ra: str, dec: str, mjd: str | None) -> tupl
 
 
 def _matched(path: str, positions: pl.DataFrame, names: list[str], radius: float | None, every: bool) -> pl.DataFrame:
-    """Matches of each position, one row each and an empty one where there is none; attributes as columns."""
+    """Matches of each position, one row each, empty for a position without a match; attributes as columns."""
     import polars as pl
 
     from alerce_spark.errors import LakeError
@@ -253,7 +253,7 @@ def _matched(path: str, positions: pl.DataFrame, names: list[str], radius: float
             raise LakeError(
                 f"no catalogue {name} in {path}; there are {', '.join(c.name for c in catalogs.imported(path))}"
             )
-        # Sources stand still at the catalogue's epoch where no time is given.
+        # Without a time, sources stay at the catalogue's epoch.
         epoch = 51544.5 + 365.25 * ((local.settings.epoch or 2000.0) - 2000.0)
         ra, dec = (positions[column].fill_null(float("nan")) for column in ("ra", "dec"))
         found = catalogs.match(path, name, ra, dec, positions["mjd"].fill_null(epoch), radius, every)

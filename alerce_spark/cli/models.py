@@ -56,7 +56,7 @@ def models_register(classifier: Classifier, version: Version, file: Path, lake: 
 def models_promote(classifier: Classifier, version: Version, lake: Lake = None) -> None:
     """Make a version current: running queries use it from their next batch, no restart.
 
-    With a light-curve classifier goes the outlier model that is registered under its version.
+    A light-curve classifier is promoted with the outlier model of the same version.
     """
     from alerce_spark.lake import models
 
@@ -65,7 +65,7 @@ def models_promote(classifier: Classifier, version: Version, lake: Lake = None) 
 
 @models_app.command("retire")
 def models_retire(classifier: Classifier, version: Version, lake: Lake = None) -> None:
-    """Take a version out of use."""
+    """Retire a version."""
     from alerce_spark.lake import models
 
     _say(models.retire(_lake(lake), classifier, version))
@@ -176,7 +176,7 @@ def realism(
     out: Annotated[Path, typer.Option(help="HTML page.")] = Path("reports/simulation.html"),
     seed: Annotated[int, typer.Option(help="Seed of the simulated side.")] = 1,
 ) -> None:
-    """How far the simulation is from reality, and what a classifier that tells them apart looks at."""
+    """Compare the simulation with real data, and list the features by which a classifier distinguishes them."""
     from alerce_spark.training.realism import realism_page
 
     console.print(str(realism_page(out, data, seed)))

@@ -80,7 +80,7 @@ def retrain(
         Path | None, typer.Option(help="Folder of real test objects for the report.", callback=there)
     ] = None,
 ) -> None:
-    """Train the light-curve classifier anew; promote it if it is not worse. Exit status 0 promoted, 3 kept the old."""
+    """Retrain the light-curve classifier; promote it if it is not worse. Exit status 0 promoted, 3 kept the old."""
     settings = settings_of(lake={"path": lake})
     chosen = date or f"{datetime.now(UTC):%Y%m%d}"
     begin_of(chosen)
@@ -173,7 +173,7 @@ def replay(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("reports"),
 ) -> None:
-    """Run a night's stored packets again, by the current or given models, into tables of their own; compare classes."""
+    """Run a night's stored packets again, by the current or given models, into separate tables; compare classes."""
     settings = settings_of(lake={"path": lake})
     begin_of(night)
     check_out_folder(out)

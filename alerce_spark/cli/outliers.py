@@ -1,4 +1,4 @@
-"""Commands that say what to look at: the most outlying objects, and those whose label would teach the models most."""
+"""Commands that list objects worth a look: the most outlying, and those whose label would teach the models most."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from alerce_spark.outputs import TABLE_SUFFIXES, check_out
 if TYPE_CHECKING:
     import polars as pl
 
-#: Columns that a file has and a screen has no room for.
+#: Columns of a file for which a screen has no room.
 _UNPRINTED = ("candid", "version", "outlier_version", "firstmjd", "lastmjd")
 Out = Annotated[Path | None, typer.Option(help="Result: .csv or .parquet; default: printed.")]
 

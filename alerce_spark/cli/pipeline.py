@@ -60,7 +60,7 @@ def kafka_status() -> None:
 
 @tables_app.command("create")
 def tables_create(lake: Lake = None) -> None:
-    """Make the tables that are not there yet."""
+    """Make the missing tables."""
     settings = settings_of(lake={"path": lake})
     from alerce_spark.lake import write
 
@@ -189,7 +189,7 @@ def _list(settings: Settings) -> Table:
 
 @app.command(rich_help_panel=RUN)
 def status(lake: Lake = None) -> None:
-    """What the running (or last) stream does: lag, rate, latency, and why queries fail (then exit status 1)."""
+    """Show the state of the running (or last) stream: lag, rate, latency, and why queries fail (then exit status 1)."""
     path = settings_of(lake={"path": lake}).lake.path
     from alerce_spark.streaming import metrics
 
@@ -291,7 +291,7 @@ def demo(
     """A night from Kafka into the lake on this machine, with a summary and three light curves."""
     from alerce_spark.demo import run
 
-    # Not the handler of SIGINT as it stands: a background job ignores it, and what it starts would ignore SIGTERM too.
+    # Not the present handler of SIGINT: a background job ignores it, and its child processes would ignore SIGTERM too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run(settings_of(), folder, alerts, number, console)

@@ -17,7 +17,7 @@ from alerce_spark.text import file_name
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    #: Of each input its path and whether it is one file, not a folder.
+    #: Path of each input, and whether it is one file, not a folder.
     _Inputs = dict[str, tuple[str, bool]]
 
 _IMAGES = (".png", ".pdf", ".svg")
@@ -47,7 +47,7 @@ def _compute(given: _Inputs, out: str, form: str, master: str | None) -> tuple[i
     from alerce_spark.analysis.features import MOST_ROWS
     from alerce_spark.analysis.inputs import count_rows, read
 
-    # Files are read and checked before Spark starts; what is a folder may be too large for that.
+    # Files are read and checked before Spark starts; a folder may be too large for that.
     files = {what: read(what, path) for what, (path, is_file) in given.items() if is_file}
     folders = {what: path for what, (path, is_file) in given.items() if not is_file}
     if master is None and not _needs_spark([out, *folders.values()]):
@@ -63,7 +63,7 @@ def _needs_spark(paths: list[str]) -> bool:
 
 
 def _compute_here(tables: dict[str, pa.Table], out: str, form: str) -> tuple[int, int]:
-    """Without a JVM, which takes longer to start than most tables take."""
+    """Compute without a JVM, which takes longer to start than most tables take."""
     import pyarrow.compute as pc
 
     from alerce_spark.analysis import features as analysis
@@ -117,7 +117,7 @@ def _is_delta(path: str) -> bool:
 
 
 def _check_features(out: str, form: str) -> None:
-    """Raises InputError where the result cannot be written as asked."""
+    """Raise InputError where the result cannot be written as requested."""
     if form not in ("parquet", "delta"):
         raise InputError(f"--format {form}: results are written as parquet or delta")
     if not out.strip():
@@ -130,7 +130,7 @@ def _check_features(out: str, form: str) -> None:
 
 
 def _is_file(path: str, what: str) -> bool:
-    """Whether a table is one file, not a folder of them. Raises InputError where there is neither."""
+    """Whether a table is one file, not a folder of files. Raises InputError where it is neither."""
     if "://" in path:
         return False
     if not path or not Path(path).exists():

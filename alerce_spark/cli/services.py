@@ -73,7 +73,7 @@ def serve(
     following = threading.Thread(target=_follow_beside, args=(settings, stop), name="index")
     if follow:
         following.start()
-    # The server ends by itself at a signal, and then sends it again to whoever handled it before.
+    # The server ends at a signal, and then sends the signal again to the earlier handler.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     try:
@@ -85,7 +85,7 @@ def serve(
 
 
 def _follow_beside(settings: Settings, stop: threading.Event) -> None:
-    """Follow the lake while the server runs; where another process does, look now and then whether it still does."""
+    """Follow the lake while the server runs; if another process does, check now and then whether it still runs."""
     from alerce_spark.serving.engine import IndexFault
     from alerce_spark.serving.follow import follow
 
@@ -105,7 +105,7 @@ def _follow_beside(settings: Settings, stop: threading.Event) -> None:
 
 @index_app.command()
 def build(lake: Lake = None, index: Index = None) -> None:
-    """Build the index from nothing. Whoever reads it sees the old one until then."""
+    """Build the index from nothing. Readers see the old one until it is complete."""
     settings = _settings(lake, index)
     from alerce_spark.serving import follow
     from alerce_spark.serving.databases import store
@@ -122,7 +122,7 @@ def follow_(
     index: Index = None,
     once: Annotated[bool, typer.Option(help="Apply what is there and end.")] = False,
 ) -> None:
-    """Keep the index up to date with the tables, until SIGTERM; it is built where there is none."""
+    """Keep the index up to date with the tables, until SIGTERM; a missing one is built."""
     settings = _settings(lake, index)
     from alerce_spark.serving.follow import follow
 
@@ -158,7 +158,7 @@ def status(lake: Lake = None, index: Index = None) -> None:
 
 @app.command(name="client-config", rich_help_panel=SERVE)
 def client_config(url: Annotated[str, typer.Argument(help="Address of the server, as http://127.0.0.1:8800.")]) -> None:
-    """Write the configuration that points ALeRCE's own Python client at a server.
+    """Write the configuration that points ALeRCE's Python client at a server.
 
     Keep it in a file, and name that in ALERCE_CONFIG_PATH before `import alerce`.
     """

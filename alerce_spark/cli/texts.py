@@ -1,4 +1,4 @@
-"""Other people's text on the terminal: ids, names and reasons."""
+"""Foreign text on the terminal: ids, names and reasons."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.text import Text
 from alerce_spark.cli.common import console
 from alerce_spark.text import printable
 
-#: Files and members that are named one by one, and characters of a reason.
+#: Number of files and members to name, and longest reason in characters.
 _MOST_NAMED = 20
 _REASON = 300
 
@@ -20,7 +20,7 @@ def plain(text: object) -> Text:
 
 
 def say_unread(unread: Collection[tuple[str, str]]) -> int:
-    """Print which files and members gave no packet, as (name, reason); returns how many were to be packets."""
+    """Print the files and members without a packet, as (name, reason); return the number that should have had one."""
     from alerce_spark.alerts.files import OTHER
 
     lost = [(name, reason) for name, reason in unread if reason != OTHER]

@@ -1,4 +1,4 @@
-"""Commands of the Transient Name Server: its public objects in, reports of discoveries out."""
+"""Commands of the Transient Name Server: import its public objects, send reports of discoveries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Oid = Annotated[str, typer.Argument(help="Object.")]
 
 @tns_app.command()
 def fetch(lake: Lake = None) -> None:
-    """Bring the catalogue `tns` up to date, and match it with the objects. Exit status 1 where a file cannot be had."""
+    """Bring the catalogue `tns` up to date, and match it with the objects. Exit status 1 where a file is missing."""
     from alerce_spark.tns.server import Tns
 
     settings = settings_of(lake={"path": lake})
@@ -43,7 +43,7 @@ def import_(
     files: Annotated[list[Path], typer.Argument(help="Files of public objects, in any order.", callback=there)],
     lake: Lake = None,
 ) -> None:
-    """Take files of public objects that are here into the catalogue `tns`, and match it with the objects."""
+    """Import local files of public objects into the catalogue `tns`, and match it with the objects."""
     from alerce_spark.tns import catalog
 
     settings = settings_of(lake={"path": lake})
@@ -98,7 +98,7 @@ def draft(
 def approve(
     oid: Oid, by: Annotated[str, typer.Option(help="Who approves; the name is kept.")], lake: Lake = None
 ) -> None:
-    """Say that a draft may be sent."""
+    """Approve a draft for sending."""
     from alerce_spark.tns import reports
 
     settings = settings_of(lake={"path": lake})
@@ -112,7 +112,7 @@ def send(
     hermes: Annotated[bool, typer.Option("--hermes", help="By HERMES instead of TNS itself.")] = False,
     wait: Annotated[float, typer.Option(help="Seconds that the reply to a report is waited for.")] = 60.0,
 ) -> None:
-    """Send approved reports, ask what became of others. Exit status 1 where one failed or was not taken."""
+    """Send approved reports, ask for the results of others. Exit status 1 where one failed or was not accepted."""
     from alerce_spark.lease import Lease
     from alerce_spark.tns import reports, sending
     from alerce_spark.tns.hermes import Hermes
@@ -138,7 +138,7 @@ def send(
 def status(
     oid: Annotated[str | None, typer.Argument(help="Object; its report is shown.")] = None, lake: Lake = None
 ) -> None:
-    """Show where reports stand, or every step of one."""
+    """Show the state of reports, or every step of one."""
     from alerce_spark.tns import reports
 
     path = settings_of(lake={"path": lake}).lake.path

@@ -1,6 +1,6 @@
 """A client of the services: ALeRCE's method names and formats, many objects at once, sync and async, with retries.
 
-It imports neither Spark nor tables: what a format needs is imported when it is asked for.
+It imports neither Spark nor libraries for tables; a format's library is imported at its first use.
 """
 
 from alerce_spark.client.client import AsyncClient, Client

@@ -1,4 +1,4 @@
-"""The two clients: one that waits for answers, and one to be awaited."""
+"""The two clients: a synchronous and an asynchronous one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SIDE_BY_SIDE = 4
 
 
 def _options(url: str, timeout_s: float) -> dict[str, Any]:
-    """Options of httpx. Raises InputError for what is no address."""
+    """Options of httpx. Raises InputError for an invalid address."""
     parts = httpx.URL(url)
     if parts.scheme not in ("http", "https") or not parts.host:
         raise InputError(f"{url!r} is no address of a server; write it as http://127.0.0.1:8800")
@@ -86,7 +86,7 @@ class Client(Queries):
 
 
 class AsyncClient(Queries):
-    """The same methods, to be awaited; requests of a long list are sent side by side. Use it in `async with`."""
+    """The same methods as coroutines; requests of a long list are sent in parallel. Use it in `async with`."""
 
     def __init__(self, url: str, *, attempts: int = ATTEMPTS, timeout_s: float = _READ_S) -> None:
         self.url, self._attempts = url.rstrip("/"), attempts

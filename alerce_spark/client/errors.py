@@ -15,7 +15,7 @@ class ClientError(AlerceError):
 class APIError(ClientError):
     """The server refused a request or cannot be reached.
 
-    `message`: the server's words; `code`: the status of HTTP (-1: no answer); `data`: what is wrong by parameter.
+    `message`: that of the server; `code`: the HTTP status (-1: no answer); `data`: errors by parameter.
     """
 
     def __init__(self, message: str, code: int = -1, data: Mapping[str, Any] | None = None, url: str = "") -> None:

@@ -1,7 +1,7 @@
 """Answers in the formats that users ask for.
 
-json, pandas, votable and csv are made of the JSON of the server as ALeRCE's client makes them. polars and arrow keep
-the types of the tables, ids as int64.
+json, pandas, votable and csv are made from the server's JSON, as in ALeRCE's client. polars and arrow keep the types of
+the tables, with ids as int64.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _typed_rows(rows: Sequence[Row], form: str) -> Any:
 
 
 def of_arrow(table: Any, form: str) -> Any:
-    """A table of Arrow as it is, or of polars."""
+    """A table of Arrow, or of polars."""
     if form == "arrow":
         return table
     import polars as pl
@@ -73,7 +73,7 @@ def of_arrow(table: Any, form: str) -> Any:
 
 
 def arrow_of(contents: Sequence[bytes]) -> Any:
-    """One table of streams of one schema."""
+    """One table from streams with the same schema."""
     import pyarrow as pa
 
     return pa.concat_tables([pa.ipc.open_stream(content).read_all() for content in contents])

@@ -1,4 +1,4 @@
-"""How far a long list is: one line that is written over on a terminal, else a line now and then."""
+"""Progress of a long list: one line that is overwritten on a terminal, else a new line now and then."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Progress = bool | None | Callable[[int, int], None]
 
 
 def reporter(asked: Progress, what: str, total: int, parts: int) -> Callable[[int, int], None]:
-    """Takes how many of how many are done. None: shown where there are several parts."""
+    """Receives the number done and the total. None: progress is shown where there are several parts."""
     if callable(asked):
         return asked
     if asked is False or (asked is None and parts < 2):
@@ -32,7 +32,7 @@ class Lines:
         self._written = self._began if not self._terminal else 0.0
 
     def __call__(self, done: int, total: int) -> None:
-        """Say it if it is time, and always at the end."""
+        """Print the state if it is time, and always at the end."""
         now = time.monotonic()
         if done < total and now - self._written < (_BLINK_S if self._terminal else _EVERY_S):
             return

@@ -1,7 +1,7 @@
-"""The methods of both clients, under ALeRCE's names: what each asks, and what it makes of the answers.
+"""The methods of both clients, under ALeRCE's names: their requests, and the conversion of the answers.
 
-A method is written once, as steps: it hands out batches of requests and takes their answers. How these are sent is the
-business of the clients.
+A method is written once, as a generator: it yields batches of requests and receives their answers. The clients send
+them.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from alerce_spark.client.formats import Row
 from alerce_spark.client.progress import Progress, reporter
 from alerce_spark.client.sending import Request, get, path
 
-#: Objects of one request for rows of many, and objects of a page of all.
+#: Objects in one request for rows, and objects of a page of a list.
 _AT_ONCE, _PAGE = 100, 5_000
 _UNKNOWN, _HAS_NEXT = "x-unknown-oids", "x-has-next"
 #: The name of no object.
 _NOBODY = "-"
-#: Unknown objects that a warning names.
+#: Number of unknown objects that a warning names.
 _NAMED = 10
 _STAMPS = {"science": "cutoutScience", "template": "cutoutTemplate", "difference": "cutoutDifference"}
 #: Names that ALeRCE's catalogues have in requests.
@@ -52,7 +52,7 @@ Oids = str | int | Iterable[str | int]
 
 @dataclass(frozen=True)
 class Batch:
-    """Requests that may be sent side by side; `done` is told how many were answered."""
+    """Requests that may be sent in parallel; `done` is called with the number answered."""
 
     requests: Sequence[Request]
     done: Callable[[int], None] = lambda count: None
@@ -64,14 +64,13 @@ Steps = Generator[Batch, list[httpx.Response], Any]
 class Queries(ABC):
     """Every method takes `format`: pandas, votable, json, csv, polars or arrow.
 
-    `oid` may be a list, in all methods that are about an object: rows then have the column `oid`, objects that are not
-    there are named by a warning. Errors: APIError with its kinds ParseError (a parameter cannot be used) and
-    ObjectNotFoundError.
+    `oid` may be a list in all methods about an object: rows then have the column `oid`, and a warning names unknown
+    objects. Errors: APIError with its subclasses ParseError (an invalid parameter) and ObjectNotFoundError.
     """
 
     @abstractmethod
     def _run(self, steps: Steps) -> Any:
-        """Send what the steps ask and give what they make of it, or (async) something to await."""
+        """Send the requests of the steps and return their result, or (async) an awaitable."""
 
     # Objects.
 
@@ -86,7 +85,7 @@ class Queries(ABC):
         """One page of the objects that meet `parameters`: oid, classifier, class_name, probability, ranking, ndet,
         firstmjd, lastmjd [least, most], ra, dec [deg], radius [arcsec], page, page_size, count, order_by, order_mode.
 
-        As json with what the server says of the page; else the objects alone.
+        As json with the server's data about the page; in other formats the objects alone.
         """
         return self._run(_objects(formats.checked(format), index, sort, _survey(survey), parameters))
 
@@ -100,7 +99,7 @@ class Queries(ABC):
         progress: Progress = None,
         **parameters: Any,
     ) -> Any:
-        """All pages of `query_objects` as one list: no object twice, none lost while the server's data grow."""
+        """All pages of `query_objects` as one list, without repeated or lost objects while the server's data grow."""
         walk = _all_objects(formats.checked(format), index, sort, _survey(survey), page_size, progress, parameters)
         return self._run(walk)
 
@@ -145,7 +144,7 @@ class Queries(ABC):
         sort: str | None = None,
         progress: Progress = None,
     ) -> Any:
-        """Forced photometry of an object, or of several; of an unknown one there is none."""
+        """Forced photometry of an object, or of several; no rows for an unknown one."""
         return self._run(_rows("forced_photometry", oid, format, survey, index, sort, progress))
 
     def query_magstats(
@@ -193,8 +192,8 @@ class Queries(ABC):
     def query_lightcurve(
         self, oid: Oids, format: str = "json", survey: str | None = "ztf", progress: Progress = None
     ) -> Any:
-        """Detections and upper limits of an object as ALeRCE gives them: json, pandas and csv have one row of two
-        lists. The other formats, and all formats for several objects, give a table of each by its name.
+        """Detections and upper limits of an object as in ALeRCE's client: json, pandas and csv have one row of two
+        lists. The other formats, and all formats for several objects, are two tables by name.
         """
         return self._run(_lightcurve(oid, formats.checked(format), _survey(survey), progress))
 
@@ -216,7 +215,7 @@ class Queries(ABC):
     def catshtm_conesearch(
         self, ra: float, dec: float, radius: float, catalog_name: str = "all", format: str = "pandas"
     ) -> Any:
-        """Sources within `radius` arcsec of a position [deg]: of all catalogues by name, or of one (None for none)."""
+        """Sources within `radius` arcsec of a position [deg]: of all catalogues by name, or of one (None if empty)."""
         return self._run(_cone(ra, dec, radius, catalog_name, formats.checked(format)))
 
     def catshtm_crossmatch(
@@ -282,7 +281,7 @@ def _list_of(oid: Oids) -> list[str] | None:
 
 
 def _filters(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Parameters as the server names them."""
+    """Parameters with the server's names."""
     return {"class" if name == "class_name" else name: value for name, value in parameters.items()}
 
 
@@ -324,7 +323,7 @@ def _all_objects(
     progress: Progress,
     parameters: dict[str, Any],
 ) -> Steps:
-    # The server remembers which rows a client was shown of a list. By its own name each walk is a client.
+    # The server remembers the rows of a list that it sent to a client. A unique name makes each walk a client.
     agent = f"alerce-spark-client {uuid.uuid4()}"
     rows: list[Row] = []
     tables: list[bytes] = []
@@ -402,7 +401,7 @@ def _rows(
 
 
 def _flat(row: Row) -> Row:
-    """A row of forced photometry as ALeRCE's client gives it."""
+    """A row of forced photometry in the form of ALeRCE's client."""
     own = {name: value for name, value in row.items() if name not in ("extra_fields", "aid", "sid")}
     return own | row["extra_fields"]
 
@@ -419,7 +418,7 @@ def _bulk(
 ) -> Steps:
     parts = _parts([str(oid)] if oids is None else oids)
     typed = form in formats.TYPED
-    if not parts and typed:  # the columns of a table without rows are told by the server
+    if not parts and typed:  # the server gives the columns of a table without rows
         parts, quiet = [[_NOBODY]], True
     requests = [get(f"/bulk/{kind}", oid=part, format="arrow" if typed else "json") for part in parts]
     if not requests:
@@ -490,14 +489,14 @@ def _parts(oids: Sequence[str]) -> list[list[str]]:
 
 
 def _counted(progress: Progress, what: str, parts: list[list[str]]) -> Callable[[int], None]:
-    """Tells of objects how many are done, from the number of parts that are."""
+    """Reports the number of objects done, from the number of parts done."""
     total = sum(map(len, parts))
     report = reporter(progress, f"{what} of objects", total, len(parts))
     return lambda count: report(min(count * _AT_ONCE, total), total)
 
 
 class UnknownObjects(UserWarning):
-    """Objects of a list are not there."""
+    """Some objects of a list are unknown."""
 
 
 def _unknown(answer: httpx.Response) -> list[str]:

@@ -1,4 +1,4 @@
-"""Requests and their answers: how often and when one is sent again, and which error a refusal is."""
+"""Requests and their answers: retries, and the errors of refusals."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import httpx
 
 from alerce_spark.client.errors import APIError, ObjectNotFoundError, ParseError
 
-#: How often a request is sent, and the waits between [s]: doubled each time, half of it by chance, up to the longest.
+#: Attempts of a request, and first and longest wait between them [s]: doubled each time, half of it random.
 ATTEMPTS = 6
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
-#: The server says that it will answer later.
+#: Statuses after which the server will answer later.
 _LATER = (429, 503)
-#: Requests that change nothing: the others are never sent twice.
+#: Methods that change nothing: requests with others are never sent twice.
 _SAFE = ("GET", "HEAD")
 _OK = 400
 _ERRORS: dict[int, type[APIError]] = {400: ParseError, 422: ParseError, 404: ObjectNotFoundError}
@@ -29,7 +29,7 @@ Parameters = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of the server."""
+    """A request to the server."""
 
     path: str
     parameters: Parameters = ()
@@ -44,7 +44,7 @@ def get(path: str, headers: Mapping[str, str] | None = None, /, **parameters: An
 
 
 def path(template: str, *parts: Any) -> str:
-    """A path with names of objects and features in it."""
+    """A path with quoted names of objects and features."""
     return template.format(*(quote(str(part), safe="/") for part in parts))
 
 
@@ -55,7 +55,7 @@ def _pairs(parameters: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 
 
 class Attempts:
-    """One request, sent until it is answered: `after` tells how long to wait, or raises what went wrong."""
+    """One request, sent until it is answered: `after` returns the next wait, or raises the error."""
 
     def __init__(self, request: Request, attempts: int) -> None:
         self._request, self._attempts, self._sent = request, attempts, 0
@@ -84,7 +84,7 @@ class Attempts:
 
 
 def retry_after(text: str | None) -> float | None:
-    """Seconds that the header Retry-After asks for, as a number or a date; None where it tells nothing."""
+    """Seconds of the header Retry-After, given as a number or a date; None where it has neither."""
     if not text:
         return None
     if text.strip().isdigit():
@@ -97,7 +97,7 @@ def retry_after(text: str | None) -> float | None:
 
 
 def refused(response: httpx.Response) -> APIError:
-    """The error that an answer is, in the server's words."""
+    """The error of an answer, with the server's message."""
     try:
         body = response.json()
     except ValueError:

@@ -1,4 +1,4 @@
-"""Records of the broker's Kafka topics: classes of alerts as they come, or as they are kept.
+"""Records of the broker's Kafka topics: classes of alerts, new ones or those that Kafka has kept.
 
 for message in messages("host:9092", "lc_classifier", night="20261201"):
     message.record["oid"], message.record["lc_classification"]
@@ -23,17 +23,17 @@ from alerce_spark.kafka.options import client_options
 
 log = logging.getLogger(__name__)
 
-#: Topics with a date behind their name, one a night; the others have none.
+#: Topics with a date at the end of their name, one a night; the others have no date.
 NIGHTLY = (records.LIGHTCURVE_TOPIC, records.STAMP_TOPIC)
 NAMES = (*NIGHTLY, records.RECLASSIFIED_TOPIC, records.ERROR_TOPIC)
-#: Topics of new nights are looked for that often; longest wait for the brokers [s].
+#: Interval of searches for topics of new nights, and longest wait for the brokers [s].
 _LOOK_S, _WAIT_S, _POLL_S = 10.0, 30.0, 0.5
 _NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Received:
-    """A record, where it stood, and when it was written [ms since 1970]."""
+    """A record, its place in Kafka, and the time when it was written [ms since 1970]."""
 
     topic: str
     partition: int
@@ -55,12 +55,12 @@ def messages(
 ) -> Iterator[Received]:
     """Records of the topics `name` of a night (YYYYMMDD), or of all nights that are kept; of one survey, or all.
 
-    Without a `group` they begin with the earliest. A group remembers where it was: it goes on there (`beginning`: with
-    the earliest). A record counts as read when the next is asked for, so that none is lost; the last one before a crash
-    may come twice. One reader a group at a time. They end with what is there now, or with `follow` never: then topics
-    of new nights are read too. `options` are those of `kafka.options`.
+    Without a `group` they begin with the earliest. A group remembers its position and continues there (`beginning`:
+    with the earliest). A record counts as read when the next is requested, so that none is lost; the last one before a
+    crash may come twice. Use one reader a group at a time. Reading ends with the present records, or with `follow`
+    never: then topics of new nights are read too. `options` are those of `kafka.options`.
 
-    Messages that cannot be read are logged and passed over. Raises InputError, and ClientError for brokers that cannot
+    Messages that cannot be read are logged and skipped. Raises InputError, and ClientError for brokers that cannot
     be reached.
     """
     pattern = _pattern(name, night)
@@ -96,7 +96,7 @@ class _Reader:
         self._ended: set[tuple[str, int]] = set()
 
     def read(self, follow: bool) -> Iterator[Received]:
-        """Records until the end of what is there, or without end."""
+        """Records until the present end of the topics, or without end."""
         looked = time.monotonic()
         self._look()
         while follow or self._ended < self._read:
@@ -112,7 +112,7 @@ class _Reader:
                 self._remember(received)
 
     def _look(self) -> None:
-        """Take up the partitions that are not read yet."""
+        """Add the partitions that are not read yet."""
         try:
             known = self._consumer.list_topics(timeout=_WAIT_S).topics
             new = [
@@ -135,7 +135,7 @@ class _Reader:
         return found
 
     def _start(self, one: TopicPartition) -> TopicPartition:
-        # Where nothing was read yet: the earliest.
+        # Where the group has no position yet: the earliest.
         return TopicPartition(one.topic, one.partition, one.offset if one.offset >= 0 else -2)
 
     def _received(self, message: Message) -> Received | None:

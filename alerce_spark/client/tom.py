@@ -1,4 +1,4 @@
-"""Objects handed over to a TOM (Target and Observation Manager): its API makes targets of them."""
+"""Send objects to a TOM (Target and Observation Manager), whose API makes targets of them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from alerce_spark.errors import InputError
 
 _WAIT_S = 60.0
 _OK = 400
-#: Status of those whom the TOM does not know or allow: with the next target it is the same.
+#: Statuses for an unknown or forbidden user: they would be the same for the next target.
 _STRANGERS = (401, 403)
-#: Columns of an object that a target has by itself.
+#: Columns of an object that are fields of every target.
 _OWN = ("oid", "meanra", "meandec")
 
 
 class HandedOver(NamedTuple):
-    """What became of an object: `made`, `known` (the TOM has a target of this name), or `refused` with its words."""
+    """Result for an object: `made`, `known` (the TOM has a target of this name), or `refused` with its message."""
 
     oid: str
     state: Literal["made", "known", "refused"]
@@ -35,11 +35,11 @@ def hand_over(
     groups: Sequence[str] = (),
     extras: Sequence[str] = (),
 ) -> list[HandedOver]:
-    """Make targets in the TOM at `url` of objects, which have `oid`, `meanra`, `meandec` as the list of objects gives.
+    """Make targets in the TOM at `url` of objects with `oid`, `meanra`, `meandec`, as from the list of objects.
 
     `token`: that of a user of the TOM, as its profile page shows it. `groups`: names of those who may see the targets,
-    besides the user. `extras`: further columns of the objects that targets keep. A target that is there is left as it
-    is; what is posted is never posted again, but looked for, so that this may be called once more after an error.
+    besides the user. `extras`: further columns of the objects that targets keep. An existing target does not
+    change; after a lost answer the target is looked up, not posted again, so that a call may be repeated.
     Raises ClientError where the TOM cannot be reached or does not take the token, InputError.
     """
     rows = list(objects)
@@ -66,7 +66,7 @@ def _hand_over(tom: httpx.Client, row: Mapping[str, Any], groups: Sequence[str],
     try:
         answer = tom.post("/api/targets/", json=target)
     except httpx.TransportError as error:
-        # It may have come although no answer did.
+        # The target may exist although no answer came.
         if _is_there(tom, oid):
             return HandedOver(oid, "made")
         raise _unreachable(tom, error) from error

@@ -1,7 +1,7 @@
 """Delta tables read and changed without Spark: their log, their files, the rules that they set for writers.
 
-A table is a place; what is in it is no business of this room. `open` gives the one `Table` that a process has of each
-place: its versions are immutable `Snapshot`s, and every commit, whoever makes it, goes through `Table.commit`.
+This room knows where a table is, not what it means. `open` returns the one `Table` that a process has for each place:
+its versions are immutable `Snapshot`s, and every commit goes through `Table.commit`.
 """
 
 from alerce_spark.delta.log import Action, File, NotMade, Snapshot

@@ -1,7 +1,7 @@
 """Deletion vectors: which rows of a file of a Delta table are deleted (PROTOCOL.md of delta-io/delta, of that name).
 
-In place of delta-rs' own reading, which takes the vectors of all files at once, each in a thread that waits for another
-thread of the same 512: with so many files that have one it waits for ever (docs/decisions.md).
+They replace the reader of delta-rs, which reads the vectors of all files at once, each in a thread that waits for
+another thread of the same pool of 512: with 512 such files it never returns (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Writer:
         self._offset = len(_FILE_VERSION)
 
     def add(self, rows: BitMap64) -> Action:
-        """Take the deleted rows of a file; returns how the log tells where they are."""
+        """Add the deleted rows of a file; return the log's description of where they are."""
         data = struct.pack("<i", _MAGIC) + rows.serialize()
         vector = {
             "storageType": "u",
@@ -50,7 +50,7 @@ class Writer:
         return vector
 
     def put(self, files: Location) -> str | None:
-        """Write the file, if there is anything to write; its path."""
+        """Write the file, if there is anything to write; return its path."""
         if len(self._parts) == 1:
             return None
         files.put(_path(self._name), b"".join(self._parts))
@@ -60,15 +60,13 @@ class Writer:
 def read(files: Location, vector: Action) -> BitMap64:
     """The deleted rows of a file.
 
-    Raises FileNotFoundError where the vector was vacuumed, LakeError where it is damaged or outside of the table.
+    Raises FileNotFoundError where the vector was vacuumed, LakeError where it is damaged or outside the table.
     """
     kind, text, size = vector["storageType"], vector["pathOrInlineDv"], vector["sizeInBytes"]
     if kind == "i":
         return _rows(_decoded(text)[:size], f"in the log of {files.place}")
     if kind != "u":
-        raise LakeError(
-            f"a deletion vector of {files.place} is kept in a file outside of the table: {text}; use a copy"
-        )
+        raise LakeError(f"a deletion vector of {files.place} is in a file outside the table: {text}; use a copy")
     folder, name = text[:-_UUID_CHARS], _decoded(text[-_UUID_CHARS:])
     path = f"{folder}/" * bool(folder) + _path(uuid.UUID(bytes=name))
     try:

@@ -1,7 +1,7 @@
 """Parquet files of a table: written with their actions for the log, and read without the rows that are deleted.
 
-A file is no part of its table until a commit names it (`table.py`); one that no commit named goes with VACUUM. When
-`write` returns, its files survive a power cut, if that is asked for.
+A file belongs to its table once a commit names it (`table.py`); VACUUM deletes files that no commit names. When `write`
+returns, its files survive a power cut, if the caller asked for that.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from alerce_spark.delta.log import File
     from alerce_spark.delta.table import Table
 
-#: Row groups hold about so many bytes in memory and no more rows than this: a look-up reads whole groups.
+#: Size of a row group in memory [bytes], about, and its largest number of rows: a look-up reads whole groups.
 _GROUP_BYTES = 4 << 20
 _GROUP_ROWS = 8000
 #: Statistics are kept of the first columns, as Delta does by default.
@@ -43,14 +43,14 @@ _NULL = "__HIVE_DEFAULT_PARTITION__"
 
 @dataclass(frozen=True)
 class Layout:
-    """How the files of a table are laid out: by which columns rows are sorted, which have statistics in the footer."""
+    """Layout of a table's files: columns by which rows are sorted, and columns with statistics in the footer."""
 
     sorted_by: tuple[str, ...] = ()
     footer: tuple[str, ...] = ()
 
 
 def write(table: Table, rows: pa.Table, schema: pa.Schema, layout: Layout, *, synced: bool) -> list[Action]:
-    """Write rows, cast to `schema`, as Parquet files, one for each partition; returns their actions for `Change`.
+    """Write rows, cast to `schema`, as Parquet files, one for each partition; return their actions for `Change`.
 
     Raises RuleBroken where the rows break a rule of the table, Unsupported where nothing can be written to it.
     """
@@ -88,10 +88,10 @@ def put(
     group_rows: int | None = None,
     indexed: Sequence[str] | None = None,
 ) -> Action:
-    """Write one file of a partition; returns its action.
+    """Write one file of a partition; return its action.
 
-    footer: columns with statistics of each row group. group_rows: of a row group; default: by their bytes. indexed:
-    columns with statistics in the log; default: the first ones.
+    footer: columns with statistics of each row group. group_rows: rows of a row group; default: what fits its size.
+    indexed: columns with statistics in the log; default: the first ones.
     """
     sink = io.BytesIO()
     group = max(1, min(_GROUP_ROWS, math.ceil(rows.num_rows * _GROUP_BYTES / max(rows.nbytes, 1))))
@@ -119,7 +119,7 @@ def put(
 
 
 def _statistics(rows: pa.Table, indexed: Sequence[str] | None) -> dict[str, Any]:
-    """Statistics of a file as the protocol has them ("Per-file Statistics"); bounds only where JSON can say them."""
+    """Statistics of a file in the protocol's form ("Per-file Statistics"); bounds only where JSON can hold them."""
     frame = pl.DataFrame(rows.select(rows.schema.names[:_INDEXED_COLUMNS] if indexed is None else list(indexed)))
     bounded = frame.select(pl.selectors.integer() | pl.selectors.float() | pl.selectors.string())
     # NaN sorts above all numbers in Delta and cannot be written: such a column has no bounds.
@@ -137,15 +137,15 @@ def _statistics(rows: pa.Table, indexed: Sequence[str] | None) -> dict[str, Any]
 
 
 def _is_short(*values: Any) -> bool:
-    """Long strings would have to be cut with care, infinite numbers are not JSON."""
+    """Whether JSON can hold a bound: long strings would have to be cut with care, infinite numbers are not JSON."""
     return all(len(v) <= _INDEXED_COLUMNS if isinstance(v, str) else math.isfinite(v) for v in values)
 
 
 def rows(table: Table, file: File, schema: pa.Schema, *, deleted: bool = False) -> pa.Table:
-    """Rows of a live file that are not deleted (all with `deleted`), in columns of `schema`.
+    """Rows of a live file that are not deleted (all rows with `deleted`), in the columns of `schema`.
 
-    Columns that the file was written without are null, those of the partition are filled in. Raises LakeError where the
-    file or its deletion vector is damaged, FileNotFoundError where it is gone.
+    Columns that the file lacks are null; partition columns are filled in. Raises LakeError where the file or its
+    deletion vector is damaged, FileNotFoundError where it is gone.
     """
     with reading(table, file.path), opened(table, file) as parquet:
         there = set(parquet.schema_arrow.names)
@@ -175,7 +175,7 @@ def refuse_damaged(table: Table) -> None:
 
 
 def _value(text: str | None, kind: pa.DataType) -> pa.Scalar:
-    """A partition value as the log has it ("Partition Value Serialization"): empty is null, times are in UTC."""
+    """A partition value in the form of the log ("Partition Value Serialization"): empty is null, times are in UTC."""
     if not text:
         return pa.scalar(None, kind)
     if pa.types.is_timestamp(kind) and kind.tz is not None:
@@ -186,13 +186,13 @@ def _value(text: str | None, kind: pa.DataType) -> pa.Scalar:
 
 
 def opened(table: Table, file: File, **options: Any) -> pq.ParquetFile:
-    """A file, to be closed; `options` as of pyarrow.parquet.ParquetFile."""
+    """Open a file; the caller closes it. `options` are those of pyarrow.parquet.ParquetFile."""
     return parquet_file(table.location.url, file.place, table.location.filesystem, **options)
 
 
 @contextmanager
 def reading(table: Table, path: str) -> Iterator[None]:
-    """Errors about what is in a file become a LakeError that names it; that it is gone stays what it is."""
+    """Turn errors about the contents of a file into a LakeError that names it; FileNotFoundError passes."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
@@ -204,7 +204,7 @@ def reading(table: Table, path: str) -> Iterator[None]:
 
 
 def records(table: Table, add: Action) -> int:
-    """Number of rows of a file, deleted ones too: from its statistics, which a log need not have."""
+    """Number of rows of a file, deleted ones included: from its statistics if the log has them."""
     stats = json.loads(add.get("stats") or "{}")
     if "numRecords" not in stats:
         with pq.ParquetFile(table.location.filesystem.open_input_file(unquote(add["path"]))) as parquet:

@@ -22,15 +22,15 @@ __all__ = ["DeltaError", "Handle", "checkpoint", "scan", "vacuum"]
 T = TypeVar("T")
 
 _MASK = pa.list_(pa.bool_())
-#: Reader features about the log, which delta-rs reads, and about columns of other types or names than in their files,
-#: which `scan` refuses where there are some.
+#: Reader features that need nothing here: delta-rs reads those of the log, and `scan` refuses tables whose columns have
+#: another type or name than in their files.
 _OF_THE_LOG = {"v2Checkpoint", "vacuumProtocolCheck", "columnMapping", "typeWidening", "typeWidening-preview"}
 
 
 class Handle(DeltaTable):
-    """A handle whose deletion vectors are read by ourselves, for us and for polars.
+    """A handle of delta-rs whose deletion vectors this room reads, also for polars.
 
-    A newest commit that is damaged is a LakeError that names it: delta-rs takes an empty one for a commit of nothing.
+    Raises LakeError that names a damaged newest commit: delta-rs would read an empty file as a commit without actions.
     """
 
     def __init__(self, table: Table) -> None:
@@ -47,7 +47,7 @@ class Handle(DeltaTable):
             self.table.log.read(self.version())
 
     def _named(self, read: Callable[[], T]) -> T:
-        """Result of `read`; where delta-rs cannot, the error that names the damaged file, if there is one."""
+        """Result of `read`; where delta-rs fails, raise the error that names the damaged file, if one is found."""
         try:
             return read()
         except (DeltaError, OSError) as error:
@@ -58,24 +58,24 @@ class Handle(DeltaTable):
             ) from error
 
     def protocol(self) -> ProtocolVersions:
-        """The protocol without features that ask nothing of who reads the data files, which polars does not know."""
+        """The protocol without features that polars does not know and that do not concern readers of data files."""
         said = super().protocol()
         asking = set(said.reader_features or ()) - _OF_THE_LOG
         return said._replace(reader_features=sorted(asking)) if said.reader_features is not None else said
 
     @property
     def table_uri(self) -> str:
-        """Place of the table, on a file system as it is written there; delta-rs gives %-escapes, polars takes none."""
+        """Place of the table; on a file system without the %-escapes of delta-rs, which polars does not take."""
         return _plain(super().table_uri)
 
     def file_uris(self, *arguments: Any, **options: Any) -> list[str]:
-        """Places of the live files: that of the table is spelled likewise, names in it are as they are."""
+        """Places of the live files: the table's place without %-escapes, then their unchanged paths in the table."""
         root, plain = (uri.removeprefix("file://").rstrip("/") for uri in (super().table_uri, self.table_uri))
         uris = super().file_uris(*arguments, **options)
         return [plain + uri.removeprefix(root) if uri.startswith(root) else _plain(uri) for uri in uris]
 
     def deletion_vectors(self) -> pa.Table:
-        """As the base class, which hangs where 512 files have one (`deletion_vectors.py`)."""
+        """As the method of the base class, which hangs with 512 deletion vectors (`deletion_vectors.py`)."""
         files = self.table.at(self.version()).files.values()
         kept = [(f"{self.table_uri.rstrip('/')}/{file.place}", self.table.kept(file)) for file in files]
         rows = [(uri, mask) for uri, mask in kept if mask is not None]
@@ -104,13 +104,13 @@ def scan(handle: Handle) -> pl.LazyFrame:
 
 
 def checkpoint(table: Table) -> int:
-    """Write a checkpoint of the newest version, which is returned."""
+    """Write a checkpoint of the newest version; return that version."""
     handle = DeltaTable(table.location.url, storage_options=table.location.options)
     handle.create_checkpoint()
     return int(handle.version())
 
 
 def vacuum(table: Table, retention_h: float) -> None:
-    """Delete files that no version younger than so many hours needs."""
+    """Delete files that no version of the last hours needs."""
     handle = DeltaTable(table.location.url, storage_options=table.location.options)
     handle.vacuum(int(retention_h), dry_run=False, enforce_retention_duration=False, full=True)

@@ -1,4 +1,4 @@
-"""What was read once and may be asked for again, within a bound of memory: a stream runs for months."""
+"""A cache of values read from a table, bounded in memory: a stream runs for months."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLUMN_BYTES, _CHUNK_BYTES = 1000, 870
 
 
 class Kept(Generic[Key, Value]):
-    """The values used last, of which all but the last take up to `most` bytes together. Safe between threads."""
+    """A cache of the values used last; all but the newest take up to `most` bytes together. Safe between threads."""
 
     def __init__(self, most: int, size: Callable[[Value], int]) -> None:
         """size: bytes that a value takes in memory."""
@@ -34,7 +34,7 @@ class Kept(Generic[Key, Value]):
         return len(self._values)
 
     def get(self, key: Key) -> Value | None:
-        """The value of a key; None where there is none, or no longer."""
+        """The value of a key; None where the cache does not have it."""
         with self._lock:
             value = self._values.get(key)
             if value is not None:
@@ -42,7 +42,7 @@ class Kept(Generic[Key, Value]):
             return value
 
     def put(self, key: Key, value: Value) -> Value:
-        """Keep a value, which does not change any more, in place of those not used for longest."""
+        """Keep a value, which must not change; drop those that were not used for longest."""
         with self._lock:
             before = self._values.pop(key, None)
             self.bytes += self._size(value) - (0 if before is None else self._size(before))
@@ -61,10 +61,10 @@ _footers: Kept[tuple[str, str], pq.FileMetaData] = Kept(_FOOTER_BYTES, footer_by
 
 
 def parquet_file(table: str, path: str, filesystem: fs.FileSystem, **options: Any) -> pq.ParquetFile:
-    """An open file of a table (its address), to be closed; `path` as the file system of the table has it.
+    """Open a file of a table (given by its address); the caller closes it. `path` is that on the table's file system.
 
-    Its footer is read and parsed the first time, or when it was not used for long: such a file never changes. `options`
-    as of pyarrow.parquet.ParquetFile.
+    The footer is parsed once and kept, since such a file never changes. `options` are those of
+    pyarrow.parquet.ParquetFile.
     """
     known = _footers.get((table, path))
     opened = pq.ParquetFile(path, metadata=known, filesystem=filesystem, **options)

@@ -1,7 +1,7 @@
-"""The log of a Delta table: its live files at one version after another.
+"""The log of a Delta table: its live files at each version.
 
-Read commit after commit from the last checkpoint on (PROTOCOL.md of delta-io/delta, "Actions", "Checkpoints"): a look
-at what is new costs one request.
+It is read commit by commit from the last checkpoint on (PROTOCOL.md of delta-io/delta, "Actions", "Checkpoints"), so
+looking for new commits costs one request.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from alerce_spark.location import Location
 
 log = logging.getLogger(__name__)
 
-#: Metric of our commits: how many lines they have, so that one that is cut between two is seen.
+#: Metric of our commits: their number of lines, so that a file cut off between two lines is recognised.
 ACTIONS = "numActions"
 FOLDER = "_delta_log"
 HINT = f"{FOLDER}/_last_checkpoint"
@@ -33,7 +33,7 @@ _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\.(\d{10})\.(\d{10})|\.[0-9a-f
 _COMMIT = re.compile(r"\d{20}\.json")
 #: Damaged files that this process has named.
 _named: set[str] = set()
-#: Partition values as the log has them, each kept once.
+#: Partition values as the log spells them, each kept once.
 _partitions: dict[tuple[tuple[str, str | None], ...], dict[str, str | None]] = {}
 
 
@@ -41,7 +41,7 @@ _partitions: dict[tuple[tuple[str, str | None], ...], dict[str, str | None]] = {
 class File:
     """A live file: its path as the log spells it, bytes, partition values, deletion vector, bounds of one column.
 
-    `action` is the whole action of the log, for whoever commits; a process that only reads does without.
+    `action` is the whole action of the log, kept only in a process that commits.
     """
 
     path: str
@@ -53,7 +53,7 @@ class File:
 
     @property
     def place(self) -> str:
-        """Path of the file in the table, as it is written there."""
+        """Path of the file in the table, without %-escapes."""
         return unquote(self.path)
 
 
@@ -65,7 +65,7 @@ class Snapshot:
     files: Mapping[str, File]
     metadata: Metadata
     protocol: Protocol
-    #: Time of its commit in ms where the table keeps such times (inCommitTimestamp).
+    #: Time of its commit [ms] where the table has such times (inCommitTimestamp).
     time: int
 
 
@@ -82,7 +82,7 @@ class Checkpoint(NamedTuple):
 
 @dataclass
 class State:
-    """What was read so far. `keep` says what is kept of a file's action."""
+    """The state of a table while its log is read. `keep` chooses the part of a file's action that is kept."""
 
     keep: Callable[[Action], File]
     version: int = -1
@@ -92,7 +92,7 @@ class State:
     time: int = 0
 
     def apply(self, actions: Iterable[Action]) -> None:
-        """Take the actions of a commit, or of a part of a checkpoint."""
+        """Apply the actions of a commit, or of a part of a checkpoint."""
         for action in actions:
             if "add" in action:
                 add = action["add"]
@@ -115,13 +115,13 @@ class State:
                 self.time = int(action["commitInfo"].get("inCommitTimestamp") or 0)
 
     def snapshot(self) -> Snapshot:
-        """What was read, as it will stay."""
+        """The state as an immutable Snapshot."""
         assert self.metadata is not None
         return Snapshot(self.version, self.files, self.metadata, Protocol(self.protocol or {}), self.time)
 
 
 def _same(one: Action | None, other: Action | None) -> bool:
-    """Whether two deletion vectors are one."""
+    """Whether two deletion vectors are the same."""
     return _identity(one) == _identity(other)
 
 
@@ -130,7 +130,7 @@ def _identity(vector: Action | None) -> tuple[Any, ...] | None:
 
 
 def kept_of(add: Action, column: str | None, whole: bool) -> File:
-    """What is kept of an action: a reader that runs for months in many processes keeps little."""
+    """The part of an action that is kept: a reader that runs for months in many processes keeps little."""
     values = tuple((add.get("partitionValues") or {}).items())
     bounds = None
     if column is not None and f'"{column}"' in (add.get("stats") or ""):
@@ -161,7 +161,7 @@ class Log:
         return any(_COMMIT.fullmatch(n) or _CHECKPOINT.fullmatch(n) for n in self.location.names(FOLDER))
 
     def read(self, version: int) -> list[Action] | None:
-        """The actions of a commit; None where there is none. Raises LakeError where it is damaged."""
+        """The actions of a commit; None where it does not exist. Raises LakeError where it is damaged."""
         try:
             found = self.location.get(commit_path(version))
         except FileNotFoundError:
@@ -178,14 +178,14 @@ class Log:
         return actions
 
     def update(self, state: State, until: int | None = None) -> None:
-        """Read what was committed up to the version `until`, or up to the newest.
+        """Read the commits up to the version `until`, or up to the newest.
 
-        Raises LakeError where there is no table or it is damaged, FileNotFoundError where the log lacks `until`.
+        Raises LakeError for a missing or damaged table, FileNotFoundError where the log lacks `until`.
         """
         if state.version >= 0:
             self._advance(state, until)
         if state.version < 0 or state.version != until:
-            # The first look takes a checkpoint, or one after commits so old that the log has them no longer.
+            # The first read needs a checkpoint, and so does one after commits that the log no longer has.
             last = self._ahead(state, until)
             if last is not None:
                 self._try_load(last, state)
@@ -204,7 +204,7 @@ class Log:
             state.version += 1
 
     def _ahead(self, state: State, until: int | None) -> Checkpoint | None:
-        """A checkpoint with what the log no longer has commit by commit, or the last one for a first look."""
+        """A checkpoint that covers commits which the log no longer has, or the last one for a first read."""
         last = self.last_checkpoint()
         if (last is None and state.version < 0 and self.location.status(commit_path(0)) is None) or (
             last is not None and until is not None and last.version > until
@@ -213,7 +213,7 @@ class Log:
         return last if last is not None and last.version > state.version else None
 
     def last_checkpoint(self) -> Checkpoint | None:
-        """The checkpoint that the hint names; where the hint is damaged, the newest one that is there."""
+        """The checkpoint that the hint (_last_checkpoint) names; where the hint is damaged, the newest one."""
         try:
             found = self.location.get(HINT)
         except FileNotFoundError:
@@ -232,7 +232,7 @@ class Log:
         return Checkpoint(version, [f"{stem}.parquet"])
 
     def _checkpoint(self, until: int | None) -> Checkpoint | None:
-        """The last checkpoint up to a version that is there with all its parts, without the file that says so."""
+        """The last complete checkpoint up to a version, found without the hint."""
         parts: dict[tuple[int, str], list[str]] = {}
         for name in self.location.names(FOLDER):
             if found := _CHECKPOINT.fullmatch(name):
@@ -246,11 +246,11 @@ class Log:
         return Checkpoint(max(whole), whole[max(whole)]) if whole else None
 
     def _try_load(self, last: Checkpoint, state: State) -> None:
-        """Begin with a checkpoint, or, where it is damaged and they are there, with the commits before it."""
+        """Begin with a checkpoint; where it is damaged, with the commits before it if the log has them."""
         try:
             try:
                 self._load(last, state)
-            except FileNotFoundError:  # the hint may name it by another name than it has
+            except FileNotFoundError:  # the hint may give it another name
                 found = self._checkpoint(last.version)
                 if found is None or found.version != last.version or found.paths == last.paths:
                     raise
@@ -283,26 +283,26 @@ class Log:
         return [_without_nulls(row) for row in file.read(wanted).to_pylist()]
 
     def damaged(self, path: str, how: str) -> LakeError:
-        """The error about a file of the table without which it cannot be read."""
+        """The error about a file that the table cannot be read without."""
         return LakeError(
             f"{path} of the table {self.name} in {self.folder} {how}; a power cut or a full disk does that. "
             "docs/operations.md says how to go on: After a power cut"
         )
 
     def pass_over(self, path: str, error: Exception) -> None:
-        """Name a damaged file that can be done without, once."""
+        """Log, once, a damaged file that the table can be read without."""
         name = f"{self.location.place}/{path}"
         if name not in _named:
             _named.add(name)
             log.warning("%s is damaged and passed over: %s", name, str(error).splitlines()[0])
 
     def mark(self, version: int) -> str | None:
-        """A mark of the commit of a version, another one where the table was made again; None where it is not there."""
+        """A mark of a version's commit, another one where the table was made again; None without such a file."""
         found = self.location.status(commit_path(version))
         return None if found is None else found.mark
 
     def history(self, newest: int) -> Iterator[tuple[int, Action]]:
-        """Versions whose commits are there and their commitInfo, the newest first."""
+        """Versions that the log has, with their commitInfo, newest first."""
         for version in range(newest, -1, -1):
             actions = self.read(version)
             if actions is None:
@@ -317,7 +317,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def commit_path(version: int) -> str:
-    """Where the commit of a version is, in the table."""
+    """Path of a version's commit in the table."""
     return f"{FOLDER}/{version:020d}.json"
 
 

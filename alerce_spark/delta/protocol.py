@@ -1,7 +1,7 @@
-"""What a table asks of its readers and writers (PROTOCOL.md of delta-io/delta, "Table Features").
+"""Features of a table that readers and writers must support (PROTOCOL.md of delta-io/delta, "Table Features").
 
-A feature is refused by name where it asks for something that is not done here. Many ask for nothing until a property
-or a column uses them, or ask it of somebody else: of who cleans up, or who changes the columns.
+A table is refused, with the feature's name, where it uses one that this room does not support. Many features ask for
+nothing until a property or a column uses them, or concern only clean-up or changes of columns.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _LEGACY = {
     "identityColumns": 6,
 }
 _WITH_FEATURES = 7
-#: Reader features: deletion vectors and checkpoints of both kinds are read, columns of later types are read as they are
-#: or not asked for, widened columns are cast, and vacuumProtocolCheck is for who deletes files.
+#: Supported reader features: deletion vectors and both kinds of checkpoints are read, columns of newer types are read
+#: unchanged or left out, widened columns are cast, and vacuumProtocolCheck concerns only the deletion of files.
 _READ = {"deletionVectors", "v2Checkpoint", "vacuumProtocolCheck", "timestampNtz", "columnMapping"}
 _READ |= {"typeWidening", "typeWidening-preview", "variantType", "variantType-preview", "variantShredding-preview"}
-#: Writer features: what they ask for is done (`rules.py`, `table.py`), or is nothing unless `_uses` finds it in use.
+#: Supported writer features: implemented in `rules.py` and `table.py`, or without effect unless `_uses` finds them.
 _WRITTEN = {"appendOnly", "invariants", "checkConstraints", "inCommitTimestamp", "changeDataFeed", "generatedColumns"}
 _WRITTEN |= {"identityColumns", "allowColumnDefaults", "domainMetadata", "icebergCompatV1", "icebergCompatV2"}
-#: Properties that turn on what is not done here.
+#: Properties that turn on unsupported features.
 _NOT_DONE = {
     "delta.enableIcebergCompatV1": "icebergCompatV1",
     "delta.enableIcebergCompatV2": "icebergCompatV2",
@@ -42,7 +42,7 @@ _NOT_DONE = {
 
 
 class Unsupported(LakeError):
-    """A table has a feature that is not supported here; the message names both and says what to do."""
+    """A table has an unsupported feature; the message names both and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Metadata:
 
     @property
     def id(self) -> str:
-        """Identity of the table: another one where it was made again."""
+        """Identity of the table; a table made again has another."""
         return str(self.action["id"])
 
     @property
@@ -85,27 +85,27 @@ class Metadata:
 
     @property
     def partition_columns(self) -> list[str]:
-        """Names of the columns by which files are laid in folders."""
+        """Names of the partition columns."""
         return list(self.action.get("partitionColumns") or ())
 
     @cached_property
     def fields(self) -> list[dict[str, Any]]:
-        """Columns as the schema has them: name, type, nullable, metadata."""
+        """Columns as in the schema: name, type, nullable, metadata."""
         fields: list[dict[str, Any]] = json.loads(self.action["schemaString"])["fields"]
         return fields
 
     @cached_property
     def rules_mark(self) -> str:
-        """All that rules for rows may depend on, as text."""
+        """Everything that rules for rows depend on, as text."""
         rules = {k: v for k, v in sorted(self.configuration.items()) if k.startswith("delta.")}
         return json.dumps([self.action["schemaString"], self.partition_columns, rules])
 
     def with_properties(self, more: dict[str, str]) -> Metadata:
-        """The same with some properties set."""
+        """A copy with some properties set."""
         return Metadata(self.action | {"configuration": self.configuration | more})
 
     def with_fields(self, more: list[dict[str, Any]]) -> Metadata:
-        """The same with columns added at the end."""
+        """A copy with columns added at the end."""
         schema = json.dumps({"type": "struct", "fields": [*self.fields, *more]})
         return Metadata(self.action | {"schemaString": schema})
 
@@ -122,7 +122,7 @@ def refuse_unreadable(table: str, protocol: Protocol, metadata: Metadata) -> Non
 
 
 def refuse_unwritable(table: str, protocol: Protocol, metadata: Metadata) -> None:
-    """Raise Unsupported where no row can be written to the table here."""
+    """Raise Unsupported where rows cannot be written to the table here."""
     unknown = (protocol.writer_features - _WRITTEN - _READ) | _uses(metadata)
     if protocol.action.get("minWriterVersion", 1) > _WITH_FEATURES:
         unknown |= {f"minWriterVersion {protocol.action['minWriterVersion']}"}
@@ -131,7 +131,7 @@ def refuse_unwritable(table: str, protocol: Protocol, metadata: Metadata) -> Non
 
 
 def _uses(metadata: Metadata) -> set[str]:
-    """Features in use that ask writers for what is not done here."""
+    """Features in use that writers must support and this room does not."""
     used = {name for key, name in _NOT_DONE.items() if metadata.configuration.get(key, "").lower() == "true"}
     for field in metadata.fields:
         keys = field.get("metadata") or {}

@@ -1,8 +1,8 @@
 """Rules that a table sets for its rows: columns that are never null, CHECK constraints and invariants of columns.
 
-Conditions are in Spark's SQL. Those made of columns, literals, comparisons, + - *, AND, OR, NOT, IN, BETWEEN, IS NULL,
-abs and length mean the same to polars, which evaluates them; a rule that uses more cannot be checked here, so rows are
-refused. As in Spark, a condition that is neither true nor false for a row (nulls) is broken by it.
+Conditions are in Spark's SQL. Polars evaluates those of columns, literals, comparisons, + - *, AND, OR, NOT, IN,
+BETWEEN, IS NULL, abs and length, which mean the same there; a rule that uses more cannot be checked here, so rows are
+refused. As in Spark, a row for which a condition is null breaks it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _TOKEN = re.compile(
 
 
 class RuleBroken(LakeError, ValueError):
-    """Rows break a rule of their table, or it cannot be seen whether they do; nothing was written."""
+    """Rows break a rule of their table, or the rule cannot be checked; nothing was written."""
 
 
 def check(table: str, metadata: Metadata, rows: pa.Table) -> None:
-    """Raise RuleBroken where rows break a rule of their table. Columns that they lack are null."""
+    """Raise RuleBroken where rows break a rule of their table. Columns that the rows lack count as null."""
     names = {field["name"] for field in metadata.fields}
     if foreign := [name for name in rows.schema.names if name not in names]:
         raise RuleBroken(f"table {table} has no columns {', '.join(foreign)}: add them, or write rows without them")
@@ -114,7 +114,7 @@ def _frame(rows: pa.Table, names: set[str]) -> pl.DataFrame:
 
 @lru_cache(maxsize=256)
 def _translated(sql: str, columns: tuple[str, ...]) -> tuple[pl.Expr, tuple[str, ...]]:
-    """The condition for polars, and the columns that it uses. Raises ValueError for what may mean something else."""
+    """The condition for polars, and its columns. Raises ValueError for syntax that may mean something else there."""
     known: Mapping[str, str] = {name.lower(): name for name in columns}
     parts, used, at = [], [], 0
     sql = sql.strip()

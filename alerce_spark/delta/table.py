@@ -1,8 +1,8 @@
-"""One `Table` of each place in a process: its snapshots, and the one way to commit to it.
+"""Tables of a process, one `Table` for each place: its snapshots, and the one way to commit to it.
 
-Spark needs two to three seconds of driver CPU for an append or a MERGE of any size; writing the version ourselves
-takes milliseconds (docs/decisions.md, "Commits"). What is written follows the Delta protocol (PROTOCOL.md of
-delta-io/delta: "Add File and Remove File", "Deletion Vectors"), so Spark, delta-rs and polars read it like any other.
+Spark needs two to three seconds of driver CPU for an append or a MERGE of any size; a commit written here takes
+milliseconds (docs/decisions.md, "Commits"). Commits follow the Delta protocol (PROTOCOL.md of delta-io/delta: "Add File
+and Remove File", "Deletion Vectors"), so Spark, delta-rs and polars read them like any other.
 
 A commit is made from the version that its writer read, or not at all: the file of the next version is created only if
 it is not there, which file systems and S3 do atomically. A writer that was overtaken gets Conflict and starts over.
@@ -35,24 +35,24 @@ from alerce_spark.location import Location
 
 log = logging.getLogger(__name__)
 
-#: A checkpoint is written every so many versions.
+#: Number of versions between checkpoints.
 CHECKPOINT_EVERY = 20
-#: Snapshots of a table that are kept: batches that run beside each other read neighbouring versions.
+#: Number of snapshots kept of a table: batches that run beside each other read neighbouring versions.
 _SNAPSHOTS = 4
 
 
 class Conflict(LakeError):
-    """Another writer made the version that was to be written: read again and start over."""
+    """Another writer committed the same version first: read again and start over."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What is to be done to one table in one commit.
+    """The changes to one table in one commit.
 
-    added: actions of new files (`files.py`). deleted: rows to go, columns path (file in the table) and position (row in
-    the file, deleted rows counted). removed: files that go whole, each with the deletion vector that it had when it was
-    read (None: none). moves: the rows of `removed` are those of `added`; only such a change may be committed on a later
-    version than was read. metadata: columns and properties from now on. info: more for the commit's own description.
+    added: actions of new files (`files.py`). deleted: rows to delete, columns path (file in the table) and position
+    (row in the file, deleted rows counted). removed: files to remove, each with the deletion vector that it had when it
+    was read (None: no vector). moves: the rows of `removed` are those of `added`; only such a change may be committed
+    on a later version than was read. metadata: new columns and properties. info: more for the commit's description.
     """
 
     added: list[Action]
@@ -72,7 +72,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Definition:
-    """A table that is to be made. `schema` as Delta's log has it; `deletable`: rows may be deleted from its files."""
+    """Definition of a new table. `schema` is that of Delta's log; `deletable`: rows may be deleted from its files."""
 
     schema: str
     description: str = ""
@@ -83,13 +83,13 @@ class Definition:
 
 
 class Table:
-    """A table of a process. Threads share it; what it gives them does not change."""
+    """A table in a process. Threads share it; the snapshots that it returns do not change."""
 
     def __init__(self, location: Location, bounds: str | None = None) -> None:
         """bounds: column whose smallest and largest value in each file are kept."""
         self.location, self.log = location, Log(location)
         self._bounds = bounds
-        self._whole = False  # whether the actions of files are kept: since this process commits
+        self._whole = False  # whether the actions of files are kept, which a process needs that commits
         self._lock = threading.RLock()
         self._committing = threading.Lock()
         self._newest: Snapshot | None = None
@@ -103,7 +103,7 @@ class Table:
         return self.log.name
 
     def known(self) -> Snapshot:
-        """The newest version that this process has seen; it is looked for the first time only."""
+        """The newest version that this process knows; only the first call reads the log."""
         return self._newest or self.newest()
 
     def newest(self) -> Snapshot:
@@ -120,7 +120,7 @@ class Table:
             return self._seen(state)
 
     def at(self, version: int) -> Snapshot:
-        """A version. Raises FileNotFoundError where the log does not have it, or no longer."""
+        """The snapshot of a version. Raises FileNotFoundError where the log does not have it, or no longer."""
         with self._lock:
             if version in self._kept:
                 self._kept.move_to_end(version)
@@ -135,7 +135,7 @@ class Table:
             return self._seen(state) if ahead else self._keep(state)
 
     def kept(self, file: File) -> NDArray[np.bool_] | None:
-        """Which rows of a file are there, up to the last one that is not; None where all are.
+        """Mask of the rows of a file that are not deleted, up to the last deleted row; None where no row is deleted.
 
         Raises FileNotFoundError where the vector was vacuumed, LakeError where it is damaged.
         """
@@ -153,7 +153,7 @@ class Table:
         return kept
 
     def mask(self, file: File) -> NDArray[np.bool_] | None:
-        """As `kept`, read and not kept."""
+        """The mask of `kept`, read from the file."""
         if file.vector is None:
             return None
         gone = deletion_vectors.read(self.location, file.vector)
@@ -162,9 +162,9 @@ class Table:
         return kept
 
     def check(self, rows: pa.Table) -> list[str]:
-        """Raise where the rows must not be written to the newest version; returns the partition columns.
+        """Check that rows may be written to the newest version; return the partition columns.
 
-        Raises RuleBroken for rows that break a rule, Unsupported where nothing can be written.
+        Raises RuleBroken for rows that break a rule, Unsupported where no row can be written.
         """
         snapshot = self.newest()
         refuse_unwritable(self.name, snapshot.protocol, snapshot.metadata)
@@ -177,7 +177,7 @@ class Table:
         return partition
 
     def history(self) -> Iterator[tuple[int, Action]]:
-        """Versions whose commits are there and what each says of itself, the newest first."""
+        """Versions that the log has, with their commitInfo, newest first."""
         return self.log.history(self.newest().version)
 
     def live(self) -> Snapshot:
@@ -189,10 +189,10 @@ class Table:
             return self.newest()
 
     def commit(self, version: int, change: Change, *, synced: bool) -> int:
-        """Write `change`, made from `version`, as the version after it; returns that, `version` for no change.
+        """Write `change`, made from `version`, as the next version; return that, or `version` for an empty change.
 
-        Raises Conflict where that version exists already, or where files whose rows move are no longer as they were;
-        Unsupported and RuleBroken where the table does not allow the change.
+        Raises Conflict where the next version exists already, or where files whose rows move have changed; Unsupported
+        and RuleBroken where the table does not allow the change.
         """
         if change.is_empty:
             return version
@@ -204,7 +204,7 @@ class Table:
         return made
 
     def _state(self, before: Snapshot | None) -> State:
-        """Where to read on; its files are a copy only when something was committed."""
+        """The state to read on from; it copies the files only when there are new commits."""
 
         def keep(add: Action) -> File:
             return kept_of(add, self._bounds, self._whole)
@@ -231,19 +231,19 @@ class Table:
         mark = self.log.mark(before.version)
         if mark == self._mark:
             return False
-        # The clean-up of the log takes commits that a checkpoint holds.
+        # The clean-up of the log deletes commits that a checkpoint covers.
         last = None if mark is not None else self.log.last_checkpoint()
         return last is None or last.version < before.version
 
     def forget(self) -> None:
-        """Forget what was read, so that the log is read from its beginning."""
+        """Forget the state, so that the log is read from its beginning."""
         with self._lock:
             self._newest, self._mark = None, None
             self._kept.clear()
             self._masks.clear()
 
     def _try(self, version: int, change: Change, synced: bool) -> int | None:
-        """The new version; None where another writer was faster and rows only move: then once more."""
+        """Try to commit: the new version, or None to try again, where another writer was faster and rows only move."""
         live = self.live()
         if live.version != version and not change.moves:
             raise Conflict(f"{self.name} stands at version {live.version}, the rows were made from {version}")
@@ -327,12 +327,12 @@ class Table:
             if synced:
                 self.location.settle(checkpoint_paths(version))
         except (handles.DeltaError, OSError) as error:
-            # Readers then take more commits one by one; the next one is tried in CHECKPOINT_EVERY versions.
+            # Readers then read more commits; the next checkpoint is tried after CHECKPOINT_EVERY versions.
             log.warning("no checkpoint of %s at version %d: %s", self.name, self.known().version, error)
 
 
 class _Continued(State):
-    """A state that goes on from a snapshot, whose files it does not change."""
+    """A state that starts from a snapshot and does not change the snapshot's files."""
 
     def __init__(self, keep: Callable[[Action], File], before: Snapshot) -> None:
         super().__init__(keep, before.version, dict(before.files), before.protocol.action, before.metadata, before.time)
@@ -414,7 +414,7 @@ def create(
     if not location.create(commit_path(0), lines, synced=synced):
         return False
     if synced:
-        location.settle([commit_path(0)])  # its new folders too
+        location.settle([commit_path(0)])  # and its new folders
     return True
 
 
@@ -432,11 +432,11 @@ _opening = threading.Lock()
 
 
 def open(location: Location, bounds: str | None = None) -> Table:
-    """The table of this process at a place. bounds: column whose smallest and largest value in each file are kept."""
+    """The table at a place, one per process. bounds: column whose smallest and largest value in each file are kept."""
     with _opening:
         return _table(location, bounds)
 
 
 def forget() -> None:
-    """Forget what this process knows of tables, as if it had just begun."""
+    """Forget all tables, as in a new process."""
     _table.cache_clear()

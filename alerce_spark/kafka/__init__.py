@@ -1,1 +1,1 @@
-"""Kafka: the one-node broker of a laptop, topics, and the schemas of what we publish."""
+"""Kafka: options of its clients, topics, and the records that this package publishes."""

@@ -1,7 +1,7 @@
-"""`kafka.options`: which names there are, and what they mean to librdkafka, the client of our admin and producer.
+"""`kafka.options`: the known names, and their meaning for librdkafka, the library of our admin client and producer.
 
-Spark hands the options with `kafka.` before them to Java's client and drops what it does not know. A mistyped option of
-security would thus leave a connection in clear text: every name that is not known here is refused.
+Spark passes options that begin with `kafka.` to the Java client and drops unknown ones. A mistyped security option
+would thus leave a connection in clear text, so unknown names are refused here.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from alerce_spark.errors import InputError
 Configuration = dict[str, str | int | float | bool]
 
 _PREFIX = "kafka."
-#: Options of Spark's Kafka source and sink themselves; topics, offsets and sizes of a batch have settings of our own.
+#: Options of Spark's Kafka source and sink; topics, offsets and sizes of a batch have other settings.
 _OF_SPARK = frozenset(
     {
         *("minPartitions", "maxRecordsPerPartition", "kafkaConsumer.pollTimeoutMs", "groupIdPrefix"),
         *("fetchOffset.numRetries", "fetchOffset.retryIntervalMs"),
     }
 )
-#: Options of Java's clients that change how they work, not whom they trust; librdkafka keeps its defaults.
+#: Options of the Java clients that do not concern security; librdkafka keeps its defaults.
 _OF_JAVA = frozenset(
     {
         *("client.id", "client.rack", "client.dns.lookup", "metadata.max.age.ms", "request.timeout.ms"),
@@ -36,7 +36,7 @@ _OF_JAVA = frozenset(
         "compression.type",
     }
 )
-#: Options of security that mean the same to both, with the names that librdkafka has for them.
+#: Security options with the same meaning in both, with their names in librdkafka.
 _SAME_VALUE = {
     "security.protocol": "security.protocol",
     "sasl.mechanism": "sasl.mechanism",
@@ -53,7 +53,7 @@ _OF_SECURITY = frozenset(
         *(f"ssl.{store}.{part}" for store in ("truststore", "keystore") for part in ("location", "type", "password")),
     }
 )
-#: Names of librdkafka, and the option that does the same here.
+#: Names of librdkafka, and the Java option that does the same.
 _OF_LIBRDKAFKA = {
     "sasl.username": _JAAS,
     "sasl.password": _JAAS,
@@ -65,7 +65,7 @@ _OF_LIBRDKAFKA = {
     "ssl.key.location": "ssl.keystore.location",
     "ssl.key.pem": "ssl.keystore.key",
 }
-#: Stores of certificates: by option and type the names that take the file.
+#: Stores of certificates: librdkafka's options for the file, by Java option and type.
 _STORES = {
     ("ssl.truststore", "PEM"): ("ssl.ca.location",),
     ("ssl.keystore", "PEM"): ("ssl.certificate.location", "ssl.key.location"),
@@ -101,7 +101,7 @@ def _refuse_unknown(options: Mapping[str, str]) -> None:
     known = {*_OF_SPARK, *(_PREFIX + name for name in (*_OF_JAVA, *_OF_SECURITY))}
     for name in options:
         if name not in known:
-            shown = re.match(r"[\w.-]*", name)  # a line of a login may have got into the name
+            shown = re.match(r"[\w.-]*", name)  # part of a login line may be in the name
             raise InputError(f"unknown option {shown[0] if shown else ''!r}; {_hint(name, known)}")
 
 
@@ -113,11 +113,11 @@ def _hint(name: str, known: set[str]) -> str:
     near = near or difflib.get_close_matches(name, sorted(known), 1, 0.8)
     if near:
         return f"did you mean {near[0]!r}?"
-    return f"known are {', '.join(sorted(_OF_SPARK))} and, with {_PREFIX!r} before them, options of Java's client"
+    return f"known are {', '.join(sorted(_OF_SPARK))} and, with {_PREFIX!r} before them, options of the Java client"
 
 
 def _refuse_unused(security: Mapping[str, str]) -> None:
-    """What the protocol does not use would be passed over, and the connection be less safe than it looks."""
+    """Refuse options that the protocol ignores: the connection would be less safe than it looks."""
     protocol = security.get("security.protocol", "PLAINTEXT").upper()
     if protocol not in _PROTOCOLS:
         raise InputError(f"kafka.security.protocol is one of {', '.join(_PROTOCOLS)}")
@@ -132,7 +132,7 @@ def _refuse_unused(security: Mapping[str, str]) -> None:
 
 
 def _store(store: str, security: Mapping[str, str]) -> dict[str, str]:
-    """What librdkafka needs of a store of certificates."""
+    """Options of librdkafka for a store of certificates."""
     file, kind = security.get(f"{store}.location"), security.get(f"{store}.type", "JKS").upper()
     if file is None:
         return {}
@@ -147,7 +147,7 @@ def _store(store: str, security: Mapping[str, str]) -> dict[str, str]:
 
 
 def _login(jaas: str, mechanism: str) -> dict[str, str]:
-    """User and password of a line of Java's login configuration: module, flag, name="value" …;"""
+    """User and password from a line of Java's login configuration: module, flag, name="value" …;"""
     if mechanism not in _MECHANISMS:
         raise InputError(f"kafka.sasl.mechanism: the admin client and producer know {', '.join(_MECHANISMS)} only")
     try:

@@ -1,13 +1,13 @@
-"""Avro records of the topics that we publish: a message is a container file of one record, so it brings its schema.
+"""Avro records of the topics that we publish: a message is a container file of one record, with its schema.
 
-Whoever may write to a topic may send any bytes, so a message is read with care. Its container must be one of ours (one
-record, not compressed, of bounded length), and its record is checked to the last byte by the kernels that read packets
-(`alerts/avro.py`) before fastavro makes values of it: time and memory are bounded by the bytes of the message.
+Anyone who may write to a topic can send any bytes, so messages are checked. The container must have our form (one
+record, not compressed, of bounded length), and the kernels that read packets (`alerts/avro.py`) check the record to the
+last byte before fastavro decodes it: time and memory are bounded by the size of the message.
 
-Other versions of this package write other versions of the schemas. A message is read where each field of our schema
-is in its own with the same type (or one that Avro promotes to it), or has a default in ours; fields that ours lacks are
-passed over. So a new version may add fields, and must give those that are to be read a default. Types that a schema may
-use are primitive ones, unions, arrays, maps and records written in place: none is named twice, none contains itself.
+Other versions of this package write other versions of the schemas. A message can be read if each field of our schema is
+also in the message's schema, with the same type or one that Avro promotes to it, or has a default in ours; other fields
+of the message are ignored. So a new version may add fields, but those that it reads need a default. A schema may use
+primitive types, unions, arrays, maps and records defined in place: no type is named twice or contains itself.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from alerce_spark.alerts import avro
 from alerce_spark.alerts.avro_plan import PRIMITIVES, Plan, compile_schema
 from alerce_spark.errors import AlerceError
 
-#: Topics of the classifiers have the UTC date of the alert's Kafka timestamp behind their name: <name>_YYYYMMDD.
+#: The names of classifiers' topics end with the UTC date of the alert's Kafka timestamp: <name>_YYYYMMDD.
 STAMP_TOPIC = "stamp_classifier"
 LIGHTCURVE_TOPIC = "lc_classifier"
-#: What a step could not do; one topic for ever.
+#: Errors of all steps, in one topic without a date.
 ERROR_TOPIC = "alerce_errors"
-#: Classes of stored objects by a newly promoted model; read by the query `results` alone.
+#: Classes of stored objects by a newly promoted model; only the query `results` reads them.
 RECLASSIFIED_TOPIC = "alerce_reclassified"
 
 Record = dict[str, Any]
 
-#: Bytes of a message: one of classes has 8 to 25 kB, one about a packet that failed brings the packet (16 MiB).
+#: Largest messages [bytes]: one with classes has 8 to 25 kB, one about a failed packet contains the packet (16 MiB).
 _LONGEST, _LONGEST_ERROR = 1 << 20, 17 << 20
-#: Bytes of a schema, and how deep it may be nested: the largest of ours has 15 kB and is nested 5 deep.
+#: Largest schema [bytes] and its deepest nesting: our largest has 15 kB and is nested 5 deep.
 _LONGEST_SCHEMA, _DEEPEST = 128 << 10, 12
 _DATE = re.compile(r"_[0-9]{8}")
 
@@ -51,8 +51,8 @@ class MessageError(AlerceError, ValueError):
 class Schema:
     """One of kafka/schemas/: `encode` makes messages of records, `decode` reads them.
 
-    The header of the container is the same bytes for every message, with the checksum of the schema as its marker: the
-    same record gives the same bytes wherever it is made.
+    The header of the container is the same for every message, with the checksum of the schema as its sync marker: the
+    same record gives the same bytes in every process.
     """
 
     def __init__(self, name: str, longest: int = _LONGEST) -> None:
@@ -73,7 +73,7 @@ class Schema:
         return b"".join((header, _long(1), _long(len(data)), data, marker))
 
     def decode(self, message: bytes) -> Record:
-        """The record of a message. Raises MessageError for bytes that are none of any version of this schema."""
+        """The record of a message. Raises MessageError for bytes that fit no version of this schema."""
         if len(message) > self.longest:
             raise MessageError(f"a message of {len(message)} bytes, at most {self.longest}")
         try:
@@ -84,13 +84,13 @@ class Schema:
             found = fastavro.schemaless_reader(io.BytesIO(record), written, wanted)
         except MessageError:
             raise
-        except Exception as error:  # noqa: BLE001  whatever the library makes of bytes of others, it is their fault
+        except Exception as error:  # noqa: BLE001  any error of the library comes from the foreign bytes
             raise MessageError(f"no message of {self.name}: {error or type(error).__name__}") from None
         return cast("Record", found)
 
     @cached_property
     def parsed(self) -> Any:
-        """The schema as fastavro takes it."""
+        """The schema in fastavro's form."""
         return fastavro.parse_schema(self.definition)
 
     @cached_property
@@ -124,7 +124,7 @@ def schema_of(topic: str) -> Schema:
 
 @lru_cache(maxsize=16)
 def _writer(ours: Schema, text: bytes) -> tuple[Plan, Any, Any]:
-    """Of a schema that came with a message: the kernels' tables; what fastavro takes; and by what, if not by itself."""
+    """Tables of the kernels, fastavro's form, and the schema to read with if another, for the schema of a message."""
     if len(text) > _LONGEST_SCHEMA:
         raise MessageError(f"a schema of {len(text)} bytes, at most {_LONGEST_SCHEMA}")
     try:
@@ -141,9 +141,9 @@ def _writer(ours: Schema, text: bytes) -> tuple[Plan, Any, Any]:
 
 
 def _bare(schema: Any, deepest: int) -> Any:  # noqa: PLR0911  one a kind of type
-    """The types of a schema and nothing else. Raises ValueError for types by which a few bytes could mean much work.
+    """The types of a schema without other attributes. Raises ValueError for types that let few bytes cause much work.
 
-    Every type that is left takes a byte at least (null is a branch of a union only), and none is named elsewhere.
+    Every allowed type takes at least one byte (null only as a branch of a union), and no type is named elsewhere.
     """
     if deepest == 0:
         raise ValueError("nested too deep")
@@ -188,5 +188,5 @@ def _bytes(value: bytes) -> bytes:
 
 
 def published(probability: np.ndarray) -> np.ndarray:
-    """Probabilities as a message and the tables hold them: rounded to single precision, as float64."""
+    """Probabilities as stored in messages and tables: rounded to single precision, as float64."""
     return probability.astype(np.float32).astype(np.float64)

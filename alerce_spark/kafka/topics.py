@@ -1,4 +1,4 @@
-"""Topics: creation by the admin client, their names, and packets sent to them."""
+"""Topics: create them, check their names, send packets to them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from confluent_kafka.error import KafkaError as KafkaErrorCode
 from alerce_spark.errors import AlerceError, InputError
 from alerce_spark.kafka.options import client_options
 
-#: Missing and corrected packets are sent again to <topic> + this suffix; every alert query reads both.
+#: Missing and corrected packets are sent again to <topic> + this suffix; every alert query reads both topics.
 REPROCESS_SUFFIX = "_reprocess"
 
-#: For every consumer: what a producer took back (an aborted transaction) never happened. Java's default reads it.
+#: For every consumer: skip messages of aborted transactions, which Java's default reads.
 ISOLATION = {"isolation.level": "read_committed"}
 
 _WAIT_S, _LOOK_S = 60.0, 0.05
@@ -28,7 +28,7 @@ _NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
 
 class BrokerError(AlerceError):
-    """The brokers do not take what is sent; the message says how much and where."""
+    """The brokers did not accept messages; the message says how many and where."""
 
 
 def admin(bootstrap_servers: str, options: Mapping[str, str] = _NO_OPTIONS) -> AdminClient:
@@ -54,13 +54,13 @@ def create(
     replication: int = -1,
     options: Mapping[str, str] = _NO_OPTIONS,
 ) -> list[str]:
-    """Create the topics that are not there yet; returns the names of those that were made.
+    """Create the missing topics; return their names.
 
-    `replication` -1 is what the brokers are set to; `options` are those of `kafka.options`. Raises KafkaException where
+    `replication` -1 is the brokers' default; `options` are those of `kafka.options`. Raises KafkaException where
     the broker cannot be reached or refuses, InputError.
     """
     refused: list[KafkaErrorCode] = []
-    # A client whose password is wrong would try until the time is up, and then say no more than that.
+    # A client with a wrong password would retry until its timeout and report only the timeout.
     configuration: dict[str, Any] = {**client_options(bootstrap_servers, options)}
     configuration["error_cb"] = lambda error: refused.append(error) if error.code() in _REFUSALS else None
     client = AdminClient(configuration)
@@ -84,7 +84,7 @@ def _wait(client: AdminClient, future: Future[None], refused: list[KafkaErrorCod
 
 
 def checked(name: str) -> str:
-    """`name`, which Kafka takes for a topic. Raises InputError."""
+    """Return `name`; raise InputError where Kafka does not accept it for a topic."""
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name) or name in (".", ".."):
         raise InputError(f"{name!r} cannot be a topic: Kafka takes up to 249 letters, digits and . _ -")
     return name
@@ -102,10 +102,10 @@ def send(
     progress: Callable[[int], None] = lambda sent: None,
     options: Mapping[str, str] = _NO_OPTIONS,
 ) -> int:
-    """Produce packets to a topic and wait until the broker has them all; returns their number.
+    """Produce packets to a topic and wait until the broker has them all; return their number.
 
     `progress` is called with the number sent so far; `options` are those of `kafka.options`. Raises BrokerError where
-    some were not taken in time, InputError.
+    the broker did not accept some in time, InputError.
     """
     producer = Producer(
         {

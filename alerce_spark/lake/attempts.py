@@ -1,4 +1,4 @@
-"""Rows of the table xmatch: attempts to find objects in catalogues, as they are stored and as they are made."""
+"""Rows of the table xmatch, attempts to find objects in catalogues: read from the lake and made for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _XMATCH = TABLES["xmatch"].arrow
 def stored(
     lake: str, oids: pl.Series | pa.ChunkedArray, ra: ArrayLike, dec: ArrayLike, version: int | None
 ) -> pl.DataFrame:
-    """Attempts that are stored of objects at these positions [deg]: oid, catalog, candid, is_stored."""
+    """Stored attempts for objects at these positions [deg]: oid, catalog, candid, is_stored."""
     rows = lookup.read_near(lake, "xmatch", ["oid", "catalog", "candid"], pl.Series(oids), ra, dec, version)
     return rows.with_columns(is_stored=pl.lit(True))
 
@@ -33,7 +33,7 @@ def table_rows(
     survey: str,
     lake: str,
 ) -> pa.Table:
-    """Attempts (columns of ATTEMPTS but `row`) as rows of the table xmatch; one oid, candid and position a row."""
+    """Attempts (columns of ATTEMPTS except `row`) as rows of the table xmatch; one oid, candid and position a row."""
     size = found.num_rows
     longitude = ra.to_numpy() % 360
     index = sky.healpix(longitude, dec.to_numpy())

@@ -1,8 +1,8 @@
 """Local catalogues: Delta tables `<lake>/catalogs/<name>`, made from files in one pass, matched by reading little.
 
 A table is partitioned by `pixel`, of an order that suits its size, and sorted by `healpix29` with small row groups. Its
-settings lie in its schema, so that rows and settings are replaced together. A match reads the row groups that the discs
-around the positions touch, wherever pixels end: a margin is read where one is needed and nothing is stored twice.
+settings are in its schema, so that rows and settings are replaced together. A match reads the row groups that the discs
+around the positions touch, across the borders of pixels, so no margin needs to be stored twice.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _WISE_COLUMNS = ("w1mpro", "w2mpro", "w3mpro", "w4mpro")
 _SETTINGS = "alerce.catalog"
 #: Columns with statistics of each row group.
 _FOOTER = (INDEX, "ra", "dec")
-#: Rows of a partition in the mean, of a file, and of a row group: what one object costs is a row group.
+#: Mean rows of a partition, rows of a file, and rows of a row group: a match of one object reads one row group.
 _PARTITION_ROWS = 200_000
 _FILE_ROWS = 1_000_000
 _GROUP_ROWS = 2048
@@ -62,7 +62,7 @@ _RUN_ROWS = 2_000_000  # sorted at a time
 _HIGHEST_ORDER = 4
 _FILES = 256  # whose bounds of row groups are kept for the next look
 _COUNT_ORDER = 8  # pixels that files are cut at, 14 arcmin
-#: Objects that are matched at a time, neighbours on the sky.
+#: Objects matched at a time, neighbours on the sky.
 _SLICE = 50_000
 _RETENTION_HOURS = 24
 
@@ -74,7 +74,7 @@ REPEATED = "given twice"
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import did."""
+    """Result of an import."""
 
     name: str
     rows: int
@@ -97,7 +97,7 @@ class Local(BaseModel):
 def import_catalog(
     lake: str, name: str, settings: Catalog, paths: Sequence[Path], scratch: Path | None = None
 ) -> Imported:
-    """Make or replace a catalogue from files (`crossmatch/files.py`); readers see the old rows or the new ones.
+    """Make or replace a catalogue from files (`crossmatch/files.py`); readers see either the old rows or the new ones.
 
     Rows are sorted on disk, in `scratch` (default: the system's folder of temporary files), so memory is bounded.
     Raises TableFileError for files that cannot be read, LakeError where they have no good row; then nothing changes.
@@ -125,7 +125,7 @@ def import_catalog(
 
 
 def _sorted_runs(folder: Path, settings: Catalog, paths: Sequence[Path], counts: Counts) -> tuple[list[pa.Table], Ints]:
-    """Good rows of files as tables sorted by `healpix29` that lie on disk, and rows of each pixel of _COUNT_ORDER."""
+    """Good rows of files as tables on disk, sorted by `healpix29`, and number of rows in each pixel of _COUNT_ORDER."""
     cells = np.zeros(12 << 2 * _COUNT_ORDER, np.int64)
     runs: list[pa.Table] = []
     for rows in _gathered(files.rows(settings, paths, counts)):
@@ -139,7 +139,7 @@ def _sorted_runs(folder: Path, settings: Catalog, paths: Sequence[Path], counts:
 
 
 def _gathered(chunks: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Chunks put together to tables of about _RUN_ROWS."""
+    """Chunks combined into tables of about _RUN_ROWS rows."""
     kept: list[pa.Table] = []
     for chunk in chunks:
         kept.append(chunk)
@@ -151,13 +151,13 @@ def _gathered(chunks: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _merged(runs: list[pa.Table], cells: Ints, order: int, counts: Counts) -> Iterator[pa.Table]:
-    """Rows of all runs in order of `healpix29`, in tables of one partition and about _FILE_ROWS; no row twice."""
+    """Rows of all runs in order of `healpix29`, without duplicates, in tables of one partition and about _FILE_ROWS."""
     indices = [run["healpix29"].to_numpy() for run in runs]
     per_pixel = 1 << 2 * (_COUNT_ORDER - order)
     before = np.concatenate([[0], np.cumsum(cells)])
     start = 0
     while start < cells.size:
-        # As many cells as make a file, not beyond the partition.
+        # As many cells as fill a file, not beyond the partition.
         stop = int(np.searchsorted(before, before[start] + _FILE_ROWS, side="right")) - 1
         stop = min(max(stop, start + 1), (start // per_pixel + 1) * per_pixel)
         if before[stop] > before[start]:
@@ -173,7 +173,7 @@ def _merged(runs: list[pa.Table], cells: Ints, order: int, counts: Counts) -> It
 
 
 def _commit(place: Location, catalog: Local, added: list[Action]) -> None:
-    """Replace rows, columns and settings in one version of the log; older files go a day later."""
+    """Replace rows, columns and settings in one version of the table; old files are deleted a day later."""
     schema = _delta_schema(catalog)
     kept = {"delta.deletedFileRetentionDuration": "interval 1 days"}
     definition = Definition(schema, catalog.settings.title, catalog.name, ["pixel"], kept)
@@ -231,10 +231,10 @@ def match(
 ) -> pa.Table:
     """Nearest source of a catalogue to each position [deg] at the time `mjd`: one row of ATTEMPTS for each, in order.
 
-    radius: arcsec; default: that of the catalogue. Of sources at the same distance the one with the smaller id is
-    taken. With `every` a row for each source within the radius, the nearest first. Few positions read little; many are
-    taken in pieces that lie together on the sky, so memory is bounded. Raises LakeError where the catalogue is not
-    imported or the radius is none.
+    radius: arcsec; default: that of the catalogue. Of sources at the same distance the one with the smaller id
+    counts. With `every`, one row for each source within the radius, the nearest first. Few positions read little; many
+    are matched in groups of neighbours on the sky, so memory is bounded. Raises LakeError where the catalogue is not
+    imported or the radius is invalid.
     """
     if radius is not None:
         check_radius(radius)
@@ -243,7 +243,7 @@ def match(
 
 
 def _read(lake: str, name: str, ask: Callable[[_Open], pa.Table]) -> pa.Table:
-    """What an open catalogue answers. Its files may go while it is replaced: then it is opened again, once."""
+    """Result of `ask` on an open catalogue; it is opened again, once, where a replacement deleted its files."""
     try:
         return ask(_needed(lake, name))
     except OSError:
@@ -258,7 +258,7 @@ def _read(lake: str, name: str, ask: Callable[[_Open], pa.Table]) -> pa.Table:
 
 
 def check_radius(radius: float) -> None:
-    """Raises LakeError for a radius that no match can have [arcsec]."""
+    """Raise LakeError for a radius [arcsec] outside the limits of a match."""
     if not 0 < radius <= LARGEST_RADIUS:
         raise LakeError(f"a match radius lies above 0 and up to {LARGEST_RADIUS:g} arcsec, not {radius}")
 
@@ -278,7 +278,7 @@ def sources(lake: str, name: str, ra: float, dec: float, radius: float) -> pl.Da
 
 
 def everything(lake: str, name: str) -> pl.DataFrame:
-    """Every source of a catalogue, in no order: source_id, ra, dec [deg], proper motions and attributes.
+    """Every source of a catalogue, in no fixed order: source_id, ra, dec [deg], proper motions and attributes.
 
     Raises LakeError where the catalogue is not imported.
     """
@@ -288,7 +288,7 @@ def everything(lake: str, name: str) -> pl.DataFrame:
 
 
 def columns(catalog: Local, found: pa.Table) -> pl.DataFrame:
-    """Attributes of attempts on a catalogue, a column each: numbers, or text."""
+    """Attributes of the attempts on a catalogue, one column each: numbers, or text."""
     maps = found["attributes"].combine_chunks()
     kinds = {name: a.type for name, a in catalog.settings.attributes.items()}
     kinds |= dict.fromkeys(("pmra", "pmdec"), "number") if catalog.settings.moves else {}
@@ -299,8 +299,8 @@ def columns(catalog: Local, found: pa.Table) -> pl.DataFrame:
 def wise(lake: str, objects: pl.DataFrame) -> pa.Table | None:
     """AllWISE magnitudes of objects (columns oid, ra, dec [deg], mjd), as `features.select` takes them.
 
-    Columns oid, w1mpro … w4mpro [mag], one row for each object with a source within 1 arcsec; None where there is none.
-    From the catalogue if it is imported, else from the table xmatch, which may have it from a service.
+    Columns oid, w1mpro … w4mpro [mag], one row for each object with a source within 1 arcsec; None where no object has
+    one. They come from the catalogue if it is imported, else from the table xmatch, which may have them from a service.
     """
     if objects.is_empty():
         return None
@@ -318,8 +318,8 @@ def wise(lake: str, objects: pl.DataFrame) -> pa.Table | None:
 
 
 def _stored_wise(lake: str, objects: pl.DataFrame) -> pa.Table:
-    """Matches with AllWISE that the table xmatch has: oid, attributes."""
-    # The attributes of all catalogues are large: first see whether there is anything to read them for.
+    """Matches with AllWISE in the table xmatch: oid, attributes."""
+    # The attributes of all catalogues are large: read them only where there is a match.
     columns = ["oid", "catalog", "separation"]
     attempted = lookup.read_near(lake, "xmatch", columns, objects["oid"], objects["ra"], objects["dec"])
     matched = attempted.filter((pl.col("catalog") == WISE) & (pl.col("separation") <= WISE_RADIUS))["oid"]
@@ -355,7 +355,7 @@ def _match(opened: _Open, ra: Floats, dec: Floats, mjd: Floats, radius: float | 
 def _pairs(
     settings: Catalog, sources: pa.Table, ra: Floats, dec: Floats, mjd: Floats, radius: float, every: bool
 ) -> tuple[Ints, Ints, Floats]:
-    """Rows of positions, of their sources, and separations [arcsec]."""
+    """Pairs of positions and sources (as row numbers), and separations [arcsec]."""
     there = sources["ra"].to_numpy(), sources["dec"].to_numpy()
     ids = sources["source_id"]
     motion = None
@@ -397,13 +397,13 @@ class _Open:
         self.attributes = [*catalog.settings.attributes, *(("pmra", "pmdec") if catalog.settings.moves else ())]
         self.snapshot = snapshot
         self._table = table
-        # Part of the files have no bounds where somebody else wrote them: their row groups decide.
+        # Files written by other programs may lack bounds: their row groups decide.
         self._files = sorted(snapshot.files.values(), key=lambda file: _ends(file)[0])
         self._first, self._last = np.array([_ends(file) for file in self._files], np.int64).reshape(-1, 2).T
         self._groups = lru_cache(maxsize=_FILES)(self._read_groups)
 
     def read(self, ranges: Ints) -> pa.Table:
-        """Every row in the ranges of `healpix29`, and others of their row groups."""
+        """Every row in the ranges of `healpix29`, with other rows of the same row groups."""
         schema = files.schema(self.local.settings).remove_metadata()
         names = [name for name in schema.names if name != "healpix29"]
         found = [schema.empty_table().select(names)]
@@ -431,7 +431,7 @@ class _Open:
 
 
 def _touch(first: Ints, last: Ints, ranges: Ints) -> NDArray[np.bool_]:
-    """Which intervals [first, last] meet any of the half-open, disjoint, ascending ranges."""
+    """Mask of the intervals [first, last] that meet any of the half-open, disjoint, ascending ranges."""
     return np.searchsorted(ranges[:, 0], last, side="right") > np.searchsorted(ranges[:, 1], first, side="right")
 
 

@@ -1,9 +1,9 @@
-"""Compaction: the many small files of a pixel become few sorted ones, so that look-ups stay cheap; old files go.
+"""Compaction: rewrite the many small files of a pixel as few sorted ones, to keep look-ups cheap; delete old files.
 
-Rows only move: a compaction is committed on whatever version the table has by then, if the files that it read are
-still there as it read them, and is left for the next time if not. A writer that meant to delete rows of these files
-finds them gone and makes its change anew. So nothing waits for compaction: it is safe beside a running stream and needs
-no lease.
+Rows only move. So a compaction may be committed on a later version of the table than it read, if the files that it read
+are unchanged; otherwise it is left for the next time. A writer that wanted to delete rows of these files finds them
+removed and makes its change again. So nothing waits for compaction: it is safe beside a running stream and needs no
+lease.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 #: Files of this size or more [bytes] are left alone, unless many of their rows are deleted.
 LARGE_BYTES = 64 << 20
-#: Bytes of the files that become one, at the most: a worker holds their rows, five to ten times as much, in memory.
+#: Largest sum of the sizes [bytes] of files that become one: their rows take five to ten times as much memory.
 _TOGETHER_BYTES = 128 << 20
 #: Share of deleted rows above which a large file is rewritten too.
 _DELETED_SHARE = 0.2
@@ -44,7 +44,7 @@ _MADE = pa.schema([("number", pa.int32()), ("change", pa.binary())])
 
 @dataclass(frozen=True)
 class Compacted:
-    """What was done to one table: pixels rewritten, files before and after in them, groups of files that changed."""
+    """Result for one table: pixels rewritten, their files before and after, groups left because a file changed."""
 
     table: str
     pixels: int
@@ -65,7 +65,7 @@ def files_of_pixels(lake: str, table: str) -> pl.DataFrame:
 def compact(
     spark: SparkSession, lake: str, table: str, max_files: int = 1, large_bytes: int = LARGE_BYTES
 ) -> Compacted:
-    """Rewrite the small files of each pixel that has more than `max_files` of them, sorted; rows stay as they are.
+    """Rewrite the small files of each pixel that has more than `max_files` of them, sorted; rows do not change.
 
     Small are files below `large_bytes`, and larger ones with a fifth of their rows deleted. Up to 128 MB of them become
     one file; one task a group. Safe beside writers.
@@ -95,7 +95,7 @@ def compact(
 
 
 def _groups(live: Snapshot, max_files: int, large_bytes: int) -> list[list[str]]:
-    """Paths of the files that are to become one, for each such file."""
+    """Groups of paths: the files of a group become one."""
     small: dict[str, list[str]] = {}
     for path, file in live.files.items():
         if file.size < large_bytes or _deleted_share(file) > _DELETED_SHARE:
@@ -117,7 +117,7 @@ def _groups(live: Snapshot, max_files: int, large_bytes: int) -> list[list[str]]
 
 
 def moved(added: list[Action], removed: dict[str, Action | None]) -> Change:
-    """The change of a compaction: the rows of some files, as they were read, move into others."""
+    """The change of a compaction: the rows of the files that were read move into new files."""
     return Change(added, removed=removed, operation="OPTIMIZE", moves=True)
 
 
@@ -151,11 +151,11 @@ def vacuum(spark: SparkSession, lake: str, table: str, retention_h: float = 7 * 
 
 
 def compact_lake(spark: SparkSession, lake: str, max_files: int, retention_h: float) -> Iterator[Compacted]:
-    """Compact every table that lies on the sky, and vacuum all. Raises InputError for too short a retention."""
+    """Compact every table with positions, and vacuum all tables. Raises InputError for too short a retention."""
     if max_files < 1:
         raise InputError(f"max_files = {max_files}: a pixel keeps at least 1 file")
     for table in TABLES.values():
-        if not is_made(lake, table.name):  # a lake of an earlier version, until its stream starts again
+        if not is_made(lake, table.name):  # a lake of an earlier version lacks it until its stream starts again
             continue
         if table.on_sky:
             yield compact(spark, lake, table.name, max_files)

@@ -1,4 +1,4 @@
-"""The tables of a lake, opened: by our own reader of the log, and by delta-rs for polars; what they say of the lake."""
+"""Open tables of a lake, by the room delta or by delta-rs for polars, and settings stored in their properties."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ __all__ = [
 
 #: Table property with the HEALPix order of `pixel`, fixed when the lake is made.
 ORDER_PROPERTY = "alerce.healpix_order"
-#: Table property that says "false" where files are not synchronised before they are promised (lake.sync).
+#: Table property that is "false" where files are not synchronised before a commit names them (lake.sync).
 SYNC_PROPERTY = "alerce.sync"
 #: Column whose bounds in each file choose the files of a look-up.
 INDEX = "healpix29"
 
 
 def table_path(lake: str, table: str) -> str:
-    """Path of a table. Raises LakeError for a name that no table has."""
+    """Path of a table. Raises LakeError for an unknown name."""
     if table not in TABLES:
         raise LakeError(f"no table {table!r}; there are {', '.join(TABLES)}")
     return f"{lake_path(lake)}/{table}"
@@ -47,7 +47,7 @@ def is_made(lake: str, table: str) -> bool:
 
 
 def table(lake: str, name: str) -> Table:
-    """A table as this process knows it. Raises LakeError where the lake has not been made."""
+    """The process's `Table` of this name. Raises LakeError where the lake has not been made."""
     opened = delta.open(at(table_path(lake, name)), INDEX)
     try:
         opened.known()
@@ -64,7 +64,7 @@ def delta_table(lake: str, name: str) -> Handle:
 
 
 def collect(lake: str, frame: pl.LazyFrame) -> pl.DataFrame:
-    """Rows of tables of a lake. Where polars cannot read them, the LakeError that names the damaged file, if one is."""
+    """Collect rows of tables of a lake. Where polars fails, raise the LakeError that names a damaged file, if any."""
     try:
         return frame.collect()
     except (PolarsError, PanicException, OSError):
@@ -79,7 +79,7 @@ def healpix_order(lake: str) -> int:
 
 
 def is_synced(lake: str) -> bool:
-    """Whether the lake's files are synchronised before they are promised; they are where it has no objects yet."""
+    """Whether the lake's files are synchronised before a commit names them; true where it has no table objects yet."""
     try:
         objects = delta.open(at(table_path(lake, "objects")), INDEX).known()
     except NotMade:
@@ -88,7 +88,7 @@ def is_synced(lake: str) -> bool:
 
 
 def set_synced(lake: str, sync: bool) -> None:
-    """Let the lake's files be synchronised from now on, or no longer."""
+    """Turn the synchronisation of the lake's files on or off."""
     objects = table(lake, "objects")
     now = objects.newest()
     if is_synced(lake) != sync:

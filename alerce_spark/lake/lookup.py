@@ -1,10 +1,10 @@
-"""History of a few objects, read in a worker or in the driver, no Spark: Arrow reads the files that the log names.
+"""History of a few objects, read in a worker or in the driver without Spark: Arrow reads the files that the log names.
 
-A look-up reads only what can hold rows of its objects. Partitions and files are chosen by the statistics in the Delta
-log, row groups by those in the Parquet footers: files are sorted by `healpix29`, and the rows of an object lie within
-10 arcsec of where it is seen. A Parquet file of a Delta table never changes: open tables are kept from one look-up to
-the next, and, within bounds of memory, footers, what they say of row groups, and the ids in these. So a file that was
-met before and has no row of the objects is not opened.
+A look-up reads only files and row groups that can hold rows of its objects. Statistics in the Delta log choose
+partitions and files, those in the Parquet footers choose row groups: files are sorted by `healpix29`, and the rows of
+an object lie within 10 arcsec of its position. A Parquet file of a Delta table never changes, so open tables, footers,
+statistics of row groups and the ids in them are kept between look-ups, in bounded memory. So a file that was read
+before and has no row of the objects is not opened.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ T = TypeVar("T")
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-#: Order of the pixels that positions are narrowed to: 51 arcsec, wide enough for `sky.near_pixels` to be exact.
+#: Order of the pixels that cover the discs: 51 arcsec, wide enough for `sky.near_pixels` to be exact.
 _NEAR_ORDER = 12
-#: Bytes of what a process keeps of row groups, and of the ids in them.
+#: Bytes that a process keeps of the statistics of row groups, and of the ids in them.
 _GROUP_BYTES, _ID_BYTES = 8 << 20, 16 << 20
-#: Bytes that anything kept takes beside its data.
+#: Bytes that a kept value takes besides its data.
 _OVERHEAD = 600
 _EVERYWHERE = np.array([[0, np.iinfo(np.int64).max]])
 _LOCATION = pa.schema([("path", pa.string()), ("position", pa.int64())])
 
 
 def versions(lake: str, tables: Sequence[str]) -> dict[str, int]:
-    """Newest versions of the tables, to be fixed for a batch."""
+    """Newest versions of the tables, which a batch then reads throughout."""
     return {table: table_of(lake, table).newest().version for table in tables}
 
 
@@ -62,12 +62,12 @@ def read(
     ranges: Ints | None = None,
     located: bool = False,
 ) -> pl.DataFrame:
-    """Rows of `oids` in the partitions `pixels` at `version` (None: the newest), columns as asked, in no fixed order.
+    """Rows of `oids` in the partitions `pixels` at `version` (None: the newest), in no fixed order.
 
-    ranges: (n, 2) disjoint, ascending half-open ranges of `healpix29`; every row inside them is found, one outside may
-    be or not. Default: the whole partitions. `located` adds where each row lies: `path` of its file in the table,
-    `position` in the file, as `Change` takes rows to delete. Where files are gone the log is read again, once. Raises
-    FileNotFoundError where files of `version` were vacuumed, LakeError where the lake has not been made.
+    ranges: (n, 2) disjoint, ascending half-open ranges of `healpix29`; every row inside them is returned, rows outside
+    may be. Default: the whole partitions. `located` adds `path` (the row's file in the table) and `position` (its
+    number in the file), as `Change` needs them for rows to delete. Where files are missing the log is read again, once.
+    Raises FileNotFoundError where files of `version` were vacuumed, LakeError where the lake has not been made.
     """
     wanted = pa.array(pl.Series(oids, dtype=pl.String).to_arrow(), pa.string())
     within = _EVERYWHERE if ranges is None else ranges
@@ -97,7 +97,7 @@ def rows_of_files(lake: str, table: str, paths: Sequence[str], version: int) -> 
 
 
 def near(ra: ArrayLike, dec: ArrayLike, order: int) -> tuple[Ints, Ints]:
-    """Where the rows of objects seen at these positions [deg] lie: partitions of `order`, ranges of `healpix29`.
+    """Partitions of `order` and ranges of `healpix29` that can hold the rows of objects at these positions [deg].
 
     Both cover the disc of sky.OBJECT_RADIUS around each position; ranges are (n, 2), disjoint, ascending, half-open.
     """
@@ -118,9 +118,9 @@ def read_near(
     version: int | None = None,
     located: bool = False,
 ) -> pl.DataFrame:
-    """As `read`, rows of objects where they are seen: each row lies within sky.OBJECT_RADIUS of a position of its oid.
+    """Rows of objects as from `read`, but only those within sky.OBJECT_RADIUS of a position [deg] of their oid.
 
-    One position [deg] an oid; an oid may come several times.
+    Each row of the positions has one oid; an oid may have several positions.
     """
     names, lon, lat = sky.oid_array(oids), np.asarray(ra, float), np.asarray(dec, float)
     pixels, ranges = near(lon, lat, healpix_order(lake))
@@ -131,20 +131,20 @@ def read_near(
 
 
 def _is_near(rows: pl.DataFrame, names: pa.Array, ra: Floats, dec: Floats) -> NDArray[np.bool_]:
-    """Which rows (oid, healpix29) lie where their object is seen."""
+    """Mask of the rows (oid, healpix29) that lie near a position of their object."""
     own, at = sky.oid_array(rows["oid"]), sky.position(rows["healpix29"])
     first = sky.first_index(own, names)
     is_near = sky.separation(*at, ra[first], dec[first]) <= sky.OBJECT_RADIUS
-    for row in np.flatnonzero(~is_near):  # perhaps it is near a later position of its object
+    for row in np.flatnonzero(~is_near):  # it may be near a later position of its object
         seen = np.flatnonzero(pc.equal(names, own[int(row)]))
         is_near[row] = (sky.separation(at[0][row], at[1][row], ra[seen], dec[seen]) <= sky.OBJECT_RADIUS).any()
     return is_near
 
 
 def stored_history(lake: str, oids: pl.Series, ra: ArrayLike, dec: ArrayLike, at: dict[str, int]) -> Stored:
-    """What the lake holds of objects seen at these positions [deg], one an oid, at the table versions `at`.
+    """Stored rows of objects seen at these positions [deg], one position per oid, at the table versions `at`.
 
-    An object's rows lie in the pixels of their own positions, within 10 arcsec of each other.
+    Each row is in the pixel of its position; an object's rows lie within 10 arcsec of each other.
     """
 
     def history(table: str, columns: Sequence[str]) -> pl.DataFrame:
@@ -158,13 +158,13 @@ def stored_history(lake: str, oids: pl.Series, ra: ArrayLike, dec: ArrayLike, at
 
 
 def stored_homes(lake: str, oids: pl.Series, ra: ArrayLike, dec: ArrayLike, version: int) -> pl.DataFrame:
-    """Home pixels of the objects that the lake knows at these positions [deg], one an oid: oid, pixel."""
+    """Home pixels of stored objects at these positions [deg], one position per oid: oid, pixel."""
     return read_near(lake, "objects", ["oid", "pixel"], oids, ra, dec, version)
 
 
 @dataclass(frozen=True)
 class _Listed:
-    """The live files of a snapshot in columns: partitions, smallest and largest `healpix29`."""
+    """The live files of a snapshot as columns: partition, smallest and largest `healpix29`."""
 
     snapshot: Snapshot
     files: list[File]
@@ -200,7 +200,7 @@ def _pixel(file: File) -> int:
 
 @dataclass(frozen=True)
 class _Groups:
-    """Columns of a Parquet file, and of its row groups the rows and the first and last `healpix29`."""
+    """Columns of a Parquet file; rows and first and last `healpix29` of each row group."""
 
     columns: frozenset[str]
     rows: Ints
@@ -224,16 +224,16 @@ def _groups(file: pq.ParquetFile) -> _Groups:
 
 
 def _touch(first: Ints, last: Ints, ranges: Ints) -> NDArray[np.bool_]:
-    """Which intervals [first, last] meet any of the half-open, disjoint, ascending ranges."""
+    """Mask of the intervals [first, last] that meet any of the half-open, disjoint, ascending ranges."""
     following = np.searchsorted(ranges[:, 1], first, side="right")  # the range that ends after `first`
     begin = np.append(ranges[:, 0], np.iinfo(np.int64).max)[following]
     return (begin <= last) & (following < len(ranges))
 
 
 def _matching(stored: Table, file: File, schema: pa.Schema, oids: pa.Array, ranges: Ints) -> pa.Table:
-    """Rows of the objects in a file: ids of the row groups in the ranges first, then columns of groups with a hit."""
+    """Rows of the objects in a file: reads ids of row groups in the ranges, then columns of groups with hits."""
     key = stored.location.url, file.path
-    # One request for many columns is what a store wants; from a disk, column after column is a third cheaper.
+    # A store is fastest with one request for many columns; a disk, a third cheaper with one column after another.
     options = {"read_dictionary": ["oid"], "pre_buffer": stored.location.is_remote}
     with ExitStack() as stack, reading(stored, file.path):
 
@@ -273,7 +273,7 @@ def _matching(stored: Table, file: File, schema: pa.Schema, oids: pa.Array, rang
 def _ids(
     file: tuple[str, str], groups: list[int], rows: Ints, parquet: Callable[[], pq.ParquetFile]
 ) -> list[pa.ChunkedArray]:
-    """Ids in each of the row groups, read together where they are not known."""
+    """Ids in each of the row groups; unknown ones are read together."""
     found = {group: _known_ids.get((*file, group)) for group in groups}
     unknown = [group for group, ids in found.items() if ids is None]
     if unknown:
@@ -292,7 +292,7 @@ _known_ids: Kept[tuple[str, str, int], pa.ChunkedArray] = Kept(_ID_BYTES, lambda
 
 
 def _twice(lake: str, table: str, scan: Callable[[Table], T]) -> T:
-    """Result of `scan`; where files are gone, once more on what the log says by then."""
+    """Result of `scan`; where files are missing, the log is read again and `scan` tried once more."""
     stored = table_of(lake, table)
     try:
         return scan(stored)

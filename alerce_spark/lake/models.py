@@ -1,8 +1,8 @@
 """The registry of models: the table `models`, the folder `_models` of the lake, and the model that a worker serves.
 
-The table has a few dozen rows, so every change rewrites it in one commit, made from the version that was
-read or not at all: two changes at a time never mix, and a reader sees one current model of a classifier or none. Model
-files are never changed. Which versions were current before travels in the commits' metadata, newest last.
+The table has a few dozen rows, so every change rewrites it in one commit, which fails where the table is no longer at
+the version that was read: two changes never mix, and a reader sees one current model of a classifier or none. Model
+files never change. The metadata of commits list the versions that were current before, newest last.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CANDIDATE, CURRENT, RETIRED = "candidate", "current", "retired"
 _TABLE = TABLES["models"]
 _FOLDER = "_models"
 _BOOTSTRAP = {LIGHTCURVE: "lc_classifier.forest", STAMP: "stamp_classifier.onnx", OUTLIER: "outlier.gaussians"}
-#: A model that is calibrated on the answers of another goes with it: see `promote`.
+#: Models that are calibrated on the answers of another and are promoted with it: see `promote`.
 _COMPANIONS = {LIGHTCURVE: OUTLIER}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 #: Key of the commit metadata with the versions that were current before, by classifier, as JSON.
@@ -56,7 +56,7 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered model. `artefact` is the path of its file from the lake."""
+    """A registered model. `artefact` is the path of its file in the lake."""
 
     classifier: str
     version: str
@@ -68,7 +68,7 @@ class Entry:
 
 
 def bootstrap(classifier: str) -> Path | None:
-    """The model file that ships with the package, for a lake without a trained model; None where there is none."""
+    """The model file that ships with the package, for a lake without a trained model; None for other classifiers."""
     path = Path(classifiers.__file__).parent / "bootstrap" / _BOOTSTRAP[classifier]
     return path if path.is_file() else None
 
@@ -85,8 +85,8 @@ def register(
 ) -> Entry:
     """Copy a model file into the lake and register it; with state "current" it is promoted in the same commit.
 
-    Makes the table where there is none. Registering the same file again changes nothing. Raises LakeError for a
-    version that is registered with another file, a file that is not there, and names that cannot be part of a path.
+    Makes the table where it is missing. Registering the same file again changes nothing. Raises LakeError for a version
+    that is registered with another file, a missing file, and names that cannot be part of a path.
     """
     source = Path(file)
     _refuse_unknown(classifier)
@@ -121,7 +121,7 @@ def _refuse_unknown(classifier: str) -> None:
 
 
 def listing(lake: str, classifier: str | None = None) -> pa.Table:
-    """The table `models`, sorted by classifier and version. Raises LakeError where there is none."""
+    """The table `models`, sorted by classifier and version. Raises LakeError without such a table."""
     found = _arrow(_newest(lake).entries.values())
     if classifier is not None:
         found = found.filter(pc.field("classifier") == classifier)
@@ -129,16 +129,16 @@ def listing(lake: str, classifier: str | None = None) -> pa.Table:
 
 
 def current(lake: str, classifier: str) -> Entry | None:
-    """The model in use, None where none was promoted. Raises LakeError where there is no table."""
+    """The model in use; None where no version was promoted. Raises LakeError without a table of models."""
     return _newest(lake).current(classifier)
 
 
 def promote(lake: str, classifier: str, version: str) -> Entry:
     """Make a version current and retire the one before, in one commit.
 
-    Whenever the current light-curve classifier changes, by whichever function here, the same commit makes the outlier
-    model current that is registered under its version; where there is none, none stays current, since its scores are
-    calibrated on the classifier's answers. Raises LakeError for a version that is not registered or whose file is
+    Every change of the current light-curve classifier here also makes the outlier model of the same version current, in
+    the same commit; without such a model no outlier model is current, since its scores are calibrated on the
+    classifier's answers. Raises LakeError for a version that is not registered or whose file is
     missing or damaged.
     """
     with fetched(lake, _newest(lake).known(classifier, version)):
@@ -147,7 +147,7 @@ def promote(lake: str, classifier: str, version: str) -> Entry:
 
 
 def retire(lake: str, classifier: str, version: str) -> Entry:
-    """Take a version out of use for good; where it was current, workers go back to the bootstrap model.
+    """Retire a version; where it was current, workers go back to the bootstrap model.
 
     Raises LakeError for a version that is not registered.
     """
@@ -157,7 +157,7 @@ def retire(lake: str, classifier: str, version: str) -> Entry:
 def roll_back(lake: str, classifier: str) -> Entry:
     """Retire the current version and make the one before it current again, in one commit.
 
-    Called again it goes one further back. Raises LakeError where none is remembered.
+    A second call goes one version further back. Raises LakeError where no earlier version is known.
     """
     _refuse_unknown(classifier)
     registry = _change(lake, lambda registry: registry.roll_back(classifier))
@@ -166,7 +166,7 @@ def roll_back(lake: str, classifier: str) -> Entry:
 
 @dataclass
 class _Registry:
-    """The rows by classifier and version, and the versions that were current before, the latest last."""
+    """Rows by classifier and version, and the versions that were current before, the latest last."""
 
     entries: dict[tuple[str, str], Entry]
     previous: dict[str, list[str]]
@@ -206,7 +206,7 @@ class _Registry:
         self.previous[classifier] = earlier[:-1]
 
     def follow(self, before: _Registry) -> None:
-        """Let companions follow what became current since `before`."""
+        """Promote or retire the companions of models that became current since `before`."""
         for leader, companion in _COMPANIONS.items():
             old, new = before.current(leader), self.current(leader)
             if (old and old.version) == (new and new.version):
@@ -233,13 +233,13 @@ def _registry(table: Table, now: Snapshot) -> _Registry:
 
 
 def _newest(lake: str) -> _Registry:
-    """The registry as it is. Raises LakeError where there is no table."""
+    """The newest registry. Raises LakeError without a table of models."""
     table = table_of(lake, _TABLE.name)
     return _registry(table, table.newest())
 
 
 def _previous(table: Table, now: Snapshot) -> dict[str, list[str]]:
-    # The last commit has it, unless something else (an OPTIMIZE, say) came after our last one.
+    # The last commit has it, unless another program (an OPTIMIZE, say) committed after us.
     for _, commit in table.log.history(now.version):
         if _PREVIOUS in commit:
             return {name: list(versions) for name, versions in json.loads(commit[_PREVIOUS]).items()}
@@ -252,7 +252,7 @@ def _arrow(entries: Sequence[Entry] | Any) -> pa.Table:
 
 
 def _change(lake: str, edit: Callable[[_Registry], None]) -> _Registry:
-    """Apply `edit` to the newest registry and commit it; again from the start where somebody else was faster."""
+    """Apply `edit` to the newest registry and commit it; start again where another writer was faster."""
     for attempt in Retrying(
         retry=retry_if_exception_type(Conflict),
         wait=wait_random(0, 0.1),
@@ -276,7 +276,7 @@ def _change(lake: str, edit: Callable[[_Registry], None]) -> _Registry:
 
 
 def _opened_or_made(lake: str) -> Table:
-    """The table, made from its definition where it is not there."""
+    """The table, made from its definition where it is missing."""
     if not is_made(lake, _TABLE.name):
         write.make(lake, _TABLE, {"delta.deletedFileRetentionDuration": "interval 1 days"})
     return table_of(lake, _TABLE.name)
@@ -296,7 +296,7 @@ def _store(lake: str, source: Path, artefact: str) -> None:
 
 @contextmanager
 def fetched(lake: str, entry: Entry) -> Iterator[Path]:
-    """The file of a model, checked against its checksum; a copy that goes away for a lake on S3. Raises LakeError."""
+    """The file of a model, checked against its checksum; a temporary copy for a lake on S3. Raises LakeError."""
     if not entry.artefact.startswith(f"{_FOLDER}/") or ".." in entry.artefact.split("/"):
         raise LakeError(f"{entry.classifier} {entry.version}: {entry.artefact!r} is not in the folder of the models")
     place = at(lake_path(lake))
@@ -322,11 +322,10 @@ M = TypeVar("M", bound=Versioned)
 
 
 class Served(Generic[M]):
-    """The current model of a classifier in a worker: `get` at each batch gives it, newly promoted ones included.
+    """The current model of a classifier in a worker: `get`, called for each batch, follows promotions.
 
-    `loader` makes a model of a file and raises where it cannot; `fallback` is the file of the model to use while the
-    lake has none, or where there is no lake (None). `alarm` says why the newest model could not be loaded, None while
-    all is well.
+    `loader` makes a model from a file or raises; `fallback` is the model file to use while the lake has no current
+    model, or without a lake (None). `alarm` says why the newest model could not be loaded, else it is None.
     """
 
     def __init__(
@@ -341,7 +340,7 @@ class Served(Generic[M]):
         self._lake, self._classifier, self._loader = lake, classifier, loader
         self._fallback, self._clock = fallback, clock
         self._table: Table | None = None
-        self._seen: Snapshot | None = None  # version of the table that was followed
+        self._seen: Snapshot | None = None  # version of the table that was read last
         self._served: tuple[M, str] | None = None
         self._key: str | None = None  # checksum of the served file, None for the fallback
         self._wait, self._not_before = _FIRST_WAIT_S, -float("inf")
@@ -349,14 +348,14 @@ class Served(Generic[M]):
     def get(self) -> tuple[M, str]:
         """The model to use now, and its version.
 
-        Where the current one cannot be loaded, the one that was current before serves, `alarm` says why, and it is
-        tried again after a while. Raises ModelError where there is none at all.
+        Where the current model cannot be loaded, the one before it serves, `alarm` says why, and the current one is
+        tried again after a while. Raises ModelError where no model can be loaded.
         """
         if self._lake is not None and self._clock() >= self._not_before:
             try:
                 self._follow(self._lake)
                 self.alarm, self._wait = None, _FIRST_WAIT_S
-            except Exception as error:  # noqa: BLE001  (whatever a loader raises, the model before serves on)
+            except Exception as error:  # noqa: BLE001  (whatever a loader raises, the model before it serves)
                 self._raise_alarm(f"{self._classifier}: {error}")
                 self._table = None
                 self._not_before = self._clock() + self._wait
@@ -371,7 +370,7 @@ class Served(Generic[M]):
         self.alarm = alarm
 
     def _follow(self, lake: str) -> None:
-        """Serve what the table says, if it says something new."""
+        """Serve the model that the table names, if it changed."""
         if self._table is None:
             if not is_made(lake, _TABLE.name):
                 return
@@ -400,9 +399,9 @@ class Served(Generic[M]):
         self._served, self._key = (model, entry.version), entry.sha256
 
     def _serve_earlier(self, lake: str, registry: _Registry) -> None:
-        """Serve the version that was current before, or the latest that can be loaded; else what is served stays.
+        """Serve the version that was current before, or the latest that can be loaded; otherwise keep the model.
 
-        A worker that started or was idle while it was current has never served it, and all are to agree.
+        All workers shall agree, and one that started late or was idle has never served that version.
         """
         for version in reversed(registry.previous.get(self._classifier, [])):
             try:

@@ -25,7 +25,7 @@ from alerce_spark.location import lake_path
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
-#: Columns with the position of a row, by table; of a table without, `healpix29` (0.4 mas) stands for it.
+#: Columns with the position of a row, by table; in other tables `healpix29` (0.4 mas) is the position.
 _POSITIONS: dict[str, tuple[str, ...]] = {
     "detections": ("ra", "dec"),
     "forced_photometry": ("ra", "dec"),
@@ -40,7 +40,7 @@ _POINTS = (
 
 @dataclass(frozen=True)
 class Cone:
-    """A disc on the sky: centre [deg], radius [arcsec]. Raises InputError for what is none."""
+    """A disc on the sky: centre [deg], radius [arcsec]. Raises InputError for invalid values."""
 
     ra: float
     dec: float
@@ -68,10 +68,10 @@ class Lake:
     * `cone`: a Cone; rows of tables with a position are cut exactly, others by their pixel of order 29;
     * `version`: of the Delta table, or a time with a time zone: the table as it was then (`history` lists both).
 
-    With a cone, only partitions that it touches are read. By object alone, the home of each is looked up in `objects`
-    first, so that this prunes too.
+    With a cone, only the partitions that it touches are read. With objects alone, the table `objects` gives their home
+    pixels first, so that only those partitions are read.
 
-    `light_curve`, `cone_search`, `classes` and `features` answer what one asks most, without Spark.
+    `light_curve`, `cone_search`, `classes` and `features` answer the most frequent questions, without Spark.
     """
 
     path: str
@@ -88,7 +88,7 @@ class Lake:
         """A table as a polars LazyFrame.
 
         Raises LakeError for an unknown table, a version that it does not have and a time before its first row;
-        InputError for what is no id or version.
+        InputError for an invalid id or version.
         """
         handle = delta_table(self.path, name)
         if version is not None:
@@ -138,10 +138,10 @@ class Lake:
     def light_curve(self, oid: str | Sequence[str]) -> pl.DataFrame:
         """Detections and upper limits of one object or several: one row a point, by object and time.
 
-        `detected` tells them apart; `diffmaglim` [mag] is the 5-sigma limit of the difference image of either.
+        `detected` is true for detections; `diffmaglim` [mag] is the 5-sigma limit of the difference image of both.
         `mag`, `e_mag` [mag] are what the features use: apparent (`magpsf_corr`, `sigmapsf_corr_ext`) where the object
         is corrected, otherwise of the difference flux (`magpsf`, `sigmapsf`), whose sign is `isdiffpos`; null where
-        undefined. `mjd` [d, UTC], `band` g, r, i. Forced photometry is a table of its own.
+        undefined. `mjd` [d, UTC], `band` g, r, i. Forced photometry is in another table.
         """
         apparent = collect(self.path, self.table("objects", oid=oid).select("oid", apparent="corrected"))
         points = pl.concat(
@@ -174,9 +174,9 @@ class Lake:
         cone: Cone | None = None,
         version: int | datetime | None = None,
     ) -> pl.LazyFrame:
-        """*The* class of each object: one row an object, with one column a class for its probability.
+        """The valid class of each object: one row an object, with one column a class for its probability.
 
-        By the light curve it is that of the latest alert, by the stamps that of the first one; where several model
+        By the light curve it is that of the latest alert, by the stamps that of the first alert; where several model
         versions classified it, the newest counts. `oid`, `cone`, `version` as of `table`. Raises LakeError for a
         classifier that the lake does not know.
         """
@@ -222,7 +222,7 @@ class Lake:
         return pl.DataFrame(commits, columns, orient="row").sort("version")
 
     def _version(self, name: str, version: int | datetime) -> int:
-        """The version that was the newest at a time."""
+        """The version that was newest at a time."""
         if not isinstance(version, datetime):
             return self._numbered(name, version)
         if version.tzinfo is None:
@@ -267,19 +267,19 @@ class Lake:
 
 
 def open_lake(path: str | os.PathLike[str]) -> Lake:
-    """Open the lake at `path` for reading. Raises LakeError where there is none, InputError where there can be none."""
+    """Open the lake at `path` for reading. Raises LakeError without a lake there, InputError for an invalid path."""
     place = lake_path(path)
     return Lake(place, healpix_order(place))
 
 
 def _ordered(versions: pl.Series) -> pl.Series:
-    """Text by which versions sort."""
+    """Key by which versions sort as text."""
     known = versions.unique()
     orders = [None if version is None else version_order(version) for version in known]
     return versions.replace_strict(known, pl.Series(orders, dtype=pl.String), return_dtype=pl.String)
 
 
-#: Versions of models and of code in the order in which they came (`taxonomy.version_order`).
+#: Expression that sorts versions of models and of code, oldest first (`taxonomy.version_order`).
 BY_VERSION = pl.col("version").map_batches(_ordered, return_dtype=pl.String)
 
 

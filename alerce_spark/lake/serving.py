@@ -1,4 +1,4 @@
-"""The models of a lake as workers serve them; with the classifier of light curves goes its outlier model."""
+"""The models of a lake that workers serve; the light-curve classifier is served with its outlier model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def stamp_models(lake: str | None, clock: Callable[[], float] = time.monotonic) 
 
 
 def refuse_other_models(classifier: str, file: Path) -> None:
-    """Load a model file once, as workers will. Raises LakeError for what is no model of this classifier."""
+    """Load a model file once, as workers will. Raises LakeError for a file that is no model of this classifier."""
     loaders = {LIGHTCURVE: lightcurve.load, OUTLIER: outliers.load, STAMP: StampModel.load}
     if classifier not in loaders:
         raise LakeError(f"no classifier {classifier!r}; there are {', '.join(loaders)}")
@@ -41,7 +41,7 @@ def refuse_other_models(classifier: str, file: Path) -> None:
 
 @dataclass(frozen=True)
 class Serving:
-    """A classifier with its version in the registry, and the outlier model that goes with it, if there is one."""
+    """A classifier with its version in the registry, and its outlier model, if it has one."""
 
     classifier: LightcurveModel
     version: str
@@ -60,12 +60,12 @@ class Serving:
 
 
 class LightcurveModels:
-    """The current classifier and outlier model of a lake, as of `lake.models.Served`.
+    """The current classifier and outlier model of a lake, each a `lake.models.Served`.
 
-    Scores of outliers are calibrated on what a classifier says of ordinary objects. So an outlier model serves only
-    with the classifier that it was calibrated on (by the version in its file); with another there are no scores, and
-    `alarm` says so, as it does where the outlier model cannot be loaded. Classes never wait for it. Without a lake
-    (None) those that ship with the package serve.
+    Outlier scores are calibrated on a classifier's answers for ordinary objects. So an outlier model serves only with
+    the classifier that it was calibrated on (its file has that version); with another, or where the outlier model
+    cannot be loaded, there are no scores and `alarm` says so. Classes never wait for it. Without a lake (None) the
+    models that ship with the package serve.
     """
 
     def __init__(self, lake: str | None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -74,18 +74,18 @@ class LightcurveModels:
         self._outliers = Served(lake, OUTLIER, outliers.load, bootstrap(OUTLIER), clock)
 
     def scorer(self) -> OutlierModel:
-        """The outlier model, whichever classifier it goes with. Raises ModelError where there is none."""
+        """The current outlier model, for any classifier. Raises ModelError where no outlier model can be loaded."""
         return self._outliers.get()[0]
 
     def get(self) -> Serving:
-        """The models to use now. Raises ModelError where there is no classifier at all."""
+        """The models to use now. Raises ModelError where no classifier can be loaded."""
         model, version = self.classifier.get()
         try:
             scorer, outlier_version = self._outliers.get()
         except ModelError as error:
             self.alarm = str(error)
             return Serving(model, version, None, None)
-        if scorer.classifier != model.version:  # both may have been promoted between the two looks
+        if scorer.classifier != model.version:  # both may have been promoted between the two reads
             model, version = self.classifier.get()
         self.alarm = self._outliers.alarm
         if scorer.classifier != model.version:

@@ -1,4 +1,4 @@
-"""Every table of the lake, defined once: columns, units, keys, checks; DDL and Arrow schemas are made from it."""
+"""Every table of the lake, defined once: columns, units, keys, checks; DDL and Arrow schemas follow from it."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Table:
 
     @property
     def delta_schema(self) -> str:
-        """Schema of the rows as Delta's log has it, comments included."""
+        """Schema of the rows in the form of Delta's log, comments included."""
         fields = [
             {"name": c.name, "type": _DELTA[c.type], "nullable": not c.required, "metadata": {"comment": c.description}}
             for c in self.columns
@@ -136,7 +136,7 @@ _POSITION_CHECKS = (("ra_range", "ra >= 0 AND ra < 360"), ("dec_range", "dec >= 
 
 
 def _from_packet(survey: Survey, fields: Iterable[Field], others: Iterable[Column]) -> Iterator[Column]:
-    """Columns of packet fields but for `others`, under their own names, Julian dates turned into modified ones."""
+    """Columns for the packet fields except `others`, with the same names; Julian dates become modified ones."""
     skip = {column.name for column in others} | {check.column for check in survey.checks if check.kind == "same id"}
     for f in fields:
         name = survey.julian.get(f.target, f.target)

@@ -1,6 +1,7 @@
-"""Writes to the lake: tables made from their definition, and changes of rows, each one commit from a known version.
+"""Writes to the lake: make tables from their definition, change rows, each in one commit from a known version.
 
-Who holds the rows writes their files, a worker or the driver (`append`, `replace`, `insert`); the driver alone commits.
+The process that has the rows, a worker or the driver, writes their files (`append`, `replace`, `insert`); only the
+driver commits.
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ __all__ += ["replace", "replace_all", "unhindered", "unpacked"]
 
 T = TypeVar("T")
 
-#: Times that a change is made anew because another writer was faster.
+#: Number of times that a change is repeated because another writer was faster.
 _ATTEMPTS = 10
 
 
 def create(lake: str, order: int, *, sync: bool = True) -> list[str]:
-    """Make the tables that are not there yet, and add columns that are new to those that are; returns the former.
+    """Make the missing tables, and add new columns to existing ones; return the tables that were made.
 
-    `sync` is lake.sync of the settings, and is changed where the lake was made otherwise; processes that run keep to
-    what they know. Raises LakeError where the lake exists with another HEALPix order.
+    `sync` is lake.sync of the settings, which replaces the lake's; running processes keep the value that they read.
+    Raises LakeError where the lake exists with another HEALPix order.
     """
     if is_made(lake, "objects") and healpix_order(lake) != order:
         raise LakeError(
@@ -138,27 +139,27 @@ def replace(lake: str, name: str, rows: pa.Table, version: int, stored: pl.DataF
 
 
 def joined(changes: Sequence[Change]) -> Change:
-    """One change of a table that does what several do."""
+    """Several changes of a table combined into one."""
     deleted = [c.deleted for c in changes if c.deleted is not None]
     operation = "MERGE" if any(c.operation == "MERGE" for c in changes) else "WRITE"
     return Change([a for c in changes for a in c.added], pl.concat(deleted) if deleted else None, operation=operation)
 
 
 def packed(change: Change) -> bytes:
-    """A change that a worker made, for the driver: added files and deleted rows."""
+    """A worker's change, encoded for the driver: added files and deleted rows."""
     deleted = {} if change.deleted is None else change.deleted.to_dict(as_series=False)
     return json.dumps({"added": change.added, "deleted": deleted, "operation": change.operation}).encode()
 
 
 def unpacked(data: bytes) -> Change:
-    """The change that `packed` wrote."""
+    """The change that `packed` encoded."""
     fields = json.loads(data)
     deleted = pl.DataFrame(fields["deleted"], schema={"path": pl.String, "position": pl.Int64})
     return Change(fields["added"], deleted, operation=fields["operation"])
 
 
 def replace_all(lake: str, name: str, rows: pa.Table, version: int, info: dict[str, str]) -> Change:
-    """Files of rows that take the place of all at `version`; `info` is kept in the commit."""
+    """Files of rows that replace all rows at `version`; `info` is kept in the commit."""
     before = table(lake, name).at(version).files.values()
     removed = {file.path: file.vector for file in before}
     return Change(files.write(lake, name, rows), removed=removed, info=info)
@@ -186,7 +187,7 @@ def insert(lake: str, name: str, rows: pa.Table) -> int:
 
 
 def unhindered(change: Callable[[], T]) -> T:
-    """Result of `change`, which reads and commits; made again where another writer's commit came between."""
+    """Result of `change`, which reads and commits; it is repeated where another writer committed in between."""
     for attempt in Retrying(
         retry=retry_if_exception_type(Conflict),
         wait=wait_random(0.05, 0.5),
@@ -199,7 +200,7 @@ def unhindered(change: Callable[[], T]) -> T:
 
 
 def _keyed(frame: pl.DataFrame, table: str) -> pl.DataFrame:
-    """Keys as they are compared: upper limits by their rounded time."""
+    """Keys for comparison: upper limits have a rounded time."""
     if table != "non_detections":
         return frame
     return frame.with_columns(mjd=(pl.col("mjd") / LIMIT_MJD_STEP).round().cast(pl.Int64))

@@ -1,4 +1,4 @@
-"""Two versions side by side: the classes that a lake holds of some alerts, and those that a replay gave them."""
+"""Compare versions of classifiers: the stored classes of some alerts and those of a replay."""
 
 from __future__ import annotations
 
@@ -41,10 +41,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Versions:
-    """One stored version of a classifier against the replayed one, at the same alerts.
+    """One stored version of a classifier compared with the replayed one, at the same alerts.
 
-    objects: those that both classified; `same_input` of them from as many detections, `changed` with another class,
-    `changed_on_same_input` both. only_stored: objects without a replayed class. distance: mean of `Change.distance`.
+    objects: number that both classified; `same_input` of them with equal numbers of detections, `changed` with another
+    class, `changed_on_same_input` with both. only_stored: objects without a replayed class. distance: mean of
+    `Change.distance`.
     confusion: objects by stored class (rows) and replayed class (columns) of `classes`. largest: the biggest changes.
     """
 
@@ -64,7 +65,7 @@ class Versions:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a replay of a night gave. `only_replayed`: objects without any stored class at that alert, by classifier."""
+    """Result of a replay of a night. `only_replayed`: objects without a stored class at that alert, by classifier."""
 
     night: str
     lake: str
@@ -84,9 +85,9 @@ class Comparison:
 
 
 def classes(spark: SparkSession, lake: str, alerts: DataFrame) -> pl.DataFrame:
-    """Rows of `probabilities` at `alerts` (columns oid, candid, mjd, pixel): one an object, classifier and version.
+    """Rows of `probabilities` at `alerts` (columns oid, candid, mjd, pixel): one per object, classifier and version.
 
-    It is the row at the earliest of the alerts for stamps, which are classified once, and at the latest for others.
+    For stamps, which are classified once, it is the row at the earliest of the alerts, for others that at the latest.
     """
     pixels = [row.pixel for row in alerts.select("pixel").distinct().collect()]  # at most a few thousand
     table = (
@@ -106,9 +107,10 @@ def classes(spark: SparkSession, lake: str, alerts: DataFrame) -> pl.DataFrame:
 
 
 def compare(stored: pl.DataFrame, replayed: pl.DataFrame, most: int = 20) -> tuple[list[Versions], dict[str, int]]:
-    """Each stored version against the replayed one, and objects that have no stored class, by classifier.
+    """Comparison of each stored version with the replayed one, and objects without a stored class, by classifier.
 
-    Both are rows as of `classes`; the replay has one version of a classifier. `most` is the length of `largest`.
+    Both arguments are rows as from `classes`; the replay has one version of a classifier. `most` is the length of
+    `largest`.
     """
     new = replayed.join(stored, _OF_OBJECT, "anti").group_by("classifier").len()
     only_replayed = dict(sorted(new.iter_rows()))
@@ -147,7 +149,7 @@ def _versions(classifier: str, version: str, old: pl.DataFrame, new: pl.DataFram
 
 
 def _distances(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
-    """Distance of the two distributions of each object: oid, distance. A class that one lacks has no probability."""
+    """Distance of the two distributions of each object: oid, distance. A missing class has probability 0."""
     before, after = (
         part.select("oid", pl.col("probabilities").cast(_PAIRS)).explode("probabilities").unnest("probabilities")
         for part in (old, new)

@@ -1,4 +1,4 @@
-"""What to look at in a lake: the objects that fit no class, and those whose label would teach the models most."""
+"""Objects of a lake worth a look: those that fit no class, and those whose label would teach the models most."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def outlying(
     limit: int = 100,
     columns: Sequence[str] = (),
 ) -> pl.DataFrame:
-    """The objects with the largest outlier scores, first the largest; of equal ones the most uncertain class first.
+    """The objects with the largest outlier scores, the largest first; of equal ones the most uncertain class first.
 
     Columns: oid, outlier_score, novelty (of its latest detection, above 0 brighter), class, probability, ndet, meanra,
-    meandec [deg], firstmjd, lastmjd [d], odd (features that make it odd with their share of its distance to the
+    meandec [deg], firstmjd, lastmjd [d], odd (features that make it odd, with their share of its distance to the
     predicted class), candid, version, outlier_version, and `columns` of the table objects or features. `branch` is that
     of the predicted class; `min_novelty` is for brighter or fainter. Raises LakeError for an unknown branch or column,
     InputError for a limit below 1 and bounds that are no numbers.
@@ -77,9 +77,9 @@ def outlying(
 def uncertain(lake: str, count: int = 100, labelled: Sequence[str] = ()) -> pl.DataFrame:
     """The `count` objects whose labels would teach the light-curve classifier most (training/active.py).
 
-    They are chosen among the AMONG most uncertain ones, apart from each other and from those that are `labelled`
-    already, and with many others like them. Columns, the most telling first: oid, class, probability, second (class),
-    uncertainty (0 to 1), covers (share of the uncertainty that the label tells of), ndet, meanra, meandec [deg],
+    They are chosen among the AMONG most uncertain ones: far from each other and from `labelled` objects, with many
+    similar objects. Columns, the most useful first: oid, class, probability, second (class), uncertainty (0 to 1),
+    covers (share of the uncertainty that the label would resolve), ndet, meanra, meandec [deg],
     firstmjd, lastmjd [d]. Raises ModelError where the lake has no models, InputError for a count below 1.
     """
     if count < 1:
@@ -104,13 +104,13 @@ def uncertain(lake: str, count: int = 100, labelled: Sequence[str] = ()) -> pl.D
 
 
 def _features(opened: Lake, oids: Sequence[str]) -> pl.DataFrame:
-    """Latest features of these objects, of the present version of the features, sorted by oid."""
+    """Latest features of these objects, of the present FEATURES_VERSION, sorted by oid."""
     rows = opened.features(oid=list(oids)).filter(pl.col("version") == FEATURES_VERSION)
     return collect(opened.path, rows)
 
 
 def _odd(lake: str, features: pl.DataFrame) -> pl.DataFrame:
-    """Columns oid, odd: the oddest features of each row and their shares, in words; none without an outlier model."""
+    """Columns oid, odd: the oddest features of each row and their shares, as text; no rows without an outlier model."""
     serving = LightcurveModels(lake).get()
     words: list[str | None] = [None] * len(features)
     if serving.outliers is not None and len(features):

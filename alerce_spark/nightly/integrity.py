@@ -1,15 +1,15 @@
-"""The integrity of a night: what its topics hold and the lake lacks is sent again, until everything is there and right.
+"""Integrity of a night: packets of its topics that the lake lacks are sent again, until the lake is complete.
 
-A round (paper §4.8): every packet that the night's topics still hold is looked for in `detections`, in `quarantine` and
-in the Avro repository, and the objects of the night are checked against the invariants of `nightly/invariants.py`. What
-a packet can mend is sent to `<topic>_reprocess`, which the running stream reads; the next round begins when the stream
-has mended it, or shows no progress any more. What is quarantined is not missing, and what a query has refused with a
-recorded reason is not due; but a packet that this version can decode belongs into `detections`, whatever an earlier
-version thought of it. Results of objects that turned out to have too few detections are deleted (`withdrawal.py`). Keys
-that are in a table twice are found, and only a person can mend them.
+A round (paper §4.8) looks for every packet that the night's topics still hold in `detections`, in `quarantine` and in
+the Avro repository, and checks the objects of the night against the invariants of `nightly/invariants.py`. Where a
+packet can repair a finding, it is sent to `<topic>_reprocess`, which the running stream reads; the next round begins
+when the stream has processed these packets or makes no more progress. A quarantined packet is not missing, and a result
+that a query refused with a recorded reason is not expected; but a packet that this version can decode belongs in
+`detections`, even if an earlier version refused it. Results of objects that turned out to have too few detections are
+deleted (`withdrawal.py`). Keys that are in a table twice are reported; only a person can repair them.
 
-One row a round goes to `nightly_reports`, which nobody else writes: the lease of the lake, which the running stream
-holds, is not needed for that. The topics are read once: by day a night's topics have ended.
+Each round adds one row to `nightly_reports`. No other program writes that table, so the job does not need the lease of
+the lake, which the running stream holds. The topics are read once: by day a night's topics have ended.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ from alerce_spark.worker import map_in_workers
 _SLICE_ALERTS = 2000
 #: Ids that a note names.
 _EXAMPLES = 5
-#: Between looks at the tables: so many seconds, and so many times what a look took, since the stream needs the cores.
+#: Pause between checks of the tables: seconds, and multiple of the time of a check, since the stream needs the cores.
 _LEAST_POLL_S = 2.0
 _PAUSE = 4.0
-#: Invariants of one alert; those of an object are mended by its latest packet of the night.
+#: Invariants of one alert; those of an object are repaired by its latest packet of the night.
 _OF_ALERTS = (MISSING, invariants.ARCHIVE, invariants.STAMP_CLASS)
-#: Findings that the stream mends when it gets a packet again.
+#: Findings that the stream repairs when it gets a packet again.
 _BY_PACKETS = ~pl.col("invariant").str.starts_with(invariants.TWICE) & (pl.col("invariant") != invariants.TOO_FEW)
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one round found and did: counts as in `nightly_reports`, and some keys of each broken invariant."""
+    """Result of one round: counts as in `nightly_reports`, and some keys of each broken invariant."""
 
     number: int
     finished: datetime
@@ -70,13 +70,13 @@ class Round:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was wrong."""
+        """Whether the round found nothing wrong."""
         return not self.missing and not self.broken
 
 
 @dataclass(frozen=True)
 class Integrity:
-    """What was found of a night, round by round; `notes` say what a reader should know."""
+    """Results of the rounds of a night; `notes` are remarks for the reader."""
 
     night: str
     rounds: list[Round]
@@ -109,11 +109,11 @@ def check(
     examples: int = 5,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Integrity:
-    """Check `night` (YYYYMMDD) and send what is wrong again, up to `rounds` times; 0 only looks.
+    """Check `night` (YYYYMMDD) and send the packets of findings again, up to `rounds` times; 0 only checks.
 
-    After sending, the stream may be without any progress for `wait_s` seconds; then the next round begins, or the job
-    ends where the stream has taken nothing at all. Statistics are computed anew for `sample` objects; `examples` keys
-    are kept of each broken invariant. Only what the queries of `stream.queries` produce is expected. Raises InputError
+    After sending, the next round begins once the stream has made no progress for `wait_s` seconds; the job ends where
+    the stream has processed nothing at all. Statistics are recomputed for `sample` objects; `examples` keys are kept of
+    each broken invariant. Only what the queries of `stream.queries` produce is expected. Raises InputError
     for a night that is no date or of which no topic holds a packet, LakeError where there is no lake, RepositoryError,
     KafkaException.
     """
@@ -154,7 +154,7 @@ def check(
 
 
 def _notes(night: str, known: pl.DataFrame) -> list[str]:
-    """What a reader should know of a night's packets: that there are none, or alerts that cannot all be true."""
+    """Remarks on a night's packets: no packets, or alerts that contradict each other."""
     if not len(known):
         return [f"no topic holds a packet of {night}: nothing was proven"]
     alerts = known.filter(pl.col("oid").is_not_null())
@@ -176,7 +176,7 @@ class _Job:
     progress: Callable[[str], None]
 
     def findings(self, known: pl.DataFrame) -> pl.DataFrame:
-        """What is wrong with these packets (PACKETS) and their objects, as FINDINGS."""
+        """FINDINGS about these packets (PACKETS) and their objects."""
         queries = self.settings.stream.queries
         found = [pl.DataFrame(FINDINGS.empty_table())]
         if "photometry" in queries:
@@ -186,7 +186,7 @@ class _Job:
         return pl.concat(found)
 
     def wait(self, known: pl.DataFrame, found: pl.DataFrame, limit_s: float) -> bool:
-        """Until what was found is mended or nothing changes for so long; returns whether anything was mended."""
+        """Wait until the findings are repaired or nothing changes for so long; return whether any was repaired."""
         mendable = found.filter(_BY_PACKETS)
         of = known.filter(
             pl.col("oid").is_in(mendable["oid"].drop_nulls().unique().implode())
@@ -224,7 +224,7 @@ class _Job:
             return pl.DataFrame(FINDINGS.empty_table())
         alerts = known.with_columns(number=places(*known.select("oid", "candid", "ra", "dec")))
         alerts = alerts.unique(["oid", "candid", "number"]).sort("candid")
-        # Of an object at two places each is checked alone, so the two are in different slices.
+        # An object at two places is checked at each of them alone, so the two are in different slices.
         each = ["number", "oid"]
         place = alerts.unique(each, keep="first", maintain_order=True).sort(each)
         chosen = np.random.default_rng(0).permutation(len(place)) < self.sample
@@ -249,7 +249,7 @@ class _Job:
         return pl.DataFrame(found.cast(FINDINGS))
 
     def _in_repository(self, known: pl.DataFrame) -> pl.DataFrame:
-        """Packets that the repository lacks. One listing a night: a look at each key would take a request a packet."""
+        """Packets that the repository lacks. One listing a night: checking each key would take a request per packet."""
         repository, survey = open_repository(self.settings.archive), surveys.get(self.settings.survey)
         good = known.filter(pl.col("oid").is_not_null()).unique(["oid", "candid"])
         bad = known.filter(pl.col("oid").is_null()).unique("sha256")
@@ -265,9 +265,9 @@ class _Job:
 
 
 def _lacking(keys: list[str], others: list[str], stored: set[str]) -> list[bool]:
-    """Which packets are not stored, by the key of each and its second one.
+    """Mask of the packets that are not stored, by their first and second keys.
 
-    Of several objects with one candid, one has its packet under the key and each of the rest under its second one.
+    Where several objects share a candid, one has its packet under the first key, the others under their second keys.
     """
     sharing = Counter(keys)
     beside = Counter(name for name, other in zip(keys, others, strict=True) if other in stored)
@@ -286,12 +286,12 @@ _STAGES = {
 
 
 def _distinct(known: pl.DataFrame) -> int:
-    """Number of packets: alerts, and undecodable packets by their bytes."""
+    """Number of distinct packets: alerts by id, undecodable packets by their bytes."""
     return known.select(pl.struct(pl.coalesce("oid", "sha256"), "candid").n_unique()).item() if len(known) else 0
 
 
 def _mending(found: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
-    """Findings about objects with the candid of the packet that can mend each: its own, or its object's latest."""
+    """Findings with the candid of the packet that can repair each: the finding's own, or its object's latest."""
     found = found.filter(pl.col("oid").is_not_null() & _BY_PACKETS)
     latest = known.filter(pl.col("oid").is_not_null()).sort("mjd", "candid").unique("oid", keep="last")
     with_latest = found.join(latest.select("oid", latest="candid"), "oid", "left")
@@ -300,7 +300,7 @@ def _mending(found: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
 
 
 def _without_reason(found: pl.DataFrame, known: pl.DataFrame, refused: pl.DataFrame) -> pl.DataFrame:
-    """Findings, but those whose query has refused the packet that would mend them, with a recorded reason."""
+    """Findings without those whose query has refused the packet that would repair them, with a recorded reason."""
     stage = pl.col("invariant").replace_strict(_STAGES, default=None, return_dtype=pl.String)
     due = _mending(found, known).with_columns(stage=stage)
     excused = known.select("oid", "sha256", packet="candid").join(refused, "sha256")
@@ -309,7 +309,7 @@ def _without_reason(found: pl.DataFrame, known: pl.DataFrame, refused: pl.DataFr
 
 
 def _to_send(found: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
-    """One message of each packet that can mend a finding."""
+    """One message of each packet that can repair a finding."""
     mending = _mending(found, known).select("oid", candid="packet").unique()
     alerts = known.unique(["oid", "candid"], keep="first", maintain_order=True).join(mending, ["oid", "candid"], "semi")
     lost = found.filter(pl.col("oid").is_null() & pl.col("invariant").is_in(_OF_ALERTS))
@@ -326,7 +326,7 @@ def _round(number: int, known: pl.DataFrame, found: pl.DataFrame, resent: int, e
 
 
 def _rounds_before(lake: str, night: str) -> int:
-    """Rounds of earlier runs for the night: their rows stay, the numbers go on."""
+    """Number of the last round of earlier runs for the night: their rows stay, the numbers go on."""
     rounds = lakes.open(lake).table("nightly_reports").filter(pl.col("night") == night).select(pl.col("round").max())
     return rounds.collect().item() or 0
 

@@ -1,7 +1,7 @@
-"""What must hold of the objects of a night, checked from the tables alone, by look-ups and without Spark.
+"""Invariants of the objects of a night, checked from the tables alone, by look-ups and without Spark.
 
 The rows of each object are read as the stream reads them (`lake/lookup.py`) and compared with each other and with the
-alerts that are known to exist. What is wrong comes back as findings: invariant, object, alert, and the key as text.
+alerts that are known to exist. Each violation is a finding: invariant, object, alert, and the key as text.
 
 | invariant | holds where |
 |---|---|
@@ -31,7 +31,7 @@ from alerce_spark.lake.tables import TABLES
 from alerce_spark.lightcurves.assemble import DETECTION_COLUMNS, LIMIT_COLUMNS, LIMIT_MJD_STEP, statistics_of
 
 FINDINGS = pa.schema([("invariant", pa.string()), ("oid", pa.string()), ("candid", pa.int64()), ("key", pa.string())])
-#: Alerts to be checked. `sampled` objects have their statistics computed anew.
+#: Alerts to be checked. The statistics of `sampled` objects are recomputed.
 ALERTS = pa.schema(
     [("oid", pa.string()), ("candid", pa.int64()), ("ra", pa.float64()), ("dec", pa.float64()), ("sampled", pa.bool_())]
 )
@@ -44,20 +44,20 @@ _DETECTIONS = (*DETECTION_COLUMNS, "sigmapsf_corr_ext", "rb")
 #: Two computations of a statistic agree to this, relative to its size or to 1.
 _TOLERANCE = 1e-9
 
-#: Table and columns → rows of the objects in hand.
+#: Function of table and columns that returns the rows of the objects.
 Read = Callable[[str, Sequence[str]], pl.DataFrame]
 
 
 def reader(alerts: pl.DataFrame, lake: str) -> Read:
-    """Reads columns of a table, rows of the objects of these ALERTS. Raises LakeError where there is no lake."""
+    """Reader of columns of a table, for the objects of these ALERTS. Raises LakeError where there is no lake."""
     return lambda table, columns: lookup.read_near(lake, table, columns, *alerts.select("oid", "ra", "dec"))
 
 
 def violations(alerts: pl.DataFrame, read: Read, queries: Collection[str]) -> pl.DataFrame:
-    """What is wrong with these alerts (ALERTS, at least one) and their objects, whose rows `read` gives; FINDINGS.
+    """FINDINGS about these alerts (ALERTS, at least one) and their objects, whose rows `read` returns.
 
-    Only what the queries of the stream produce is expected: `photometry` always, the rest where `queries` names who
-    makes it.
+    Only results of the stream's queries are expected: those of `photometry` always, others where `queries` has their
+    query.
     """
     detections = read("detections", _DETECTIONS)
     found = [twice("detections", detections)]
@@ -78,7 +78,7 @@ def violations(alerts: pl.DataFrame, read: Read, queries: Collection[str]) -> pl
 
 
 def twice(table: str, rows: pl.DataFrame) -> pl.DataFrame:
-    """FINDINGS of the keys that rows of a table have more than once; upper limits of one visit have one key."""
+    """FINDINGS of keys that a table has more than once; upper limits of one visit have one key."""
     keys = rows.select(TABLES[table].key)
     if table == "non_detections":
         keys = keys.with_columns((pl.col("mjd") / LIMIT_MJD_STEP).round() * LIMIT_MJD_STEP)
@@ -86,7 +86,7 @@ def twice(table: str, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _findings(invariant: str, rows: pl.DataFrame) -> pl.DataFrame:
-    """FINDINGS of rows with perhaps `oid` and `candid`; their key is all of their columns."""
+    """FINDINGS of rows that may have `oid` and `candid`; their key is all of their columns."""
     named = {name: pl.col(name) if name in rows.columns else pl.lit(None) for name in ("oid", "candid")}
     key = pl.concat_str(pl.all().cast(pl.String), separator=" ", ignore_nulls=True)
     found = rows.select(pl.lit(invariant).alias("invariant"), **named, key=key)
@@ -127,7 +127,7 @@ def _statistics(detections: pl.DataFrame, oids: pl.Series, read: Read) -> pl.Dat
 
 
 def _unequal(computed: pl.DataFrame, stored: pl.DataFrame, key: list[str]) -> pl.Series:
-    """Objects with rows in both tables that differ; NaN is null."""
+    """Objects whose rows in the two tables differ; NaN counts as null."""
     both = computed.join(stored.unique(key), key, suffix="_stored").with_columns(pl.selectors.float().fill_nan(None))
     differ = []
     for name in set(computed.columns) - set(key):
@@ -152,7 +152,7 @@ def _light_curves(detections: pl.DataFrame, features: pl.DataFrame, classes: pl.
     for invariant, stored in ((FEATURES, features), (LIGHTCURVE_CLASS, classes)):
         made = due.join(stored, ["oid", "candid"], suffix="_stored")
         of_all = (pl.col("nown_stored") == pl.col("nown")) & (pl.col("ndet_used_stored") == pl.col("ndet_used"))
-        # A result may know of alerts that the table still lacks: that is a finding about the table.
+        # A result may include alerts that the table still lacks: that is a finding about the table.
         complete = made.filter(of_all | (pl.col("nown_stored") > pl.col("nown")))
         found.append(_findings(invariant, due.join(complete, "oid", "anti").select("oid", "candid")))
     key = ["oid", "candid"]

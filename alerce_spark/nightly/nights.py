@@ -1,4 +1,4 @@
-"""The name of a night: its UTC date, as the topics and the Avro repository have it."""
+"""The name of a night: its UTC date, as in the names of topics and in the Avro repository."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from alerce_spark.errors import InputError
 
 
 def begin_of(night: str) -> datetime:
-    """0 h UTC of `night`, written YYYYMMDD. Raises InputError for what is no date in this form."""
+    """0 h UTC of `night`, written YYYYMMDD. Raises InputError for a text that is no such date."""
     try:
         if not re.fullmatch(r"[0-9]{8}", night):
             raise ValueError

@@ -1,4 +1,4 @@
-"""Packets of a night as Kafka still holds them: what they are, and those that are sent again."""
+"""Packets of a night that Kafka still holds: list them, and send some again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from alerce_spark.nightly.nights import begin_of
 from alerce_spark.streaming.sink import sink_options
 from alerce_spark.worker import map_in_workers
 
-#: Of each message: where it lies, the checksum of its bytes, and what it is about; null where it cannot be decoded.
+#: Columns of a message: its place, the checksum of its bytes, and its alert; the latter null if it cannot be decoded.
 PACKETS = pa.schema(
     [
         pa.field("topic", pa.string()),
@@ -43,16 +43,16 @@ _WANTED = pa.schema([*(PACKETS.field(name) for name in ("topic", "partition", "o
 
 _DATE = re.compile(r"(?<![0-9])(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])(?![0-9])")
 _TIMEOUT_S = 60.0
-#: Messages of one task, 300 MB of ZTF's packets: a topic of one partition is read by all cores too.
+#: Messages of one task, 300 MB of ZTF's packets: all cores share a topic of one partition.
 _TASK_MESSAGES = 5000
-#: Of one fetch of a partition: Kafka's 1 MiB is 17 packets of ZTF, and costs driver and broker 0.2 ms more for each.
+#: Bytes of one fetch from a partition: Kafka's 1 MiB is 17 packets of ZTF and costs driver and broker 0.2 ms more each.
 _FETCH_BYTES = 8 << 20
 _LARGEST_MESSAGE = 64 << 20
 
 
 @dataclass(frozen=True)
 class NightTopics:
-    """Topics with messages of a night: whole ones, which carry its date, and those to be cut by Kafka's timestamp."""
+    """Topics with messages of a night: those with its date in their name, and those to be cut by Kafka's timestamp."""
 
     whole: list[str]
     undated: list[str]
@@ -72,17 +72,17 @@ def topics_of(spark: SparkSession, kafka: KafkaSettings, night: str) -> NightTop
 
 
 def read(spark: SparkSession, kafka: KafkaSettings, survey: str, night: str) -> pl.DataFrame:
-    """Every message of a night that Kafka holds now, as PACKETS; repeated packets are in as often as they came.
+    """Every message of a night that Kafka holds now, as PACKETS, repeated packets included.
 
-    Of topics without a date in their name these are the messages whose Kafka timestamp lies in the UTC day of `night`:
-    each message belongs to one night, a late one to that in which it came. Raises KafkaException.
+    In topics without a date in their name these are the messages whose Kafka timestamp lies in the UTC day of `night`:
+    each message belongs to one night, a late one to the night of its arrival. Raises KafkaException.
     """
     found = topics_of(spark, kafka, night)
     begin = begin_of(night)
     cut = {
         "startingTimestamp": _milliseconds(begin),
         "endingTimestamp": _milliseconds(begin + timedelta(days=1)),
-        "startingOffsetsByTimestampStrategy": "latest",  # a partition without a message in time gives none
+        "startingOffsetsByTimestampStrategy": "latest",  # a partition without a message in the interval has no entry
     }
     parts = [
         _keys_of(spark, kafka, survey, names, options)
@@ -93,9 +93,9 @@ def read(spark: SparkSession, kafka: KafkaSettings, survey: str, night: str) -> 
 
 
 def send_again(spark: SparkSession, kafka: KafkaSettings, packets: pl.DataFrame) -> int:
-    """Copy messages (topic, partition, offset) byte for byte to their reprocess topics; returns their number.
+    """Copy messages (topic, partition, offset) byte for byte to their reprocess topics; return their number.
 
-    Workers read and write, by Spark's own source and sink. Raises what Spark raises where a message has expired.
+    Workers read and write, with Spark's Kafka source and sink. Raises Spark's errors where a message has expired.
     """
     if packets.is_empty():
         return 0

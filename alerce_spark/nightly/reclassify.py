@@ -1,7 +1,7 @@
-"""After a promotion: the latest features of every stored object, classified by the model that is current now.
+"""Classify the latest features of every stored object by the current model, after a promotion.
 
-Objects that are quiet get no alert, and so no class of the new version from the stream. Rows go straight into the
-table where no stream runs, else through Kafka to its query `results`, which is the one writer of the table then.
+Objects without new alerts get no class of the new version from the stream. Rows go straight into the table where no
+stream runs, else through Kafka to its query `results`, the only writer of the table at that time.
 """
 
 from __future__ import annotations

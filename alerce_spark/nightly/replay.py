@@ -1,11 +1,10 @@
-"""Replay: the packets of a night once more, through the code and the models of today or of a given version.
+"""Replay: process the packets of a night again, with today's code and the current models or those of a given version.
 
-The tables of a replay are a lake of their own, so the stored ones stay as they are and both can be compared. It holds
-the night's packets as the Avro repository has them, and before them the history that the stored lake holds of their
-objects: detections, upper limits and forced photometry from before the night; and the neighbours in catalogues. What
-is known of the time before the night is taken as it is now, also where it arrived later; what the night and later ones
-brought comes from the packets alone. So an object is classified at its last alert of the night, from all that the sky
-had shown by then.
+A replay writes a separate lake, so that the stored tables do not change and both can be compared. The lake holds the
+night's packets from the Avro repository, and from the stored lake the history of their objects: detections, upper
+limits and forced photometry from before the night, and neighbours in catalogues. That history is today's, even where it
+arrived after the night; everything from the night on comes from the packets alone. So an object is classified at its
+last alert of the night, from everything observed by then.
 """
 
 from __future__ import annotations
@@ -46,13 +45,13 @@ from alerce_spark.streaming.sink import as_packets
 from alerce_spark.streaming.source import PACKETS
 from alerce_spark.worker import map_in_workers
 
-#: Packets of one batch: half a gigabyte of ZTF's.
+#: Packets of one batch: half a gigabyte for ZTF.
 _BATCH = 8000
 #: Packets that a worker reads together.
 _READ = 200
-#: Objects whose history a worker copies together: a hundred megabytes.
+#: Objects whose history a worker copies together: a hundred megabytes of rows.
 _SLICE_OBJECTS = 1000
-#: Tables with what the lake knew of an object before the night.
+#: Tables with the history of an object before the night.
 _HISTORY = ("detections", "non_detections", "forced_photometry", "xmatch")
 _MJD_EPOCH = date(1858, 11, 17)
 
@@ -67,7 +66,7 @@ _ALERTS = pa.schema(
 )
 _CHANGES = pa.schema([pa.field("kind", pa.string()), pa.field("change", pa.binary())])
 
-#: How the models that ship are read.
+#: Loaders of the models that ship with the package.
 _LOADERS: dict[str, Callable[..., models.Versioned]] = {
     LIGHTCURVE: lightcurve.load,
     OUTLIER: outliers.load,
@@ -77,18 +76,18 @@ _LOADERS: dict[str, Callable[..., models.Versioned]] = {
 
 @dataclass(frozen=True)
 class Model:
-    """A model that a replay uses: its version, and its registered file; None for the one that ships."""
+    """A model that a replay uses: its version, and its registered file (None: the one that ships with the package)."""
 
     version: str
     entry: models.Entry | None
 
 
 def chosen_models(lake: str, wanted: Sequence[str] = ()) -> dict[str, Model]:
-    """The model of each classifier that has one: as `wanted`, else the current one.
+    """The model of each classifier that has one: that of `wanted`, else the current one.
 
-    wanted: "VERSION", which one classifier alone must have, or "CLASSIFIER=VERSION". A light-curve classifier brings
-    the outlier model of its own version, if none is wanted by name. Raises LakeError for a version or a classifier that
-    is not there, and for a version that several have.
+    wanted: "VERSION", which exactly one classifier must have, or "CLASSIFIER=VERSION". The outlier model is that of the
+    light-curve classifier's version, unless `wanted` names another. Raises LakeError for an unknown version or
+    classifier, and for a version that several classifiers have.
     """
     chosen, known = {}, {}
     for classifier in sorted({*_LOADERS, *models.listing(lake)["classifier"].to_pylist()}):
@@ -114,7 +113,7 @@ def chosen_models(lake: str, wanted: Sequence[str] = ()) -> dict[str, Model]:
 
 
 def folder(lake: str, night: str, chosen: Mapping[str, Model], wanted: Sequence[str] = ()) -> str:
-    """Where the tables of a replay are by default: named by night and wanted versions, else the light curves' one."""
+    """Default folder of a replay: named by night and wanted versions, else by the light-curve classifier's version."""
     versions = [text.rpartition("=")[2] for text in wanted] or [chosen[LIGHTCURVE].version]
     return f"{lake}/replays/{'-'.join([night, *versions])}"
 
@@ -130,10 +129,10 @@ def replay(
 ) -> Comparison:
     """Run the packets of `night` (YYYYMMDD) into a new lake `into` (default: `folder`), and compare the classes.
 
-    Only reads the stored lake and the repository, so it is safe beside a running stream. `wanted` as of
+    Only reads the stored lake and the repository, so it is safe beside a running stream. `wanted` as for
     `chosen_models`; `progress` is called after each batch with packets done, packets in all, and what the batch did.
-    Raises InputError for a night that is no date or of which the repository has nothing, LakeError for a model that is
-    not there and where `into` is a lake already, RepositoryError.
+    Raises InputError for a night that is no date or is not in the repository, LakeError for an unknown model and where
+    `into` is a lake already, RepositoryError.
     """
     begin = (begin_of(night).date() - _MJD_EPOCH).days
     lake, archive, survey = settings.lake.path, absolute(settings.archive), settings.survey
@@ -167,7 +166,7 @@ class _Job:
     def run(
         self, keys: list[str], archive: ArchiveSettings, progress: Callable[[int, int, Summary], None]
     ) -> tuple[Summary, pl.DataFrame]:
-        """Everything from packets to classes; returns what was done, and the alerts (_ALERTS)."""
+        """Process packets up to classes; return the summary, and the alerts (_ALERTS)."""
         slices = self.spark.sparkContext.defaultParallelism
         photometry = Photometry(self.spark, self.into, self.survey, slices, self.check_lease)
         results = Results(self.spark, self.into, self.survey, self.check_lease)
@@ -195,7 +194,7 @@ class _Job:
         return map_in_workers(listed, _reader(archive), PACKETS)
 
     def _copy_history(self, alerts: pl.DataFrame, slices: int) -> None:
-        """Copy what the lake holds from before the night of the objects of these alerts."""
+        """Copy the stored history before the night of the objects of these alerts."""
         if alerts.is_empty():
             return
         objects = alerts.unique("oid").select("oid", "ra", "dec")
@@ -211,7 +210,7 @@ class _Job:
                 write.commit(self.into, table, version, write.joined(parts))
 
     def _match_catalogs(self) -> None:
-        """Neighbours in the imported catalogues of the stored lake, of objects that had no attempt there."""
+        """Match objects without a stored attempt with the catalogues of the stored lake."""
         for catalog in catalogs.imported(self.lake):
             ask = partial(catalogs.match, self.lake, catalog.name)
             for _ in match_objects(self.into, self.survey, catalog.name, ask, self.check_lease):
@@ -219,7 +218,7 @@ class _Job:
 
 
 def _shipped(classifier: str) -> dict[str, Model]:
-    """The model that ships, by its version."""
+    """The model that ships with the package, by its version."""
     file = models.bootstrap(classifier) if classifier in _LOADERS else None
     if file is None:
         return {}
@@ -234,7 +233,7 @@ def _registered(lake: str, classifier: str) -> dict[str, Model]:
 
 
 def _install(lake: str, into: str, chosen: Mapping[str, Model]) -> None:
-    """Make the chosen models the current ones of the replay's lake."""
+    """Make the chosen models current in the replay's lake."""
     for classifier, model in chosen.items():
         if model.entry is not None:
             with models.fetched(lake, model.entry) as file:
@@ -302,6 +301,6 @@ def _copier(lake: str, into: str, begin: int) -> Callable[[Iterator[pa.RecordBat
 
 
 def _placed(alerts: pl.DataFrame, order: int) -> pa.Table:
-    """Alerts with the partition of their own position: oid, candid, mjd, pixel."""
+    """Alerts with the partition of their position: oid, candid, mjd, pixel."""
     pixel = pl.Series("pixel", sky.healpix(alerts["ra"], alerts["dec"], order), pl.Int32)
     return alerts.select("oid", "candid", "mjd").with_columns(pixel).unique(["oid", "candid"]).to_arrow()

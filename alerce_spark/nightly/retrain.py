@@ -1,4 +1,4 @@
-"""Nightly retraining of light-curve classifier and outlier model: set, training, judgement, gate, registry, report."""
+"""Nightly retraining of light-curve classifier and outlier model: set, training, evaluation, gate, registry, report."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from alerce_spark.training.sets import FeatureSet
 
 #: Tables of training sets in the lake.
 TRAINING_SET, HELD_OUT_SET = "lc_training", "lc_held_out"
-#: Seed and size a class of the simulated objects that every model is judged by.
+#: Seed of the simulated objects on which every model is evaluated, and their number per class.
 HELD_OUT_SEED, HELD_OUT_PER_CLASS = 987_654_321, 200
-#: Share of the labelled objects that is kept back for judging.
+#: Share of the labelled objects that is held out for the evaluation.
 HELD_OUT_SHARE = 0.2
-#: Real held-out objects below which they are reported, not gated on.
+#: Fewest real held-out objects that the gate considers; fewer are only reported.
 ENOUGH_REAL = 100
-#: Unlabelled objects of the lake whose predicted classes are looked at.
+#: Number of unlabelled objects of the lake whose predicted classes are compared.
 SKY_OBJECTS = 20_000
 
 PROMOTED, KEPT = 0, 3
@@ -53,7 +53,7 @@ _BRANCH = np.array([list(BRANCHES).index(branch_of(name)) for name in LIGHTCURVE
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a candidate: its version, whether it was promoted and why, its file, the report and figures."""
+    """Result for a candidate: its version, whether it was promoted and why, its file, the report and figures."""
 
     version: str
     promoted: bool
@@ -64,7 +64,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """PROMOTED, or KEPT where the current model stays; an error is an exception."""
+        """PROMOTED, or KEPT where the current model stays; errors are exceptions."""
         return PROMOTED if self.promoted else KEPT
 
 
@@ -84,16 +84,16 @@ def retrain(
 ) -> Outcome:
     """Train a candidate for the lake of `settings`, and promote it if the gate lets it through.
 
-    `labels` (oid, class_name) use the newest features of the lake; a fifth of them, always the same ones, is kept for
-    judging. Classes with fewer than `per_class` are completed by simulation, all of them without labels. Candidate and
-    current model are judged by the same simulated objects (of HELD_OUT_SEED) and by the labels kept back; both must
-    pass, and so must the classes given to unlabelled objects of the lake. An outlier model of the same training set,
-    calibrated on what the candidate says of the objects that judge, is registered under the same version: both are
-    promoted together, now or later (`lake.models.promote`); the gate asks the classifier alone. The training set is
-    stored in the lake, so the model can be made again to the bit from it and `seed`. `date` (YYYYMMDD) names the
-    version; `out` is the folder of the report. `real_data` adds the figures of `evaluate_real`, which decide nothing.
-    Raises LakeError (no labelled object has features), ModelError, and InputError for a bad date, an unknown class, or
-    a seed that would train on what judges.
+    `labels` (oid, class_name) use the newest features of the lake; a fifth of them, always the same ones, is held out
+    for the evaluation. Simulation fills classes with fewer than `per_class` objects, and all classes without labels.
+    Candidate and current model are evaluated on the same simulated objects (of HELD_OUT_SEED) and on the held-out
+    labels; the candidate must pass on both, and on the classes of unlabelled objects of the lake. An outlier model of
+    the same training set, calibrated on the candidate's answers for the held-out objects, is registered under the same
+    version: both are promoted together, now or later (`lake.models.promote`); the gate tests the classifier alone. The
+    training set is stored in the lake, so the model can be reproduced to the bit from it and `seed`. `date` (YYYYMMDD)
+    names the version; `out` is the folder of the report. `real_data` adds the figures of `evaluate_real`, for
+    information only. Raises LakeError (no labelled object has features), ModelError, and InputError for a bad date, an
+    unknown class, or the seed of the held-out objects.
     """
     begin_of(date)
     for name, value in (("per_class", per_class), ("trees", trees), ("workers", workers)):
@@ -137,7 +137,7 @@ def retrain(
 def _outliers(
     training: FeatureSet, held_out: Mapping[str, FeatureSet], model: LightcurveModel
 ) -> tuple[OutlierModel | None, tuple[str, ...]]:
-    """The outlier model that goes with a candidate, or why there is none: a bad one may know no ordinary object."""
+    """The outlier model of a candidate, or the reason why it has none: a bad candidate may know no ordinary object."""
     ordinary = sets.concatenate(list(held_out.values()))
     try:
         return outliers.train(training, ordinary, model, version=model.version), ()
@@ -162,7 +162,7 @@ def _labelled(lake: str, labels: pa.Table) -> FeatureSet:
 def _training_set(
     real: FeatureSet | None, seed: int, per_class: int, workers: int, progress: Progress | None
 ) -> FeatureSet:
-    """The labelled objects that are not kept back, and simulated ones where there are fewer than `per_class`."""
+    """The labelled objects that are not held out, and simulated ones for classes with fewer than `per_class`."""
     usable = [] if real is None else [real.take(~sets.held_out(real.oid, HELD_OUT_SHARE))]
     have = usable[0].counts() if usable else {}
     missing = {name: max(0, per_class - have.get(name, 0)) for name in LIGHTCURVE_CLASSES}
@@ -173,7 +173,7 @@ def _training_set(
 
 
 def _held_out(lake: str, per_class: int, workers: int) -> FeatureSet:
-    """The simulated objects that judge; made once for each state of the code and kept in the lake."""
+    """The simulated held-out objects; made once for each version of the code and kept in the lake."""
     try:
         kept = training_sets.read(lake, training_sets.newest(lake, HELD_OUT_SET))
         if kept.provenance == simulated_provenance(HELD_OUT_SEED, per_class):
@@ -210,7 +210,7 @@ def _sky(model: LightcurveModel, free: FeatureSet) -> Sky:
 
 
 def _agreement(lake: str, model: LightcurveModel, free: FeatureSet | None) -> Agreement | None:
-    """Stamp classes that the lake holds against those of the candidate, for the unlabelled objects."""
+    """Compare stored stamp classes with the candidate's classes, for the unlabelled objects."""
     stamps = training_sets.stamp_classes(lake, free.oid.tolist()) if free is not None else {}
     if free is None or not stamps:
         return None
@@ -229,7 +229,7 @@ def _judge(
     sky: Sky | None,
     seed: int,
 ) -> Verdict:
-    """The gate on each held-out set that is large enough; all must open."""
+    """The gate on each held-out set that is large enough; the candidate must pass all of them."""
     verdicts = {}
     for name, features in held_out.items():
         if name == "labelled" and len(features) < ENOUGH_REAL:
@@ -322,7 +322,7 @@ def _labelled_sheets(levels: tuple[Level, Level]) -> list[Sheet]:
 
 
 def _figures(made: Report) -> dict[str, float]:
-    """What the registry keeps: aggregate scores of both levels, and calibration."""
+    """Metrics for the registry: aggregate scores of both levels, and calibration."""
     scores = {f"{level.name}_{key}": s.value for level in made.levels for key, s in level.scores.items()}
     errors = {f"ece_{label.replace('–', '-').removeprefix('≥ ')}": part.ece for label, part in made.calibration.items()}
     return {key: value for key, value in (scores | errors).items() if np.isfinite(value)}

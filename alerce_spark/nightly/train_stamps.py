@@ -18,7 +18,7 @@ from alerce_spark.simulation.first_alerts import StampSet, first_alerts
 from alerce_spark.training import metrics, stamp_evaluation, stamps
 from alerce_spark.training.metrics import Standing
 
-#: Simulated first alerts a class that every model is judged by.
+#: Simulated first alerts of each class on which every model is evaluated.
 HELD_OUT_PER_CLASS = 200
 
 
@@ -35,10 +35,10 @@ def train_stamps(
 ) -> Outcome:
     """Train a candidate on `per_class` simulated first alerts of each class; promote it if it is not worse.
 
-    Candidate and current model are judged by the same simulated alerts (of HELD_OUT_SEED). `minutes` limits the
+    Candidate and current model are evaluated on the same simulated alerts (of HELD_OUT_SEED). `minutes` limits the
     training. `date` (YYYYMMDD) names the version, `out` is the folder of report and model file; `real_data` adds real
-    alerts to the report, which decide nothing. Raises LakeError, ModelError, and InputError for a bad date or number
-    and for the seed that judges.
+    alerts to the report, for information only. Raises LakeError, ModelError, and InputError for a bad date or number
+    and for the seed of the held-out alerts.
     """
     begin_of(date)
     if per_class < 1 or seed < 0:

@@ -1,7 +1,7 @@
-"""Training sets of a lake: kept as Delta tables that say what they were made of, and made from labels and features.
+"""Training sets of a lake: made from labels and features, and stored as Delta tables with their provenance.
 
-A set is named `name@version`; with the version of each table that it came from, or the seed of its simulation, in the
-commit itself, so that a model can be made again to the bit. The tables lie in `<lake>/_training` and are not vacuumed.
+A set is named `name@version`. Its commit has the version of each source table, or the seed of its simulation, so that a
+model can be reproduced to the bit. The tables are in `<lake>/_training` and are not vacuumed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PROPERTIES = {"delta.logRetentionDuration": "interval 36500 days"}
 
 
 def write(lake: str, name: str, features: FeatureSet) -> str:
-    """Write a set as a new version of the table `name`; returns `name@version`, by which `read` finds it.
+    """Write a set as a new version of the table `name`; return `name@version`, by which `read` finds it.
 
     One commit; rows are sorted by oid. Raises LakeError for a name with other characters than letters, digits, _ and -.
     """
@@ -62,7 +62,7 @@ def write(lake: str, name: str, features: FeatureSet) -> str:
 
 
 def read(lake: str, named: str) -> FeatureSet:
-    """The set `name@version`, sorted by oid, with its provenance. Raises LakeError where there is none."""
+    """The set `name@version`, sorted by oid, with its provenance. Raises LakeError for an unknown set."""
     name, _, version = named.partition("@")
     table = delta.open(_place(lake, name))
     if not version.isdecimal() or not delta.is_made(table.location):
@@ -81,7 +81,7 @@ def read(lake: str, named: str) -> FeatureSet:
 
 
 def newest(lake: str, name: str) -> str:
-    """`name@version` of the newest set of this name. Raises LakeError where there is none."""
+    """`name@version` of the newest set of this name. Raises LakeError for an unknown name."""
     place = _place(lake, name)
     if not delta.is_made(place):
         raise LakeError(f"no training set {name!r} in {lake}")
@@ -153,7 +153,7 @@ def _feature_set(rows: pl.DataFrame, provenance: dict[str, str]) -> FeatureSet:
 
 
 def stamp_classes(lake: str, oids: Sequence[str]) -> dict[str, str]:
-    """The stamp class of those of the objects that have one: that of the newest version at the earliest candid."""
+    """Stamp classes of the objects that have one: that of the newest version at the earliest candid."""
     if not is_made(lake, "probabilities"):
         return {}
     rows = open_lake(lake).table("probabilities", oid=oids).filter(pl.col("classifier") == STAMP)

@@ -1,7 +1,7 @@
-"""Results that should not be there any more are deleted: nothing that the stream publishes takes a row back.
+"""Delete results that are no longer valid: the stream only adds and replaces rows.
 
-An object's alerts may reveal late that detections of it do not count (a poor `rb`, an upgraded copy). What was computed
-before from too many stays at its latest alert, since an object with too few has no new result.
+Later alerts of an object may show that detections of it do not count (a poor `rb`, an upgraded copy). An older result
+from too many detections then stays at its latest alert, since an object with too few has no new result.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from alerce_spark.nightly.invariants import TOO_FEW
 
 
 def withdraw(lake: str, found: pl.DataFrame, known: pl.DataFrame) -> int:
-    """Delete the features and light-curve classes that FINDINGS name as of too few detections; number of their objects.
+    """Delete features and light-curve classes that FINDINGS call too_few; return the number of their objects.
 
-    An object with another finding is left as it is: its detections may be what is wrong. `known` are packets (PACKETS)
-    of the objects. As safe beside the stream as its own commits, which are made anew where they meet this one.
+    An object with another finding does not change: its detections may be wrong. `known` are packets (PACKETS) of the
+    objects. This is safe beside the stream, whose commits are repeated where they conflict with this one.
     """
     others = found.filter(pl.col("invariant") != TOO_FEW)["oid"].drop_nulls()
     few = found.filter(pl.col("invariant") == TOO_FEW, ~pl.col("oid").is_in(others.implode())).select("oid", "candid")

@@ -1,6 +1,6 @@
-"""Commits of a table of the lake, one after the other: which files came, which rows went. All that reads Delta's log.
+"""Commits of a table of the lake, one after the other: added files and deleted rows, from Delta's log alone.
 
-Compaction moves rows and changes none (`dataChange` is false): its files are no change here.
+Compaction moves rows and changes none (`dataChange` is false), so its files are no change here.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = ["Changes", "Commit", "File", "HistoryGone", "Shrunk", "commits", "ide
 
 
 class HistoryGone(LakeError):
-    """The log or the files no longer tell what happened since a version: whoever follows must start again."""
+    """The log or the files no longer show the changes since a version: a follower must start again."""
 
 
 @dataclass(frozen=True)
 class Shrunk:
-    """A file of which rows went: as it was, and as it is (None: it went whole)."""
+    """A file that lost rows: before and after (None: the whole file was removed)."""
 
     before: File
     after: File | None
@@ -36,7 +36,7 @@ class Shrunk:
 
 @dataclass(frozen=True)
 class Commit:
-    """What one version changed: files with new rows, files that lost rows."""
+    """Changes of one version: files with new rows, files that lost rows."""
 
     version: int
     added: list[File]
@@ -44,12 +44,12 @@ class Commit:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no row came or went."""
+        """Whether no row was added or deleted."""
         return not self.added and not self.shrunk
 
 
 class Changes:
-    """A table that is followed from a version (None: the newest) on. Not for several threads at once."""
+    """Follows a table from a version (None: the newest) on. Not for several threads at once."""
 
     def __init__(self, lake: str, table: str, version: int | None = None) -> None:
         self._lake, self._name = lake, table
@@ -64,7 +64,7 @@ class Changes:
 
     @property
     def version(self) -> int:
-        """The version up to which commits were taken."""
+        """The version of the last commit read."""
         return self._state.version
 
     @property
@@ -73,7 +73,7 @@ class Changes:
         return self._state.files
 
     def next(self) -> Commit | None:
-        """Take the next commit; None where there is none yet. Raises HistoryGone."""
+        """Read the next commit; None where it does not exist yet. Raises HistoryGone."""
         actions = self._log.read(self.version + 1)
         if actions is None:
             self._check_history()
@@ -85,7 +85,7 @@ class Changes:
         return commit
 
     def rows(self, file: File, columns: Sequence[str]) -> pa.Table:
-        """Rows of a file that are not deleted; columns that it was written without are null. Raises HistoryGone."""
+        """Rows of a file that are not deleted; columns that it lacks are null. Raises HistoryGone."""
         return self._rows(file, columns, deleted=False)
 
     def gone(self, shrunk: Shrunk, columns: Sequence[str]) -> pa.Table:
@@ -108,7 +108,7 @@ class Changes:
         last = -1 if newest is None else newest.version
         missed = last > self.version and self._log.read(self.version + 1) is None
         mark = self._log.mark(self.version)
-        # The clean-up of the log takes commits that a checkpoint holds.
+        # The clean-up of the log deletes commits that a checkpoint covers.
         if missed or (mark != self._mark and not (mark is None and last >= self.version)):
             raise HistoryGone(f"the log of {self._name} in {self._lake} no longer follows version {self.version}")
 
@@ -121,7 +121,7 @@ class Changes:
             raise HistoryGone(f"{file.path} of {self._name} in {self._lake} was vacuumed: {error}") from error
 
     def _there(self, file: File, size: int) -> np.ndarray:
-        """Which of so many rows of a file are not deleted."""
+        """Mask of the rows of a file that are not deleted."""
         try:
             kept = self._table.mask(file)
         except FileNotFoundError as error:
@@ -134,11 +134,11 @@ def _kept(add: Action) -> File:
 
 
 def commits(changes: Changes) -> Iterator[Commit]:
-    """The commits that are there and were not taken yet."""
+    """The commits that exist and were not read yet."""
     while (commit := changes.next()) is not None:
         yield commit
 
 
 def identity(lake: str, tables: Sequence[str]) -> str:
-    """Ids of tables: other ones where a lake was made again in the same place. Raises LakeError where there is none."""
+    """Ids of tables, new ones where a lake was made again in the same place. Raises LakeError without a lake."""
     return " ".join(table_of(lake, table).newest().metadata.id for table in tables)

@@ -1,4 +1,4 @@
-"""Rows of one object from the lake's tables, for many threads: its place from the index, tables read side by side."""
+"""Rows of one object from the lake's tables, for many threads: its position from the index, tables read in parallel."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from alerce_spark.lake import lookup
 
 
 class Place(NamedTuple):
-    """Where the rows of an object lie: partitions, ranges of `healpix29`."""
+    """Place of an object's rows: partitions, ranges of `healpix29`."""
 
     pixels: NDArray[np.int64]
     ranges: NDArray[np.int64]
 
 
 def place(ra: ArrayLike, dec: ArrayLike, order: int) -> Place:
-    """Where the rows of objects at these positions [deg] lie, in a lake of HEALPix order `order`."""
+    """Place of the rows of objects at these positions [deg], in a lake of HEALPix order `order`."""
     return Place(*lookup.near(ra, dec, order))
 
 
 class Curves:
-    """Reads objects; to be closed. Errors as of `lookup.read`."""
+    """Reads objects; the caller closes it. Raises the errors of `lookup.read`."""
 
     def __init__(self, lake: str, threads: int = 8) -> None:
         self._lake = lake
@@ -37,7 +37,7 @@ class Curves:
         self._threads.shutdown()
 
     def read(self, oids: Sequence[str], where: Place, columns: Mapping[str, Sequence[str]]) -> dict[str, pl.DataFrame]:
-        """Rows of objects at the newest version of each table, columns as asked, in no fixed order."""
+        """Requested columns of the rows of objects, at the newest version of each table, in no fixed order."""
 
         def rows(table: str) -> pl.DataFrame:
             return lookup.read(self._lake, table, columns[table], oids, where.pixels, None, where.ranges)

@@ -1,4 +1,4 @@
-"""Where the index lies, and what differs between the databases that can hold it: one writer, many readers."""
+"""The interface of the databases that can hold the index: one writer, many readers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from alerce_spark.serving import schema
 
 
 class IndexFault(AlerceError):
-    """The index cannot be used; the message says why and what to do."""
+    """The index cannot be used; the message gives the reason and the remedy."""
 
 
 class Unreachable(IndexFault):
@@ -24,7 +24,7 @@ class Unreachable(IndexFault):
 
 
 class Store(ABC):
-    """A place of the index, and what differs between databases. `name` is for messages: it has no password."""
+    """A database that holds the index. `name` is for messages: it has no password."""
 
     name: str
     #: `insert` with `on_conflict_do_update`, as the database spells it.
@@ -32,7 +32,7 @@ class Store(ABC):
 
     @abstractmethod
     def writer(self) -> Engine:
-        """Connections of the follower; the place is made where it is not there."""
+        """Connections of the follower; creates the database file or schema if it is missing."""
 
     @abstractmethod
     def reader(self, connections: int, limit_s: float) -> Engine:
@@ -40,7 +40,7 @@ class Store(ABC):
 
     @abstractmethod
     def only_follower(self) -> AbstractContextManager[None]:
-        """Hold the right to write the index, which the system takes back from a process that dies.
+        """Hold the right to write the index; the system releases it when the process dies.
 
         Raises IndexFault while another process or thread has it.
         """
@@ -54,15 +54,15 @@ class Store(ABC):
         """Insert many rows, all with the same columns."""
 
     def refresh(self, engine: Engine) -> None:  # noqa: B027 - most have nothing to do
-        """Have readers see an index that took the place of theirs. Raises IndexFault where it is gone."""
+        """Let readers see an index that replaced theirs. Raises IndexFault where it was deleted."""
 
     @abstractmethod
     def limited(self, connection: Connection, limit_s: float) -> AbstractContextManager[None]:
-        """End what a reader asks after `limit_s` seconds, by an error that `is_too_long` knows."""
+        """Stop a reader's queries after `limit_s` seconds, with an error that `is_too_long` recognises."""
 
     @abstractmethod
     def is_too_long(self, error: DBAPIError) -> bool:
-        """Whether a query was ended because of its time."""
+        """Whether a query was stopped because it took too long."""
 
     @abstractmethod
     def state(self, connection: Connection) -> Hashable:
@@ -70,26 +70,26 @@ class Store(ABC):
 
     @abstractmethod
     def size(self) -> int:
-        """Bytes of the index."""
+        """Size of the index [bytes]."""
 
     @abstractmethod
     def numbers(self, values: Sequence[int]) -> Select[Any]:
-        """Integers as rows: there may be more of them than a statement can bind."""
+        """Integers as rows of a table: there may be more of them than a statement can bind."""
 
     @abstractmethod
     def ranges(self, first: Sequence[int], last: Sequence[int]) -> Any:
         """Pairs of integers as rows of a table with the columns `first` and `last`."""
 
     def missing(self) -> IndexFault:
-        """The error where there is no index."""
+        """The error about a missing index."""
         return IndexFault(f"no index {self.name}; build it with: alerce-spark index build")
 
     def fault(self, error: DBAPIError) -> IndexFault:
-        """The error of a database that does not do what it is asked."""
+        """The error about a database that fails."""
         return IndexFault(f"the index {self.name} cannot be used: {str(error.orig).strip()}")
 
 
 def create_tables(connection: Connection) -> None:
-    """Make the tables, without the indices that a build makes after the rows."""
+    """Make the tables without their indices; a build makes those after the rows."""
     for table in schema.metadata.sorted_tables:
         connection.execute(CreateTable(table))

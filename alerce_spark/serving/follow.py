@@ -1,13 +1,13 @@
-"""The follower: brings the commits of the lake into the index, one transaction a version; builds it from nothing.
+"""The follower: applies the commits of the lake to the index, one transaction a version; builds it from nothing.
 
-The version of a table that the index shows is written with its rows, so a follower that dies at any moment goes on
-where the last whole transaction ended. A build is one transaction too: readers see the old index until the new one is
-there. Where the log or the files no longer tell what happened since, the index is built again.
+A transaction writes rows together with the version of their table, so a follower that dies at any moment goes on after
+the last whole transaction. A build is one transaction too: readers see the old index until the new one is complete.
+Where the log or the files no longer show the changes since the index's version, the index is rebuilt.
 
-Of the classifications of an object and classifier the best one counts. One that comes is compared with the one that
-counts; where the one that counts goes, or shrinks, or the object was not known when it came, those of the object are
-read from the lake as it is now. That may be ahead of the version in hand: what comes later in the log is then taken
-again and changes nothing.
+For each object and classifier the best classification counts. A new one is compared with the one that counts. Where the
+one that counts is deleted or ranks lower than before, or the object was unknown when it arrived, all classifications of
+the object are read from the newest version of the lake. That may be later than the version being applied: applying the
+commits in between again changes nothing.
 """
 
 from __future__ import annotations
@@ -39,36 +39,36 @@ from alerce_spark.serving.engine import IndexFault, Unreachable
 
 log = logging.getLogger(__name__)
 
-#: Tables of the lake that the index shows, in the order in which they are brought up to date.
+#: Tables of the lake that the index shows, in the order in which they are updated.
 TABLES = ("taxonomy", "objects", "probabilities")
 _KEY = ("oid", "classifier", "version", "candid")
 _CLASSES = (*_KEY, "mjd", "ndet_used", "class", "probabilities")
-#: Rows of one statement, and objects asked for in one.
+#: Rows in one INSERT, and objects in one SELECT.
 _ROWS = 20_000
 _ASKED = 5_000
-#: Files that a build has in memory together.
+#: Bytes of the files that a build has in memory together.
 _GROUP_BYTES = 16 << 20
 _LONGEST_WAIT_S = 30.0
 
 T = TypeVar("T")
 
 Row = dict[str, Any]
-#: Of objects by name: id, ndet, firstmjd, lastmjd.
+#: Objects by name: id, ndet, firstmjd, lastmjd.
 Objects = dict[str, tuple[Any, ...]]
-#: Of the classification that counts, by object and classifier: rank, version, candid.
+#: Classification that counts, by object and classifier: rank, version, candid.
 Counting = dict[tuple[str, str], tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a step did: commits taken, whether the index was built from nothing."""
+    """Result of a step: number of commits applied, whether the index was built from nothing."""
 
     commits: int
     rebuilt: bool
 
 
 class Follower:
-    """Writes the index of one lake. Make it while holding `Store.only_follower`."""
+    """Writes the index of one lake. The caller must hold `Store.only_follower`."""
 
     def __init__(self, lake: str, url: str) -> None:
         self._lake = lake
@@ -82,7 +82,7 @@ class Follower:
         self._engine.dispose()
 
     def step(self) -> Progress:
-        """Apply what the lake has and the index has not. Raises LakeError where the lake cannot be read."""
+        """Apply the commits that the index lacks. Raises LakeError where the lake cannot be read."""
         try:
             if self._following is None:
                 self._following = self._resume()
@@ -94,7 +94,7 @@ class Follower:
         return Progress(0, True)
 
     def build(self) -> None:
-        """Build the index from the lake as it is now, in one transaction."""
+        """Build the index from the newest version of the lake, in one transaction."""
         self._following = None
         lake = identity(self._lake, TABLES)
         following = {name: Changes(self._lake, name) for name in TABLES}
@@ -119,7 +119,7 @@ class Follower:
         self._following = following
 
     def _resume(self) -> dict[str, Changes] | None:
-        """The tables from the versions that the index shows; None where there is no such index of this lake."""
+        """Followers of the tables from the index's versions on; None where there is no such index of this lake."""
         with self._engine.connect() as connection:
             if not self._engine.dialect.has_table(connection, "about"):
                 return None
@@ -134,17 +134,17 @@ class Follower:
         try:
             for commit in commits(changes):
                 with self._engine.begin() as connection:
-                    self._numbers = {}  # those of a transaction that failed are void
+                    self._numbers = {}  # those of a failed transaction are invalid
                     self._note(connection, name, commit.version)
                     self._apply(connection, name, changes, commit)
                 taken += 1
         except BaseException:
-            self._following = None  # it may be ahead of the index: start from what the index says
+            self._following = None  # it may be ahead of the index: start from the version in the index
             raise
         return taken
 
     def _note(self, connection: Connection, name: str, version: int) -> None:
-        """The first statement of a transaction: its lock and its condition keep out a follower that fell behind."""
+        """Begin a transaction with a statement whose lock and condition exclude a follower that fell behind."""
         t = schema.applied.c
         one_less = update(schema.applied).where(t.table == name, t.version == version - 1).values(version=version)
         if connection.execute(one_less).rowcount != 1:
@@ -177,7 +177,7 @@ class Follower:
             self._upsert_objects(connection, rows)
 
     def _delete_objects(self, connection: Connection, oids: list[str]) -> None:
-        """Objects that the lake no longer has; classes that it may still have of them wait."""
+        """Delete objects that the lake no longer has; their remaining classes are kept as waiting."""
         if not oids:
             return
         o, c = schema.objects.c, schema.classified.c
@@ -229,12 +229,12 @@ class Follower:
         self._choose_again(connection, sorted(again))
 
     def _counting(self, connection: Connection, keys: set[tuple[Any, ...]]) -> set[str]:
-        """Objects of which one of these classifications counts."""
+        """Objects for which one of these classifications counts."""
         counting = self._known(connection, sorted({key[0] for key in keys}))[1]
         return {key[0] for key in keys if counting.get((key[0], key[1]), ())[1:] == key[2:]}
 
     def _known(self, connection: Connection, oids: Sequence[str]) -> tuple[Objects, Counting]:
-        """The objects of these that the index has, and the classifications of them that count."""
+        """Those of the objects that the index has, and their classifications that count."""
         o, c = schema.objects.c, schema.classified.c
         name, version = schema.words.alias(), schema.words.alias()
         found = select(o.oid, o.id, o.ndet, o.firstmjd, o.lastmjd)
@@ -252,7 +252,7 @@ class Follower:
         }
 
     def _compare(self, connection: Connection, rows: list[Row]) -> set[str]:
-        """Store the classifications that beat those that count; returns objects that must be read from the lake."""
+        """Store classifications that rank above those that count; return objects that must be read from the lake."""
         again: set[str] = set()
         best: dict[tuple[str, str], Row] = {}
         for row in rows:
@@ -261,7 +261,7 @@ class Follower:
                 best[key] = row
         objects, counting = self._known(connection, sorted({oid for oid, _ in best}))
         self._wait(connection, {oid for oid, _ in best} - objects.keys())
-        # A row of the key that counts takes its place whatever it says; if it ranks lower now, another may count.
+        # A row with the key of the one that counts replaces it; if it ranks lower now, another may count.
         for row in rows:
             rank, version, candid = counting.get((row["oid"], row["classifier"]), (None, None, None))
             if (version, candid) == (row["version"], row["candid"]) and _rank_of(row) < rank:
@@ -291,7 +291,7 @@ class Follower:
     def _store(
         self, connection: Connection, rows: list[Row], objects: Objects, had: Collection[tuple[str, str]]
     ) -> None:
-        """Store classifications that count, in place of those that did: `had` has their objects and classifiers."""
+        """Store classifications that count and delete the old ones: `had` has their objects and classifiers."""
         if not rows:
             return
         order = dict(self._orders(connection))
@@ -341,7 +341,7 @@ def follow(
     stop: threading.Event,
     progress: Callable[[Progress], None] = lambda done: None,
 ) -> None:
-    """Keep the index up to date until `stop`. A lake or database that does not answer is tried again.
+    """Keep the index up to date until `stop`; retry where lake or database does not answer.
 
     Raises IndexFault at once where another follower has the index.
     """
@@ -364,7 +364,7 @@ def follow(
                     except (AlerceError, OSError) as error:
                         failed(error)
                     stop.wait(wait)
-        except (DBAPIError, Unreachable) as error:  # The right to write may be lost: it is asked for again.
+        except (DBAPIError, Unreachable) as error:  # The right to write may be lost: request it again.
             failed(place.fault(error) if isinstance(error, DBAPIError) else error)
             stop.wait(wait)
 
@@ -380,7 +380,7 @@ def build(lake: str, url: str) -> None:
 
 
 def _groups(changes: Changes) -> Iterator[list[File]]:
-    """The live files, together up to _GROUP_BYTES; those of a pixel follow each other."""
+    """The live files in groups of up to _GROUP_BYTES; those of a pixel follow each other."""
     group: list[File] = []
     size = 0
     for _, add in sorted(changes.live.items()):
@@ -413,7 +413,7 @@ def _parts(items: list[T], size: int) -> Iterator[list[T]]:
 
 
 def _in(connection: Connection, query: Select[Any], column: Any, values: Iterable[Any]) -> list[tuple[Any, ...]]:
-    """Rows of a query for some values of a column."""
+    """Rows of a query for given values of a column."""
     parts = _parts(list(values), _ASKED)
     return [tuple(row) for part in parts for row in connection.execute(query.where(column.in_(part)))]
 
@@ -424,13 +424,13 @@ def _each(connection: Connection, change: Delete, column: Any, values: Iterable[
 
 
 def _ranked(row: Row, order: dict[str, int]) -> list[tuple[str, float]]:
-    """Classes by rank: the row's own class first, then by probability, those of one probability as in the taxonomy."""
+    """Classes by rank: the row's class first, then by probability; equal ones in the order of the taxonomy."""
     values = [(name, value) for name, value in row["probabilities"] or [] if value is not None]
     return sorted(values, key=lambda v: (v[0] != row["class"], -v[1], order.get(v[0], len(order)), v[0]))
 
 
 def _rank(classifier: str, version: str, candid: int, mjd: float, used: int) -> tuple[Any, ...]:
-    """What decides which classification counts, as in `lake.Lake.classes`: the largest does."""
+    """Key by which the largest classification counts, as in `lake.Lake.classes`."""
     order = version_order(version)
     return (order, -candid) if classifier == STAMP else (mjd, order, used, candid)
 

@@ -1,7 +1,7 @@
-"""The index in a schema of a PostgreSQL database, with views that bear the names of ALeRCE's tables.
+"""The index in a schema of a PostgreSQL database, with views named like ALeRCE's tables.
 
-A build fills a schema beside the present one and takes its place at the end, so readers never wait for it. Who wants
-SQL of their own reads the views; docs/operations.md has how to make a role for that.
+A build fills a second schema, which replaces the first at the end, so readers never wait for it. Users who write SQL
+read the views; docs/operations.md says how to make a role for them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from alerce_spark.serving.engine import IndexFault, Store, Unreachable, create_t
 SCHEMA, _NEW = "alerce_index", "alerce_index_new"
 #: Schema of the views.
 VIEWS = "alerce"
-#: Key of the lock that the follower holds; any number that nobody else takes.
+#: Key of the lock that the follower holds; any number that no other program uses.
 _LOCK = 0x616C6572
 _CONNECT_S = 5
 _CANCELLED = "57014"
@@ -83,7 +83,7 @@ class PostgreSQL(Store):
 
     @contextmanager
     def only_follower(self) -> Iterator[None]:
-        # The lock belongs to the connection, which is this one's alone.
+        # The lock belongs to the connection, which nothing else uses.
         engine = self._engine(poolclass=NullPool)
         with self._connected(engine) as connection:
             if not connection.scalar(select(func.pg_try_advisory_lock(_LOCK))):
@@ -109,7 +109,7 @@ class PostgreSQL(Store):
         for table in schema.metadata.sorted_tables:
             connection.exec_driver_sql(f'ANALYZE "{table.name}"')
         for statement in (
-            # Readers that are in the middle of a query end it first; then they see the new tables.
+            # Readers end their running queries first; then they see the new tables.
             f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE",
             f"ALTER SCHEMA {_NEW} RENAME TO {SCHEMA}",
             f"SET LOCAL search_path = {SCHEMA}",
@@ -158,7 +158,7 @@ def _first_line(error: DBAPIError) -> str:
     return str(error.orig).strip().partition("\n")[0]
 
 
-#: Other rows or another build: which schema it is, and how far its tables have come.
+#: A value that changes with rows and builds: the schema's id and the sum of its tables' versions.
 _STATE = text(f"SELECT CAST(CAST('{SCHEMA}' AS regnamespace) AS oid), sum(version) FROM applied")
 _SIZE = text(
     f"SELECT sum(pg_total_relation_size(oid)) FROM pg_class "
@@ -169,7 +169,7 @@ _ABSENT = ("3F000", "42P01")
 
 
 def _views() -> Iterator[str]:
-    """Statements that make the views, with the columns of ALeRCE's tables where it has the same."""
+    """Statements that make the views, with the columns of ALeRCE's tables where the index has them."""
     shown = {name: name.lower() for name in schema.OBJECT_COLUMNS if name not in ("healpix29", "survey")}
     shown["deltamjd"] = "deltajd"
     columns = ", ".join(f'o."{name}" AS {shown_as}' for name, shown_as in shown.items())

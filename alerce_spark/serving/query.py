@@ -1,7 +1,7 @@
-"""What is asked of the index: objects by id, by class, counts, dates and place; probabilities; classifiers.
+"""Queries of the index: objects by id, class, counts, dates and position; probabilities; classifiers.
 
-Lists find ids first, in order, and then the values of one page. Statements are made of fixed parts; what users give is
-bound, never pasted.
+Lists select ids first, in order, and then the values of one page. Statements are made of fixed parts; values from users
+are bound parameters.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from alerce_spark.serving import schema
 from alerce_spark.serving.databases import store
 from alerce_spark.serving.engine import IndexFault, Store
 
-#: A total is counted up to here.
+#: Largest total that is counted.
 COUNTED = 50_001
 #: The largest cone [arcsec].
 MAX_RADIUS = 36_000.0
-#: Ids of one statement; SQLite takes up to 32,766 values.
+#: Ids in one statement; SQLite takes up to 32,766 values.
 _ASKED = 10_000
 
 _o, _p, _w = schema.objects.c, schema.probability.c, schema.words.c
@@ -43,11 +43,11 @@ CLASS_ORDERS = ("class_name", "classifier_name", "classifier_version", "probabil
 
 
 class QueryTooLong(InputError):
-    """A query was ended because it took too long; a narrower one may not."""
+    """A query was stopped because it took too long; a narrower one may succeed."""
 
 
 class Key(NamedTuple):
-    """A row of a list: an object, and which of its classes the row shows (None: that of its light curve, if any)."""
+    """A row of a list: an object, and the class to show (None: that of its light curve, if any)."""
 
     id: int
     classifier: int | None = None
@@ -64,11 +64,11 @@ class Cone(NamedTuple):
 
 @dataclass(frozen=True)
 class Filter:
-    """Which objects a list has. Ranges are inclusive, None leaves an end open.
+    """Conditions for the objects of a list. Ranges are inclusive, None leaves an end open.
 
     `oids`: any of them; `pattern`: an id with `*` for any letters. With one of `classifier`, `version`, `class_name`,
-    `ranking`, `probability` (at least) a row shows the class that meets them: of several of one object that of the
-    light curve, then the best; without, every object has one row, with its light-curve class if it has one.
+    `ranking`, `probability` (at least) a row shows the class that meets them: where an object has several,
+    that of the light curve, then the best. Without these, every object has one row, with its light-curve class if any.
     """
 
     oids: tuple[str, ...] = ()
@@ -91,7 +91,7 @@ class Filter:
 
 
 class Classifier(NamedTuple):
-    """A version of a classifier whose classes count for some object."""
+    """A version of a classifier whose classes count for at least one object."""
 
     name: str
     version: str
@@ -99,7 +99,7 @@ class Classifier(NamedTuple):
 
 
 class Index:
-    """The index, read by many threads. Raises IndexFault where there is none."""
+    """The index, read by many threads. Raises IndexFault where it is missing."""
 
     def __init__(self, url: str, *, connections: int = 40, limit_s: float = 10.0) -> None:
         self._store, self._limit_s = store(url), limit_s
@@ -113,7 +113,7 @@ class Index:
 
     @contextmanager
     def one_state(self) -> Iterator[None]:
-        """All that this thread asks inside sees one state of the index, and is cheaper."""
+        """Let all queries of this thread in the context see one state of the index; this is also cheaper."""
         with self._connect():
             yield
 
@@ -125,7 +125,7 @@ class Index:
             yield current
             return
         with self._new_connection() as connection:
-            # What changes seldom is kept with the connection until somebody has written.
+            # Values that change seldom are kept with the connection until the index is written.
             state = self._store.state(connection)
             if _kept(connection).get("state") != state:
                 connection.info["kept"] = {"state": state}
@@ -153,25 +153,25 @@ class Index:
     # One object.
 
     def object(self, oid: str) -> Item | None:
-        """Columns of an object; None where there is none."""
+        """Columns of an object; None for an unknown one."""
         with self._connect() as connection:
             row = connection.execute(select(*_COLUMNS).where(_o.oid == oid)).mappings().first()
         return None if row is None else dict(row)
 
     def place(self, oid: str) -> tuple[float, float] | None:
-        """Position [deg] of an object; None where there is none."""
+        """Position [deg] of an object; None for an unknown one."""
         with self._connect() as connection:
             row = connection.execute(select(_o.meanra, _o.meandec).where(_o.oid == oid)).first()
         return None if row is None else (row[0], row[1])
 
     def places(self, oids: Sequence[str]) -> dict[str, tuple[float, float]]:
-        """Positions [deg] of those objects that there are."""
+        """Positions [deg] of those objects that are known."""
         with self._connect() as connection:
             rows = _mappings(connection, select(_o.oid, _o.meanra, _o.meandec), _o.oid, oids)
             return {row["oid"]: (row["meanra"], row["meandec"]) for row in rows}
 
     def probabilities(self, oid: str) -> list[Item] | None:
-        """Classes of an object by each classifier, best first; None where there is no such object."""
+        """Classes of an object by each classifier, best first; None for an unknown object."""
         with self._connect() as connection:
             id_ = connection.execute(select(_o.id).where(_o.oid == oid)).scalar()
             if id_ is None:
@@ -190,8 +190,8 @@ class Index:
     ) -> list[Key]:
         """Rows of a list, in order; equal values always in the same order.
 
-        Without `order`: as `oids` are given; else by probability, best first, where classes are asked for; else by the
-        first range that is asked for, or as the objects came. What has no value comes last.
+        Without `order` they are in the order of `oids`; else by probability, best first, if the filter names a class;
+        else by the first range of the filter, or in the order of insertion. Rows without a value come last.
         """
         with self._connect() as connection:
             query = _query(self._store, connection, asked, order, descending)
@@ -214,8 +214,8 @@ class Index:
             return int(connection.execute(select(func.count()).select_from(inner)).scalar_one())
 
     def items(self, keys: Sequence[Key]) -> list[Item]:
-        """Values of rows of a list: `id` and columns of the object, and of its class `class`, `classifier`, `version`,
-        `probability`, `ranking`. An object that went meanwhile is left out.
+        """Values of rows of a list: `id` and columns of the object; `class`, `classifier`, `version`, `probability`,
+        `ranking` of its class. An object that was deleted meanwhile is left out.
         """
         with self._connect() as connection:
             word = _words(connection)
@@ -238,7 +238,7 @@ class Index:
     def near(self, ra: ArrayLike, dec: ArrayLike, radius: float, every: bool = False) -> list[tuple[int, Key, float]]:
         """Objects within `radius` arcsec of each of many positions [deg]: row of the position, object, separation.
 
-        The nearest of each position, or with `every` all, the nearest first. Positions off the sphere have none.
+        The nearest of each position, or with `every` all, the nearest first. Positions off the sphere match no object.
         """
         ra, dec = (np.atleast_1d(np.asarray(x, np.float64)) for x in (ra, dec))
         placed = np.flatnonzero(np.isfinite(ra) & (np.abs(dec) <= 90))
@@ -257,7 +257,7 @@ class Index:
     # The whole.
 
     def limits(self) -> Item:
-        """Smallest and largest `ndet` and `firstmjd`; None where there is no object."""
+        """Smallest and largest `ndet` and `firstmjd`; None without any object."""
         ends = (
             select(f(column)).scalar_subquery().label(f"{word}_{column.name}")
             for column in (_o.ndet, _o.firstmjd)
@@ -283,7 +283,7 @@ class Index:
             for name, listed in classes.items():
                 versions = _distinct(connection, c.version, c.classifier == number.get(name, -1))
                 found += [Classifier(name, word[version], json.loads(listed)) for version in versions]
-        # Versions are dates, but for those of the models that ship with the package, which come first.
+        # Versions are dates, except those of the models that ship with the package, which come first.
         return sorted(found, key=lambda c: (c.name, c.version[:1].isdigit(), c.version))
 
     def versions(self) -> dict[str, int]:
@@ -316,7 +316,7 @@ def _ranked(row: Any) -> Item:
 
 
 def _kept(connection: Connection) -> dict[str, Any]:
-    """What was read by a connection and holds until somebody writes."""
+    """Values that a connection has read and that hold until the index is written."""
     kept: dict[str, Any] = connection.info.setdefault("kept", {})
     return kept
 
@@ -355,7 +355,7 @@ def _mappings(connection: Connection, query: Select[Any], column: Any, values: S
 
 
 def _classes_of(connection: Connection, keys: Sequence[Key]) -> dict[Key, tuple[int, int, float, int]]:
-    """Class, version, probability, ranking of keys; without a class the first of the classifier."""
+    """Class, version, probability, ranking of keys; for a key without a class, the classifier's best."""
     found: dict[Key, tuple[int, int, float, int]] = {}
     query = select(_p.id, _p.classifier, _p["class"], _p.version, _p.ranking, _p.probability)
     by_classifier: dict[int | None, list[Key]] = {}
@@ -364,7 +364,7 @@ def _classes_of(connection: Connection, keys: Sequence[Key]) -> dict[Key, tuple[
     for classifier, mine in by_classifier.items():
         if classifier is None:
             continue
-        # A list mostly has one class or the first of all; only the rows that it shows are read.
+        # Most lists show one class or the best of each object; only these rows are read.
         chosen = query.where(_p.classifier == classifier)
         if all(key.class_ is None for key in mine):
             chosen = chosen.where(_p.ranking == 1)
@@ -381,7 +381,7 @@ def _classes_of(connection: Connection, keys: Sequence[Key]) -> dict[Key, tuple[
 def _query(
     store: Store, connection: Connection, asked: Filter, order: str | None, descending: bool
 ) -> Select[Any] | None:
-    """Ids in order, of a filter; None where nothing can be found."""
+    """Statement for the ids of a filter, in order; None where no object can match."""
     conditions: list[Any] = []
     if asked.cone is not None:
         inside = _inside(connection, asked.cone)
@@ -398,7 +398,7 @@ def _of_objects(
 ) -> Select[Any]:
     query = select(_o.id).where(*(place(_o.id) for place in places), *_object_conditions(asked, _o))
     if order is None and not (places or asked.oids or asked.pattern):
-        # Nobody cares, so the index that chooses the rows also orders them.
+        # The order is free, so the index that chooses the rows also orders them.
         order = next((name for name in ("firstmjd", "lastmjd", "ndet") if getattr(asked, name) != (None, None)), None)
     if order in CLASS_ORDERS:
         number = {word: id_ for id_, word in _words(connection).items()}
@@ -428,7 +428,7 @@ def _of_classes(
         conditions.append(_p.ranking == ranking)
     if asked.probability is not None:
         conditions.append(_p.probability >= asked.probability)
-    # Rows of ranking 1 repeat what objects are chosen by; for others the object must be looked at.
+    # Rows of ranking 1 repeat the columns that objects are chosen by; others need a join with the object.
     repeated = ranking == 1 and not asked.oids and asked.pattern is None
     source: Any = schema.probability
     if not repeated or (order in OBJECT_ORDERS and order not in _REPEATED):
@@ -444,7 +444,7 @@ _REPEATED = ("ndet", "firstmjd", "lastmjd")
 
 
 def _only_classifier(connection: Connection, class_name: str | None) -> str | None:
-    """The classifier that has a class, if no other one has it."""
+    """The only classifier that has a class, if there is one."""
     if class_name is None:
         return None
     kept = _kept(connection)
@@ -459,7 +459,7 @@ def _only_classifier(connection: Connection, class_name: str | None) -> str | No
 def _one_an_object(
     connection: Connection, base: Select[Any], conditions: list[Any], source: Any, number: dict[str, int | None]
 ) -> Select[Any]:
-    """Of several rows of an object the one of the light-curve classifier, then that of the best rank."""
+    """Keep one row per object: that of the light-curve classifier, then that of the best rank."""
     first = case((_p.classifier == number.get(LIGHTCURVE, -1), 0), else_=1)
     place = func.row_number().over(partition_by=_p.id, order_by=(first, _p.ranking, _p.classifier)).label("place")
     ranked = select(_p.id, _p.classifier, _p["class"], place).select_from(source).where(*conditions).subquery()
@@ -488,7 +488,7 @@ def _object_conditions(asked: Filter, table: Any) -> list[Any]:
 
 
 def _like(pattern: str) -> list[Any]:
-    """Ids of a pattern; what stands before its first `*` chooses a range of the ids."""
+    """Ids that match a pattern; the text before its first `*` chooses a range of the ids."""
     text = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_").replace("*", "%")
     conditions: list[Any] = [_o.oid.like(text, escape="\\")]
     if prefix := pattern.partition("*")[0]:
@@ -511,7 +511,7 @@ def _ordered(order: str | None, descending: bool, table: Any, id_: Any, is_outer
         column = _o[order]
     is_nullable = is_outer if order in columns else _o[order].nullable
     ordered = column.desc() if descending else column.asc()
-    # Equal values in the order of the indices, so that a page needs no sorting.
+    # Equal values are in the order of the indices, so that a page needs no sorting.
     if order in _REPEATED and table is _o:
         second = _o.firstmjd if order == "ndet" else _o.ndet
         also = [second.desc() if descending else second.asc()]
@@ -520,7 +520,7 @@ def _ordered(order: str | None, descending: bool, table: Any, id_: Any, is_outer
 
 
 def _around(store: Store, connection: Connection, ra: Any, dec: Any, radius: float) -> tuple[Any, Any, Any]:
-    """Numbers and positions of the objects around positions, those within `radius` arcsec and some more."""
+    """Ids and positions of all objects within `radius` arcsec of the positions, and some more."""
     order = int(np.clip(np.floor(np.log2(58.6 * 3600 / (4 * max(radius, 1.0)))), 0, 16))
     cells = sky.near_pixels(ra, dec, order, max(radius, 0.01))
     ends = np.flatnonzero(np.diff(cells) > 1)
@@ -534,9 +534,9 @@ def _around(store: Store, connection: Connection, ra: Any, dec: Any, radius: flo
 
 
 def _inside(connection: Connection, cone: Cone) -> list[int]:
-    """Numbers of the objects in a cone."""
+    """Ids of the objects in a cone."""
     order = int(np.clip(np.floor(np.log2(58.6 * 3600 / max(cone.radius, 0.1))), 0, 16))
-    # Objects are indexed where they are; a little more is read, since an index pixel has a size of its own.
+    # The index pixels that touch the cone are read, so also objects a little outside it.
     pixels = sky.cone_pixels(cone.ra % 360, cone.dec, cone.radius + 0.01, order)
     ends = np.flatnonzero(np.diff(pixels) > 1)
     begin, _ = sky.index_range(pixels[np.r_[0, ends + 1]], order)

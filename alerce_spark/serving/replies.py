@@ -1,7 +1,8 @@
-"""Replies about an object that are kept until a commit touches its place on the sky.
+"""A cache of replies about objects; a reply is kept until a commit touches the object's place on the sky.
 
-What a commit touches is told by the log alone: partition and range of `healpix29` of each file that came or lost rows.
-That is more than the objects whose rows changed, never less, so no kept reply is older than the last look at the log.
+The log alone gives the places that a commit touches: partition and range of `healpix29` of each file that was added or
+lost rows. They include every object whose rows changed, and others, so no kept reply is older than the last read of the
+log.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class _Kept:
 
 
 class Replies:
-    """Up to `size` bytes of replies, those asked for last. The logs are looked at every `look_s` at the most."""
+    """Up to `size` bytes of replies, those requested last. The logs are read at most once in `look_s` seconds."""
 
     def __init__(self, lake: str, size: int, look_s: float) -> None:
         self._lake, self._size, self._look_s = lake, size, look_s
@@ -35,9 +36,9 @@ class Replies:
         self._looked: dict[str, float] = {}
 
     def get(self, name: str, tables: Sequence[str], where: Place, make: Callable[[], bytes]) -> bytes:
-        """The reply of this name, made of rows of `tables` at a place: kept, or made now.
+        """The reply of this name, which depends on rows of `tables` at a place: from the cache, or made by `make`.
 
-        Raises LakeError where the tables cannot be read, and what `make` raises.
+        Raises LakeError where the tables cannot be read, and the errors of `make`.
         """
         with self._lock:
             before = {table: self._look(table) for table in tables}
@@ -47,7 +48,7 @@ class Replies:
                 return kept.body
         body = make()
         with self._lock:
-            # What was committed while the reply was made may be in it or not.
+            # A commit during `make` may be in the reply or not.
             if before == {table: self._look(table) for table in tables} and len(body) <= self._size:
                 self._drop(name)
                 self._kept[name] = _Kept(body, tables, where)
@@ -57,7 +58,7 @@ class Replies:
         return body
 
     def _look(self, table: str) -> int:
-        """Drop what was touched since the last look; the version of the table that was seen."""
+        """Drop replies that commits since the last read have touched; return the table's version."""
         now = monotonic()
         followed = self._followed.get(table)
         if followed is not None and now - self._looked[table] < self._look_s:
@@ -97,7 +98,7 @@ class Replies:
 
 
 def _reach(file: File) -> tuple[int, int, int]:
-    """Partition of a file, and the first and last `healpix29` in it; of all where the log does not say."""
+    """Partition of a file, and its first and last `healpix29`; the whole range where the log has no bounds."""
     first, last = file.bounds or (0, 1 << 62)
     return int(file.partition["pixel"] or 0), first, last
 

@@ -1,6 +1,6 @@
-"""Files of the lake's tables for an engine that reads Parquet by itself: at one version, without those it can skip.
+"""Files of the lake's tables for an engine that reads Parquet: at one version, without files that it can skip.
 
-The Delta log says of each file the smallest and largest values of its columns, and which rows are deleted.
+The Delta log has the smallest and largest values of the columns of each file, and its deleted rows.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from alerce_spark.location import is_remote
 Value = int | float | str
 #: A closed interval of the values of a column; None leaves an end open.
 Interval = tuple[Value | None, Value | None]
-#: Of each column the intervals of which one must hold, ascending and apart; values are of the column's kind. A row
-#: outside is not wanted.
+#: Intervals by column, disjoint and ascending, of the column's type: a row must lie in one interval of each column.
 Bounds = Sequence[tuple[str, Sequence[Interval]]]
 
 #: Files whose statistics stay parsed.
@@ -40,12 +39,12 @@ class Files:
 
     @property
     def paths(self) -> list[str]:
-        """All of them."""
+        """Paths of all files."""
         return [*self.whole, *self.marked]
 
 
 def pinned(lake: str, tables: Iterable[str]) -> dict[str, Snapshot]:
-    """The newest version of each table: what is chosen from it does not change while others write."""
+    """The newest version of each table, fixed: files chosen from it do not change while others write."""
     return {name: table_of(lake, name).live() for name in tables}
 
 
@@ -55,7 +54,7 @@ def chosen(lake: str, table: str, live: Snapshot, bounds: Bounds) -> Files:
     Raises LakeError for a lake that is not on this machine's disks.
     """
     if is_remote(lake):
-        raise LakeError("queries read the lake from a disk, and it is on S3; run the server where a copy of it is")
+        raise LakeError("queries read a lake on disk, and this one is on S3; run the server where a copy of it is")
     read = table_of(lake, table)
     wanted = [file for file in live.files.values() if _may_hold(file, bounds)]
     whole = [_path(read, file) for file in wanted if not file.vector]

@@ -1,7 +1,7 @@
 """Tables of the index, made from those of the lake: the same in SQLite and in PostgreSQL.
 
-`object` is the lake's table `objects` without its partition. Of the classifications of an object the one that counts is
-kept for each classifier (as `lake.Lake.classes` chooses it), class by class in `probability`, ready for lists.
+`object` is the lake's table `objects` without its partition. For each object and classifier the classification that
+counts (by the rule of `lake.Lake.classes`) is in `probability`, one row a class, as lists need it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from alerce_spark.lake.tables import TABLES
 
-#: Texts are compared byte by byte, whatever language a database speaks.
+#: Texts are compared byte by byte, whatever the locale of the database.
 _TEXT = Text().with_variant(Text(collation="C"), "postgresql")
 _TYPES: dict[str, Any] = {
     "int": Integer,
@@ -38,7 +38,7 @@ _TYPES: dict[str, Any] = {
     "boolean": Boolean,
     "string": _TEXT,
 }
-#: SQLite counts rows by a column that is INTEGER and nothing else.
+#: SQLite numbers rows by a column only if its type is INTEGER.
 _ID = BigInteger().with_variant(Integer, "sqlite")
 
 metadata = MetaData()
@@ -57,13 +57,13 @@ objects = Table(
     ),
     Index("object_oid", "oid", unique=True),
     Index("object_healpix29", "healpix29"),
-    # Pairs: a range of dates is mostly asked together with one of counts.
+    # Pairs: most queries with a range of dates also have one of counts.
     Index("object_firstmjd", "firstmjd", "ndet"),
     Index("object_ndet", "ndet", "firstmjd"),
     Index("object_lastmjd", "lastmjd", "ndet"),
 )
 
-#: Names of classifiers, versions and classes: rows of classes hold their numbers.
+#: Names of classifiers, versions and classes; rows of classes hold their ids.
 words = Table(
     "word",
     metadata,
@@ -72,7 +72,7 @@ words = Table(
     UniqueConstraint("word"),
 )
 
-#: Which classification counts, by object and classifier.
+#: The classification that counts, by object and classifier.
 classified = Table(
     "classified",
     metadata,
@@ -86,7 +86,7 @@ classified = Table(
     sqlite_with_rowid=False,
 )
 
-#: Its classes. Rows of ranking 1 repeat what lists choose objects by, so that one index answers them.
+#: Its classes. Rows of ranking 1 repeat the columns that lists choose objects by, so that one index answers them.
 probability = Table(
     "probability",
     metadata,
@@ -131,18 +131,18 @@ taxonomy = Table(
     Column("classes", _TEXT, nullable=False, comment="JSON list"),
 )
 
-#: Versions of the lake's tables that the rows show: written in the transaction that writes the rows.
+#: Versions of the lake's tables that the rows show, written in the transaction that writes the rows.
 applied = Table(
     "applied", metadata, Column("table", _TEXT, primary_key=True), Column("version", BigInteger, nullable=False)
 )
 
-#: About the index itself: fingerprint of this schema, which lake it follows, its HEALPix order, when it was built.
+#: Facts of the index: fingerprint of this schema, the lake that it follows, its HEALPix order, time of the build.
 about = Table("about", metadata, Column("name", _TEXT, primary_key=True), Column("value", _TEXT, nullable=False))
 
 
 @cache
 def fingerprint() -> str:
-    """Changes with any table or index above: an index with another one must be built again."""
+    """Checksum of the tables and indices above: an index with another one must be rebuilt."""
     parts = [str(CreateTable(table)) for table in metadata.sorted_tables]
     parts += sorted(str(CreateIndex(index)) for table in metadata.sorted_tables for index in table.indexes)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

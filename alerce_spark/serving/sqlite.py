@@ -21,10 +21,10 @@ from alerce_spark.serving.engine import IndexFault, Store, create_tables
 
 _BUSY_MS = 30_000
 _WRITER_CACHE_KIB = 65_536
-#: Readers see the file through the memory that the system maps; there are many of them.
+#: Readers are many: each has a small cache, and they share the file that the system maps into memory.
 _READER_CACHE_KIB = 2_048
 _MMAP_BYTES = 4 << 30
-#: Steps of SQLite's virtual machine between two looks at the time.
+#: Steps of SQLite's virtual machine between two checks of the time.
 _STEPS_BETWEEN_LOOKS = 20_000
 
 
@@ -39,7 +39,7 @@ class SQLite(Store):
 
     def writer(self) -> Engine:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Transactions are begun by hand: Python's own way would end them at every CREATE TABLE.
+        # Transactions begin explicitly: by default Python would end them at every CREATE TABLE.
         engine = create_engine(f"sqlite:///{self.path}", connect_args={"timeout": _BUSY_MS / 1000})
 
         @event.listens_for(engine, "connect")

@@ -1,8 +1,8 @@
-"""Pages of a list that changes while somebody turns them: none shows a row again, none leaves one out.
+"""Pages of a list that changes while a client reads them: no page repeats a row, none leaves one out.
 
-What a client was shown of a list is remembered. Its next page is made of the list as it is then, without what was
-shown: a row that moved to the front meanwhile still comes, and one that moved back does not come twice. Who opens a
-page in the middle gets it as it is.
+The rows sent to a client are remembered. The client's next page is made from the present list without these rows: a row
+that moved to the front meanwhile is still sent, and one that moved back is not sent twice. A client that starts with a
+page in the middle gets that page of the present list.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from threading import Lock
 
 from alerce_spark.serving.query import Key
 
-#: Rows remembered, of all lists together, and a list at the least: about 100 bytes each.
+#: Rows remembered of all lists together, and fewest that a list counts as: about 100 bytes each.
 _ROWS = 1_000_000
 _LEAST = 200
 
 
 class Walks:
-    """The pages shown so far of the lists that were asked for last."""
+    """The rows sent so far of the lists requested last."""
 
     def __init__(self, rows: int = _ROWS) -> None:
         self._rows, self._held = rows, 0
@@ -29,12 +29,12 @@ class Walks:
     def page(self, who: str, page: int, size: int, keys: Callable[[int, int], list[Key]]) -> tuple[list[Key], bool]:
         """Rows of a page, and whether there are more after it.
 
-        `who` names client and list; `keys(limit, offset)` gives the list as it is now.
+        `who` names client and list; `keys(limit, offset)` returns a part of the present list.
         """
         with self._lock:
             shown = self._walks.get(who, [])
         if 1 < page <= len(shown):
-            # Asked for once more: the same again.
+            # A repeated request gets the same page.
             return shown[page - 1], page < len(shown) or bool(self._after(shown, 1, keys))
         if page == 1:
             shown = []
@@ -47,7 +47,7 @@ class Walks:
 
     def _after(self, shown: list[list[Key]], count: int, keys: Callable[[int, int], list[Key]]) -> list[Key]:
         seen = {key.id for page in shown for key in page}
-        # Of the first rows of the list as many as were shown may be old ones.
+        # Up to as many of the first rows of the list as were sent may be old ones.
         return [key for key in keys(len(seen) + count, 0) if key.id not in seen][:count]
 
     def _remember(self, who: str, pages: list[list[Key]]) -> None:

@@ -245,7 +245,7 @@ def _of_traceback(text: str) -> list[tuple[str, str]]:
 
 
 def _line(link: _Link, found: re.Match[str]) -> str:
-    """What a link says, shortened around what was recognised in it."""
+    """The message of a link of the chain, shortened around the recognised part."""
     text = _plain(link)
     if len(text) <= _MOST:
         return text

@@ -1,4 +1,4 @@
-"""What a query's checkpoint says: which messages it has taken, and which of its files is damaged."""
+"""Reads a query's checkpoint: the messages that it has processed, and damaged files."""
 
 from __future__ import annotations
 

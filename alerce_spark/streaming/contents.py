@@ -1,4 +1,4 @@
-"""What messages say, as rows of the tables: every value is checked first, since anybody may have sent them."""
+"""Contents of messages as rows of the tables: every value is checked first, since anybody may have sent them."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _checked(table: str, record: Record) -> Row:
 
 
 def _fault(column: Column, value: Any) -> str | None:
-    """What is wrong with a value of a column."""
+    """The fault of a value of a column."""
     if value is None:
         return "missing" if column.required else None
     if column.name in _LIMITS:

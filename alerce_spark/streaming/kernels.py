@@ -84,7 +84,7 @@ def _mark() -> Path:
 
 
 def _compile() -> None:
-    """What workers of the queries do with a batch, on an empty lake."""
+    """Process a batch as workers of the queries do, on an empty lake."""
     columns = {
         "packet": pa.array([packet()], pa.binary()),
         "source": ["compiling"],

@@ -83,6 +83,6 @@ def as_packets(out: DataFrame) -> DataFrame:
 def error_message(
     batch: pa.RecordBatch, row: int, stage: str, survey: str, oid: str, reason: str, out: Topics
 ) -> Message:
-    """What a step could not do with the packet at `row` of a batch of PACKETS, for the topic of errors."""
+    """The error of a step with the packet at `row` of a batch of PACKETS, for the topic of errors."""
     record = refusal(batch, row, stage, survey, reason)
     return Message(out.named(records.ERROR_TOPIC), oid, records.ERROR.encode(record))

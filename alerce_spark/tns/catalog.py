@@ -1,8 +1,8 @@
-"""The local catalogue `tns`: public objects of files, the one modified last of each id; kept up to date by `fetch`.
+"""The local catalogue `tns`: public objects from files, one row an id, modified last; kept up to date by `fetch`.
 
-What the catalogue holds says up to when it is complete, so there is no other state: files are taken in the order of
-time, and the first that cannot be had ends a round; the next one begins there. A file that is taken again, or late,
-changes nothing.
+The rows of the catalogue show up to what time it is complete, so there is no other state: files are imported in the
+order of time, and a round ends at the first that is not available; the next round begins there. Importing a file again
+or late changes nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _OWN = {"source_id": "objid", "dec": "declination"}
 
 @dataclass
 class Updated:
-    """What came of some files: objects added, changed, gone; remarks on each file; what could not be had, if any."""
+    """Result of an import: objects added, changed and removed; a remark on each file; the failure, if any."""
 
     added: int = 0
     changed: int = 0
@@ -44,7 +44,7 @@ class Updated:
 
 
 def settings() -> Catalog:
-    """What conf/catalogs.toml says of the catalogue. Raises CatalogSettingsError where it says nothing."""
+    """Settings of the catalogue in conf/catalogs.toml. Raises CatalogSettingsError where they are missing."""
     file = conf_dir() / "catalogs.toml"
     known = load(file, surveys.get(surveys.DEFAULT))
     if NAME not in known:
@@ -53,14 +53,14 @@ def settings() -> Catalog:
 
 
 def import_files(lake: str, paths: Sequence[Path], scratch: Path | None = None) -> Updated:
-    """Take files into the catalogue, all or none. Raises DamagedFile."""
+    """Import files into the catalogue, all or none. Raises DamagedFile."""
     with tempfile.TemporaryDirectory(prefix="alerce-tns-", dir=scratch) as folder:
         read_files = [(path.name, read(path, settings(), Path(folder))) for path in paths]
         return _taken(lake, read_files, Path(folder))
 
 
 def fetch(lake: str, tns: Tns, now: datetime | None = None, scratch: Path | None = None) -> Updated:
-    """Bring the catalogue up to date; `failure` of the result says which file could not be had, and why."""
+    """Bring the catalogue up to date; `failure` of the result names a file that was not available, and why."""
     now = now or datetime.now(UTC)
     found: list[tuple[str, Public]] = []
     failure = None
@@ -85,7 +85,7 @@ def fetch(lake: str, tns: Tns, now: datetime | None = None, scratch: Path | None
 
 
 def known_until(lake: str, now: datetime) -> datetime | None:
-    """The last change up to now that the catalogue has; None where there is none."""
+    """Time of the last change in the catalogue; None for an empty one."""
     if catalogs.local(lake, NAME) is None:
         return None
     times = catalogs.everything(lake, NAME)["lastmodified"].str.to_datetime(_TIME, strict=False, time_zone="UTC")
@@ -111,7 +111,7 @@ def _taken(lake: str, found: Sequence[tuple[str, Public]], scratch: Path) -> Upd
 
 
 def _known(lake: str) -> pl.DataFrame:
-    """Rows of the catalogue, none where there is none."""
+    """Rows of the catalogue; no rows where it is not imported."""
     if catalogs.local(lake, NAME) is not None:
         return catalogs.everything(lake, NAME)
     kinds = {name: pl.Float64 if a.type == "number" else pl.String for name, a in settings().attributes.items()}
@@ -119,8 +119,8 @@ def _known(lake: str) -> pl.DataFrame:
 
 
 def _merged(known: pl.DataFrame, public: Public) -> pl.DataFrame:
-    """Known rows and those of a file; of one id that modified last, of equal times the file's."""
-    # A row without a time is as the file says: as it was at its end.
+    """Known rows and those of a file; for each id the row modified last, at equal times that of the file."""
+    # A row without a time of modification gets the file's last time.
     until = public.until.strftime(_TIME)
     new = public.rows.select(known.columns).with_columns(pl.col("lastmodified").fill_null(until))
     if public.is_whole:

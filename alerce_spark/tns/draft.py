@@ -1,7 +1,7 @@
-"""A report made of an object: discovery, last limit before it, photometry, host, in the words of TNS's bulk report.
+"""Make the report of an object: discovery, last limit before it, photometry, host, in TNS's bulk report format.
 
-Magnitudes are those of the difference image, as a discovery is reported: an object that is there in the reference image
-has another apparent magnitude. Measurements below the reference are no light of a new source and are left out.
+Magnitudes are those of the difference image, as usual for a discovery: an object in the reference image has another
+apparent magnitude. Measurements below the reference are not light of a new source and are left out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from alerce_spark.tns.catalog import NAME
 
 Json = dict[str, Any]
 
-#: Numbers that TNS gives to ZTF's filters and camera, to AB magnitudes, and to a possible supernova.
+#: Numbers of TNS for ZTF's filters and camera, for AB magnitudes, and for a possible supernova.
 FILTERS = {1: "110", 2: "111", 3: "112"}
 INSTRUMENT, AB_MAGNITUDE, POSSIBLE_SUPERNOVA = "196", "1", "1"
 _EXPOSURE_S, _OBSERVER = "30", "Robot"
@@ -34,7 +34,7 @@ _MOST_POINTS = 10
 
 @dataclass(frozen=True)
 class Host:
-    """The galaxy that a person thinks the object is in."""
+    """The galaxy that a person chose as the host."""
 
     name: str
     redshift: float | None = None
@@ -43,9 +43,9 @@ class Host:
 def draft(
     lake: str, oid: str, settings: TnsSettings, *, host: Host | None = None, remarks: str = "", known: bool = False
 ) -> Json:
-    """The report of an object. With `known` also of one near which TNS has an object already.
+    """The report of an object. With `known`, also where TNS has an object nearby already.
 
-    Raises ConfigError where the settings do not say who reports, InputError for an object that cannot be reported.
+    Raises ConfigError where the settings do not name the reporter, InputError for an object that cannot be reported.
     """
     missing = [n for n in ("bot_name", "reporting_group", "data_source", "reporters") if not getattr(settings, n)]
     if missing:
@@ -86,7 +86,7 @@ def draft(
 
 
 def known_as(lake: str, ra: float, dec: float) -> str | None:
-    """Name of the object of the local catalogue at a position [deg], if there is one."""
+    """Name of the object of the local catalogue at a position [deg], if any."""
     local = catalogs.local(lake, NAME)
     if local is None:
         return None
@@ -95,7 +95,7 @@ def known_as(lake: str, ra: float, dec: float) -> str | None:
 
 
 def _place(value: float, error: float | None, scale: float) -> Json:
-    """A coordinate and its error [deg], which is given in arcsec on the sky."""
+    """A coordinate [deg] and its error [deg], which the report gives in arcsec on the sky."""
     place = {"value": f"{value:.7f}", "units": "arcsec"}
     return place if not error else place | {"error": f"{error * scale * 3600:.3f}"}
 
@@ -127,7 +127,7 @@ def _magnitude(value: float) -> str:
 
 
 def _classified(sky: Lake, oid: str) -> str:
-    """What the stamp classifier says, in words."""
+    """The result of the stamp classifier as a sentence."""
     rows = sky.classes(STAMP, oid=oid).collect().to_dicts()
     if not rows:
         return ""

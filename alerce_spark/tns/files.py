@@ -1,6 +1,7 @@
-"""Files of public objects of TNS: CSV in a zip; the first line says which time they are about, the second is a header.
+"""Files of public objects of TNS: CSV in a zip; the first line is the period that they cover, the second the header.
 
-`tns_public_objects.csv.zip` has every object, made once a day; `…_YYYYMMDD` what changed on a day, `…_HH` in an hour.
+`tns_public_objects.csv.zip` has every object and is made once a day; `…_YYYYMMDD` has the changes of a day, `…_HH`
+those of an hour.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ _MOST_DAYS = 7
 
 
 class DamagedFile(InputError):
-    """A file that is none of TNS, or not all of it; the message names it."""
+    """A file is not one of TNS, or is incomplete; the message names it."""
 
 
 @dataclass(frozen=True)
 class Public:
-    """Objects of a file, one row each; `is_whole`: all there are; `until`: they are right up to then [UTC]."""
+    """Objects of a file, one row each; `is_whole`: all objects of TNS; `until`: end of the file's period [UTC]."""
 
     rows: pl.DataFrame
     until: datetime
@@ -44,7 +45,7 @@ class Public:
 
 
 def read(path: Path, settings: Catalog, scratch: Path) -> Public:
-    """The objects of a file, zipped or not; of an id that comes twice the last row. Raises DamagedFile.
+    """The objects of a file, zipped or not; for a repeated id the last row. Raises DamagedFile.
 
     Columns source_id, ra, dec [deg] and the attributes of `settings`. Rows without an id or a position are counted.
     """
@@ -83,7 +84,7 @@ def _unpacked(path: Path, scratch: Path) -> tuple[str, Path]:
 
 
 def _only_member(path: Path) -> bytes:
-    """The file in a zip, its checksum seen."""
+    """The file in a zip, with its checksum verified."""
     with zipfile.ZipFile(path) as archive:
         members = [info for info in archive.infolist() if not info.is_dir()]
         if len(members) != 1:
@@ -93,14 +94,14 @@ def _only_member(path: Path) -> bytes:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file to ask for, and the beginning of the time that it is about: an older one is left from the day before."""
+    """A file to request, and the beginning of its period: a file from before that is a leftover of an earlier day."""
 
     name: str
     begin: datetime
 
 
 def due(known_until: datetime | None, now: datetime) -> list[Wanted]:
-    """Files that bring a catalogue up to date which has every change up to `known_until`, in the order of time."""
+    """Files that update a catalogue that is complete up to `known_until`, in the order of time."""
     today = datetime(now.year, now.month, now.day, tzinfo=UTC)
     hour = today
     wanted = []

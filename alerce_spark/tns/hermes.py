@@ -1,4 +1,4 @@
-"""HERMES, the second way for a report: a message with the same facts, which HERMES hands on to TNS."""
+"""HERMES, the second way to send a report: a message with the same facts, which HERMES forwards to TNS."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNIT = "AB mag"
 
 
 class Hermes:
-    """The account of the settings. Raises ConfigError where there is none."""
+    """The account of the settings. Raises ConfigError where it is not set."""
 
     def __init__(self, settings: TnsSettings) -> None:
         token = settings.hermes_token.get_secret_value()
@@ -32,7 +32,7 @@ class Hermes:
         self._server = Server("HERMES", settings.hermes_url, headers, settings.timeout_s, settings.patience_s)
 
     def send(self, report: Json) -> str | None:
-        """Hand in a report that HERMES finds valid; returns its number if it has one. Raises Refused, TnsError."""
+        """Submit a report after HERMES validated it; return its number, if any. Raises Refused, TnsError."""
         content = message(report, self._settings)
         wrong = self._post(f"{_SUBMIT}validate/", content, NotTaken)
         if wrong:
@@ -42,7 +42,7 @@ class Hermes:
         return None if number is None else str(number)
 
     def _post(self, path: str, content: Json, otherwise: type[NotTaken] | type[Unsure]) -> Json:
-        """The answer. Where it is lost, the error is `otherwise`: to ask whether a message is valid does nothing."""
+        """The answer to a request. Raises `otherwise` where it is lost: a validation changes nothing, so NotTaken."""
         try:
             answer = self._server.post(path, json=content)
             said = body_of(answer)

@@ -6,7 +6,7 @@ import polars as pl
 
 from alerce_spark.lake import catalogs
 
-#: What is a galaxy in each catalogue: by its type in SDSS; in Pan-STARRS by light that a point source has not.
+#: Conditions for a galaxy in each catalogue: its type in SDSS; in Pan-STARRS more light than a point source has.
 _EXTENDED_MAG = 0.05
 _GALAXIES = {
     "sdss": pl.col("type").is_in(["3", "GALAXY"]),
@@ -23,7 +23,7 @@ def candidates(lake: str, ra: float, dec: float, radius: float = 30.0) -> pl.Dat
     """Galaxies within `radius` arcsec of a position [deg], the nearest first.
 
     Columns catalog, source_id, ra, dec [deg], separation [arcsec], redshift (spectroscopic), photometric_redshift,
-    r [mag]; null where a catalogue does not say. No rows where no catalogue that knows galaxies is imported.
+    r [mag]; null where a catalogue lacks the value. No rows where no catalogue with galaxies is imported.
     """
     found = [pl.DataFrame(schema=_SCHEMA)]
     for name, is_galaxy in _GALAXIES.items():

@@ -1,7 +1,7 @@
-"""Requests to TNS and HERMES: what came of each is one of three, and keys appear in no message.
+"""Requests to TNS and HERMES, with three outcomes; keys appear in no message.
 
-A request is answered, or was certainly not taken (`NotTaken`), or nobody knows whether it was (`Unsure`): a report that
-may have been taken must not be sent again before somebody has looked for it.
+A request is answered, or the server certainly did not accept it (`NotTaken`), or that is unknown (`Unsure`): a report
+that may have been accepted must not be sent again before a search for it.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from alerce_spark.errors import AlerceError
 
 log = logging.getLogger(__name__)
 
-#: What is waited where a server says that it is too much and does not say for how long [s].
+#: Wait where a server refuses too many requests without saying for how long [s].
 _UNTOLD_WAIT_S = 60.0
 #: Limits of TNS: of all requests, and of searches by position.
 _LIMITS = ("x-rate-limit", "x-cone-rate-limit")
 
 
 class TnsError(AlerceError):
-    """A name server gave no answer that can be used; the message says what happened."""
+    """A name server gave no usable answer; the message says what happened."""
 
 
 class NotTaken(TnsError):
-    """The request was certainly not taken."""
+    """The server certainly did not accept the request."""
 
 
 class Unsure(TnsError):
-    """The request may have been taken."""
+    """The server may have accepted the request."""
 
 
 class Limited(NotTaken):
-    """The server takes no more requests for `wait` seconds."""
+    """The server accepts no more requests for `wait` seconds."""
 
     def __init__(self, server: str, wait: float) -> None:
         super().__init__(f"{server} takes no more requests of ours for {wait:.0f} s; try again then")
@@ -46,7 +46,7 @@ class Limited(NotTaken):
 
 
 class Server:
-    """One server, asked by POST with some headers. A limit of requests is waited for up to `patience` seconds."""
+    """One server, called by POST with fixed headers. Waits up to `patience` seconds where it limits requests."""
 
     def __init__(self, name: str, url: str, headers: Mapping[str, str], timeout: float, patience: float) -> None:
         self._name, self._url = name, url.rstrip("/")
@@ -56,7 +56,7 @@ class Server:
         self._free_at = 0.0
 
     def post(self, path: str, **content: Any) -> requests.Response:
-        """The answer, of status 200, 201, 400 or 404. `content` as of requests. Raises TnsError."""
+        """The answer, of status 200, 201, 400 or 404. `content` is passed to requests. Raises TnsError."""
         until = time.monotonic() + self._patience
         while True:
             self._wait(until)
@@ -75,7 +75,7 @@ class Server:
         time.sleep(wait)
 
     def _learn(self, answer: requests.Response) -> None:
-        """When the next request may go."""
+        """Time at which the next request may be sent."""
         waits = [_seconds(answer.headers.get("Retry-After"))]
         for limit in _LIMITS:
             if answer.headers.get(f"{limit}-remaining") == "0":
@@ -88,7 +88,7 @@ class Server:
 
     def _ask(self, path: str, content: Mapping[str, Any]) -> requests.Response:
         try:
-            # A key goes to the server that was set and to no other, so redirects are not followed.
+            # A key goes only to the server of the settings, so redirects are not followed.
             return self._session.post(self._url + path, timeout=self._timeout, allow_redirects=False, **content)
         except requests.RequestException as error:
             kind = NotTaken if _never_connected(error) else Unsure
@@ -118,7 +118,7 @@ def _seconds(text: str | None) -> float | None:
 
 
 def body_of(answer: requests.Response) -> Any:
-    """The JSON of an answer. Raises Unsure where there is none."""
+    """The JSON of an answer. Raises Unsure for other content."""
     try:
         return answer.json()
     except requests.JSONDecodeError:

@@ -1,9 +1,9 @@
-"""New and changed rows of TNS against the objects that are there: the table xmatch says what the catalogue says today.
+"""Match new and changed rows of TNS with stored objects: the table xmatch then agrees with the catalogue.
 
-The query `crossmatch` asks the catalogue about new objects once. An object that was there before its TNS row is found
-here: every object with a source of TNS within the radius is asked about again, at the position at which it was asked
-about before, and what differs from its row is written. So it does not matter which of both came first, a round that
-was cut off is made up for by the next, and one without news writes nothing.
+The query `crossmatch` matches new objects once. An object older than its TNS row is found here: every object with a
+source of TNS within the radius is matched again, at the position of its stored attempt, and rows that differ are
+written. So the order of arrival does not matter, an interrupted round is completed by the next, and a round without
+changes writes nothing.
 
 Commits name the version that was read, so this runs beside a stream and needs no lease.
 """
@@ -25,7 +25,7 @@ from alerce_spark.lake.handles import delta_table, scan
 from alerce_spark.tns.catalog import NAME
 
 _TABLE = "xmatch"
-#: Partitions of the lake that are read together.
+#: Number of partitions of the lake that are read together.
 _PIXELS = 64
 _ASKED = ("oid", "survey", "candid", "ra", "dec", "source_id", "attributes")
 
@@ -39,7 +39,7 @@ class Rematched:
 
 
 def rematch(lake: str) -> Rematched:
-    """Bring the rows of TNS in xmatch up to date with the catalogue. Raises LakeError where that is not imported."""
+    """Update the rows of TNS in xmatch from the catalogue. Raises LakeError where the catalogue is not imported."""
     sources = catalogs.everything(lake, NAME)
     known = catalogs.local(lake, NAME)
     radius = known.settings.radius if known is not None else 0.0
@@ -51,7 +51,7 @@ def rematch(lake: str) -> Rematched:
 
 
 def _pixels(lake: str) -> Iterator[list[int]]:
-    """Partitions of objects and attempts, some at a time."""
+    """Groups of partitions of objects and attempts."""
     tables = ("objects", _TABLE)
     pixels = sorted({int(p["pixel"]) for table in tables for p in delta_table(lake, table).partitions()})
     for start in range(0, len(pixels), _PIXELS):
@@ -107,7 +107,7 @@ def _near(asked: pl.DataFrame, sources: pl.DataFrame, radius: float) -> np.ndarr
 
 
 def _differs(found: pa.Table, asked: pl.DataFrame) -> np.ndarray:
-    """Which attempts say something else than what is stored about the same position."""
+    """Attempts whose result differs from the stored one at the same position."""
     new = zip(found["source_id"].to_pylist(), found["attributes"].to_pylist(), strict=True)
     old = zip(asked["source_id"].to_list(), asked["attributes"].to_list(), strict=True)
     return np.array([a != b or dict(x or ()) != (y or {}) for (a, x), (b, y) in zip(new, old, strict=True)], bool)

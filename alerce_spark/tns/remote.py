@@ -1,4 +1,4 @@
-"""Searches at TNS for users of a server: few, one at a time, and their answers are kept for a while."""
+"""Searches at TNS for users of a server: few, one at a time, with a cache of answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from limits.strategies import FixedWindowRateLimiter
 from alerce_spark.tns.http import Limited
 from alerce_spark.tns.server import Tns, bare
 
-#: Searches of all users together, and objects that are looked up for one.
+#: Limit of searches for all users together, and objects that one search looks up.
 _RATE, _RATE_S, _MOST = parse("20/minute"), 60.0, 5
 #: Answers that are kept, and how long [s].
 _KEPT, _KEPT_S = 1000, 600.0
@@ -24,7 +24,7 @@ Objects = list[dict[str, Any]]
 
 
 class Remote:
-    """What TNS knows, asked by one bot. Every method raises TnsError."""
+    """Searches at TNS by one bot. Every method raises TnsError."""
 
     def __init__(self, tns: Tns) -> None:
         self._tns = tns
@@ -37,7 +37,7 @@ class Remote:
         return self._kept((ra, dec, radius), lambda: self._tns.near(ra, dec, radius))
 
     def called(self, name: str) -> Objects:
-        """The object of a name, with or without prefix, else those that somebody reported under it."""
+        """The object of a name, with or without prefix, else those with this internal name."""
 
         def names() -> list[str]:
             return [name] if self._tns.object(bare(name)) else self._tns.called(name)

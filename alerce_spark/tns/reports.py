@@ -1,7 +1,7 @@
-"""Where each report stands: the table `tns_reports`, one row a step, each step made from the one before or not at all.
+"""The state of each report: the table `tns_reports`, one row a step; each step follows a known one.
 
-A step is one commit of `lake.write.insert`, whose key has the number of the step: of two that go on from the same one a
-single one is stored, and the other is told. So what only one may do is done by whoever stored the step before it.
+A step is one commit of `lake.write.insert`, whose key has the number of the step: if two processes continue from the
+same step, one is stored and the other gets Overtaken. So only the process that stored a step does the work after it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from alerce_spark.lake.tables import TABLES
 from alerce_spark.lake.write import Change, Conflict
 
 _TABLE = "tns_reports"
-#: Each step is a file; so many become one.
+#: Each step is a file; this many are merged into one.
 _MOST_FILES = 50
 
 DRAFTED, APPROVED, SENDING, SENT, UNKNOWN = "drafted", "approved", "sending", "sent", "unknown"
 NAMED, EXISTS, REJECTED, LOST = "named", "exists", "rejected", "lost"
-#: States that a sender has to go on from, and those that a person may begin again from.
+#: States from which a sender continues, and those from which a person may start again.
 OPEN, AGAIN = (APPROVED, SENDING, SENT, UNKNOWN), (DRAFTED, REJECTED, LOST)
 
 
 class Overtaken(AlerceError):
-    """Somebody else went on with the report: look where it stands now."""
+    """Another process or person has changed the report: look at its state."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Report:
 
     @property
     def content(self) -> dict[str, Any]:
-        """What is reported."""
+        """The content of the report."""
         return dict(json.loads(self.report))
 
 
@@ -73,12 +73,12 @@ def standing(lake: str, oid: str | None = None) -> list[Report]:
 
 
 def of(lake: str, oid: str, bot: str) -> Report | None:
-    """Where the report of an object by a bot stands; None where there is none."""
+    """The last step of a bot's report of an object; None without a report."""
     return next((one for one in standing(lake, oid) if one.bot == bot), None)
 
 
 def needed(lake: str, oid: str, bot: str) -> Report:
-    """As `of`. Raises InputError where there is none."""
+    """As `of`. Raises InputError without a report."""
     found = of(lake, oid, bot)
     if found is None:
         raise InputError(f"there is no report of {oid} by {bot!r}; make one with: alerce-spark tns draft {oid}")
@@ -86,7 +86,7 @@ def needed(lake: str, oid: str, bot: str) -> Report:
 
 
 def store_draft(lake: str, oid: str, bot: str, report: dict[str, Any], who: str) -> Report:
-    """Keep a draft, in place of an earlier one that was not sent, was rejected or lost. Raises InputError."""
+    """Store a draft; it replaces an earlier one that was not sent, was rejected or lost. Raises InputError."""
     write.create(lake, healpix_order(lake), sync=is_synced(lake))
     before = of(lake, oid, bot)
     text = json.dumps(report, sort_keys=True)
@@ -98,7 +98,7 @@ def store_draft(lake: str, oid: str, bot: str, report: dict[str, Any], who: str)
 
 
 def approve(lake: str, oid: str, bot: str, who: str) -> Report:
-    """A person says that the draft may be sent. Raises InputError where there is no draft."""
+    """Store a person's approval of a draft. Raises InputError without a draft."""
     before = needed(lake, oid, bot)
     if not who.strip():
         raise InputError("say who approves the report")
@@ -108,7 +108,7 @@ def approve(lake: str, oid: str, bot: str, who: str) -> Report:
 
 
 def step(lake: str, before: Report, state: str, who: str, **changes: Any) -> Report:
-    """Store the step after `before`. Raises Overtaken where somebody else has stored one."""
+    """Store the step after `before`. Raises Overtaken where that step exists already."""
     after = {"number": before.number + 1, "state": state, "who": who, "since": datetime.now(UTC), **changes}
     return _stored(lake, replace(before, **after))
 
@@ -122,7 +122,7 @@ def _stored(lake: str, report: Report) -> Report:
 
 
 def _tidy(lake: str) -> None:
-    """Many small files become one; rows stay as they are."""
+    """Merge many small files into one; rows do not change."""
     live = table_of(lake, _TABLE).live()
     if len(live.files) <= _MOST_FILES:
         return

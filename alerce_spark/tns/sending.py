@@ -1,9 +1,9 @@
-"""Approved reports go out, and their replies come in; an object is reported once, whatever dies in between.
+"""Send approved reports and fetch their replies; an object is reported once, even if processes die in between.
 
-The step `sending` is stored before a report goes out, so whoever finds it later knows that the report may have been
-taken. Only one process sends at a time (the lease `tns_reports`), so a step `sending` that a sender finds is left of
-one that died. A report whose fate is unknown is never sent again: it is looked for at TNS under its internal name, and
-where it does not appear in `settle_s` it is `lost`, and a person may draft it again.
+The step `sending` is stored before the request, so a later process knows that TNS may have accepted the report. Only
+one process sends at a time (the lease `tns_reports`), so a stored step `sending` comes from a process that died. A
+report with an unknown outcome is never sent again: the sender searches TNS for its internal name, and where it does not
+appear within `settle_s` it is `lost`, and a person may draft it again.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from alerce_spark.tns.http import NotTaken, TnsError, Unsure
 from alerce_spark.tns.reports import APPROVED, EXISTS, LOST, NAMED, OPEN, REJECTED, SENDING, SENT, UNKNOWN, Report
 from alerce_spark.tns.server import Refused, Tns
 
-#: Which lease a sender holds.
+#: Name of the lease that a sender holds.
 LEASE = "tns_reports"
 TNS, HERMES = "tns", "hermes"
 
 
 @dataclass
 class Sender:
-    """Sends reports of one lake. `hermes`: the way is HERMES; `tns` is then only asked what became of them, if given.
+    """Sends reports of one lake, to HERMES if `hermes` is given; then `tns`, if given, is used for results only.
 
-    check_lease raises where another process may be sending; `wait_s`: how long replies are waited for.
+    check_lease raises where another process may be sending; `wait_s`: longest wait for a reply.
     """
 
     lake: str
@@ -46,7 +46,7 @@ class Sender:
     poll_s: float = 2.0
 
     def advance(self, oid: str) -> Report:
-        """Take the report of an object as far as it goes now; returns where it stands. Raises TnsError, Overtaken."""
+        """Advance the report of an object as far as possible now; return its last step. Raises TnsError, Overtaken."""
         report = reports.needed(self.lake, oid, self.settings.bot_name)
         until = time.monotonic() + self.wait_s
         while report.state in OPEN:
@@ -59,7 +59,7 @@ class Sender:
         return report
 
     def _next(self, report: Report) -> Report:
-        """The step after this one; the same where there is none yet."""
+        """The step after this one; the same where nothing can be done yet."""
         if report.state == APPROVED:
             return self._send(report)
         if report.state == SENDING:
@@ -74,7 +74,7 @@ class Sender:
             raise NotTaken("neither TNS nor HERMES is set: nothing is sent")
         via = HERMES if self.hermes is not None else TNS
         if self.tns is not None:
-            # A lake that was made again from its archive has forgotten what it reported.
+            # A lake rebuilt from its archive does not have its reports.
             name, is_ours = self._found(report)
             if name is not None and is_ours:
                 return self._step(report, NAMED, name=name, note="it was reported before")
@@ -102,7 +102,7 @@ class Sender:
         return self._step(report, UNKNOWN, note="TNS knows of no such report")
 
     def _look(self, report: Report) -> Report:
-        """Whether a report has arrived that nobody answered."""
+        """The step of a report that was sent without an answer: found at TNS, or lost, or still unknown."""
         name, is_ours = self._found(report)
         if name is not None:
             return self._step(report, NAMED if is_ours else EXISTS, name=name, note="found by its internal name")
@@ -111,7 +111,7 @@ class Sender:
         return self._step(report, LOST, note="TNS has no object of this internal name")
 
     def _found(self, report: Report) -> tuple[str | None, bool]:
-        """Name of an object that TNS has under our internal name, and whether our group reported it first."""
+        """Name of the object that TNS has under our internal name, and whether our group reported it first."""
         if self.tns is not None:
             names = self.tns.called(report.oid)
             return (names[0], self.tns.is_ours(names[0])) if names else (None, False)
@@ -135,7 +135,7 @@ class Sender:
 
 
 def called(lake: str, internal_name: str) -> pl.DataFrame:
-    """Objects of the local catalogue that were reported under an internal name; none where there is no catalogue."""
+    """Objects of the local catalogue with an internal name; an empty list without a catalogue."""
     if catalogs.local(lake, NAME) is None:
         return pl.DataFrame()
     names = pl.col("internal_names").str.split(",").list.eval(pl.element().str.strip_chars())
@@ -143,7 +143,7 @@ def called(lake: str, internal_name: str) -> pl.DataFrame:
 
 
 def send_all(sender: Sender, oids: list[str]) -> tuple[list[Report], list[str]]:
-    """Advance several reports; returns where they stand, and what went wrong with others."""
+    """Advance several reports; return their last steps, and the errors of the others."""
     done, failed = [], []
     for oid in oids:
         try:

@@ -1,4 +1,4 @@
-"""What we ask of the Transient Name Server: files of public objects, searches, reports of bots."""
+"""Requests to the Transient Name Server: files of public objects, searches, reports of bots."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from alerce_spark.tns.http import NotTaken, Server, Unsure, body_of
 T = TypeVar("T")
 
 _FILES = "/system/files/tns_public_objects/"
-#: Bytes of a file that is taken; the whole list has some fifty million.
+#: Largest file accepted [bytes]; the whole list has some fifty million.
 _LARGEST_FILE = 1 << 30
 _CHUNK = 1 << 20
-#: Questions are repeated where there was no answer: so many times, with growing waits [s].
+#: Attempts of a query without an answer, and growing waits between them [s].
 _ATTEMPTS, _FIRST_WAIT_S, _LONGEST_WAIT_S = 3, 0.5, 10.0
 _REASON_LENGTH = 2000
-#: What TNS says of each object of a report.
+#: Messages of TNS about an object of a report.
 _NEW, _RENAMED = "100", "121"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a report: named, exists or rejected; the object's name there, and reasons."""
+    """Result of a report: named, exists or rejected; the object's name at TNS, and reasons."""
 
     state: str
     name: str | None
@@ -37,7 +37,7 @@ class Answer:
 
 
 class Tns:
-    """The bot of the settings. Raises ConfigError where there is none, TnsError where there is no answer."""
+    """The bot of the settings. Raises ConfigError where it is not set, TnsError without an answer."""
 
     def __init__(self, settings: TnsSettings) -> None:
         key = settings.api_key.get_secret_value()
@@ -76,7 +76,7 @@ class Tns:
         return self._search({"ra": ra, "dec": dec, "radius": radius, "units": "arcsec"})
 
     def called(self, internal_name: str) -> list[str]:
-        """Names of objects that somebody reported under an internal name."""
+        """Names of objects with an internal name."""
         return self._search({"internal_name": internal_name, "internal_name_exact_match": "1"})
 
     def _search(self, what: dict[str, Any]) -> list[str]:
@@ -87,7 +87,7 @@ class Tns:
             raise Unsure("the answer of TNS to a search cannot be understood") from None
 
     def object(self, name: str) -> dict[str, Any] | None:
-        """What TNS knows of an object, by its name without prefix; None where there is none."""
+        """TNS's data of an object, by its name without prefix; None for an unknown one."""
         found = _repeated(lambda: self._get("/api/get/object", {"objname": name}))
         if not isinstance(found, dict) or not found.get("objname"):
             return None
@@ -107,7 +107,7 @@ class Tns:
         return _data(answer)
 
     def send(self, report: dict[str, Any]) -> str:
-        """Hand in a report of one object; returns its number. Raises Refused for one that TNS does not take."""
+        """Submit a report of one object; return its number. Raises Refused where TNS does not accept it."""
         content = {"api_key": self._key, "data": json.dumps({"at_report": {"0": report}})}
         answer = self._server.post("/api/set/bulk-report", data=content)
         if answer.status_code != 200:
@@ -119,7 +119,7 @@ class Tns:
         return str(number)
 
     def reply(self, report_id: str) -> Answer | None:
-        """What became of a report; None while TNS does not know."""
+        """Result of a report; None while TNS has not processed it."""
         content = {"api_key": self._key, "report_id": report_id}
         answer = _repeated(lambda: self._server.post("/api/get/bulk-report-reply", data=content))
         if answer.status_code == 404:
@@ -139,7 +139,7 @@ def bare(name: str) -> str:
 
 
 def _repeated(ask: Callable[[], T]) -> T:
-    """The answer to a question that may be asked again."""
+    """The answer to a request that may be repeated."""
     wait = wait_exponential(_FIRST_WAIT_S, _LONGEST_WAIT_S)
     for attempt in Retrying(
         retry=retry_if_exception_type(Unsure), stop=stop_after_attempt(_ATTEMPTS), wait=wait, reraise=True
@@ -155,7 +155,7 @@ def _data(answer: requests.Response) -> Any:
 
 
 def _reason(answer: requests.Response) -> str:
-    """What TNS says is wrong: its feedback, or its message."""
+    """The reason of a refusal: TNS's feedback, or its message."""
     try:
         body = answer.json()
         said = body.get("data") or body.get("id_message")
@@ -165,7 +165,7 @@ def _reason(answer: requests.Response) -> str:
 
 
 def _answer(data: Any) -> Answer:
-    """What TNS made of a report: feedback without a name says what is wrong with it."""
+    """Result of a report from TNS's feedback; feedback without a name is the reason of a rejection."""
     try:
         (feedback,) = data["feedback"]["at_report"]
         named = {code: said for code, said in feedback.items() if isinstance(said, dict) and said.get("objname")}

@@ -7,7 +7,7 @@ day=$(date -u +%Y%m%d)
 mkdir -p logs reports
 status=0
 
-# run <name> <command> …: its output goes to a log of its own; its exit status is the function's.
+# run <name> <command> …: its output goes to a separate log; its exit status is the function's.
 run() {
     name=$1
     shift
@@ -33,7 +33,7 @@ if [ "$complete" = yes ]; then
     case $? in
         0) run reclassify alerce-spark reclassify || say "quiet objects have no class of the new model" reclassify ;;
         3) ;; # the model in use is not worse, and stays
-        *) say "the model was not trained anew" retrain ;;
+        *) say "the model was not retrained" retrain ;;
     esac
 fi
 

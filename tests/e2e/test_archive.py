@@ -109,7 +109,7 @@ def test_a_short_outage_is_waited_out(server: S3Server, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def workers_credentials(spark: SparkSession) -> Iterator[None]:
-    """What Python workers find in their environment; that of the JVM, their parent, is older than the test."""
+    """The environment of Python workers; that of the JVM, their parent, is older than the test."""
     environment = spark.sparkContext.environment
     before = dict(environment)
     environment.update(_CREDENTIALS)

@@ -118,7 +118,7 @@ def _alerts(packets: list[bytes]) -> pl.DataFrame:
 
 
 def _tables(path: str) -> dict[str, pl.DataFrame]:
-    """What `photometry` writes; which later alerts were tried for a stamp class depends on arrival."""
+    """Tables that `photometry` writes; which later alerts were tried for a stamp class depends on arrival."""
     tables = snapshot(path)
     return tables | {"quarantine": tables["quarantine"].filter(stage="photometry")}
 

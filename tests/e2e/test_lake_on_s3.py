@@ -1,6 +1,6 @@
 """A lake on S3: imported, read, compacted and leased on a real server, by the profile `local,s3`.
 
-The settings of a JVM are fixed when it starts, so each job is a process of its own. The AWS SDK (690 MB) is fetched
+The settings of a JVM are fixed when it starts, so each job is a separate process. The AWS SDK (690 MB) is fetched
 once.
 """
 

@@ -1,4 +1,4 @@
-"""Whatever the order in which alerts come, the final tables are those of the order in which they were sent."""
+"""Whatever the order of arrival of alerts, the final tables are those of the order in which they were sent."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_out_of_order_repeated_late_without_the_first_packets_and_with_crashes(
             photometry.process(frame)
 
     def classify_latest() -> None:
-        """What `lightcurves` makes of the last packets while photometry has committed some tables and not others."""
+        """Run `lightcurves` on the last packets while photometry has committed some tables and not others."""
         results.process(as_packets(lightcurves(_frame(spark, list(last.values())), path, settings.survey, None)))
 
     latest = sent.alerts.with_row_index().unique("oid", keep="last", maintain_order=True)

@@ -1,4 +1,4 @@
-"""What tests know of whole runs: what was sent, tables in canonical form, and the application as a process to kill."""
+"""Whole runs for tests: the packets sent, tables in canonical form, and the application as a process to kill."""
 
 from __future__ import annotations
 
@@ -334,7 +334,7 @@ class CrashingCommits:
 
 @dataclass
 class Application:
-    """`alerce-spark stream` as a process of its own, with its log in `folder`; started again and again."""
+    """`alerce-spark stream` as a separate process, with its log in `folder`; started again and again."""
 
     settings: Settings
     folder: Path
@@ -349,7 +349,7 @@ class Application:
         code = "from alerce_spark.cli import main; main(['stream'])"
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:
-            # A session of its own: one signal reaches driver, JVM and workers.
+            # A new session: one signal reaches driver, JVM and workers.
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code],
                 env=environment,

@@ -1,4 +1,4 @@
-"""What the JVM throws, in words for a person; and queries that stop when their process stands still."""
+"""Errors of the JVM as messages for people; and queries that stop when their process stands still."""
 
 from __future__ import annotations
 

@@ -236,7 +236,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def as_json(x: Any) -> Any:
-    """What the JSON text of an unknown value must hold: bytes as characters, non-finite numbers by name."""
+    """The expected JSON text of an unknown value: bytes as characters, non-finite numbers by name."""
     if isinstance(x, bytes):
         return x.decode("latin-1")
     if isinstance(x, float) and not math.isfinite(x):

@@ -1,4 +1,4 @@
-"""What every per-band feature family must survive and satisfy: awkward curves, neighbours in a batch, shifts."""
+"""Checks for every per-band feature family: awkward curves, neighbours in a batch, shifts."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def more(*fields: dict[str, Any]) -> Any:
 
 
 def _values() -> Iterator[tuple[str, str, bytes]]:
-    """Records of our own schemas with values that cannot be."""
+    """Records of our schemas with impossible values."""
     nan, inf = float("nan"), float("inf")
     odd: dict[str, list[dict[str, Any]]] = {
         "stamp": [
@@ -244,7 +244,7 @@ def _others() -> Iterator[tuple[str, str, bytes]]:
 
 
 def messages() -> list[tuple[str, str, bytes]]:
-    """What each is, its kind of topic, its bytes."""
+    """Description, kind of topic and bytes of each message."""
     return [*_values(), *_bombs(), *_others()]
 
 

@@ -44,7 +44,7 @@ def test_services_import_neither_spark_nor_its_rooms(file: Path) -> None:
             assert not name.startswith("alerce_spark.delta"), name
 
 
-#: What the room of Delta tables stands on.
+#: Modules that the room of Delta tables may import.
 UNDER_DELTA = ("alerce_spark.delta", "alerce_spark.errors", "alerce_spark.location")
 
 

@@ -61,7 +61,7 @@ class _Request:
         return len(self.positions)
 
 
-#: What the server does with a request and its whole answer: status, body, and headers.
+#: Behaviour of the server for a request with its whole answer: status, body, and headers.
 _Mode = Callable[[_Request, bytes], tuple[int, bytes, dict[str, str]]]
 
 

@@ -1,4 +1,4 @@
-"""What the crossmatch query does with packets, catalogues and a service; Spark is played by a list of batches."""
+"""The crossmatch query with packets, catalogues and a service; a list of batches replaces Spark."""
 
 from __future__ import annotations
 

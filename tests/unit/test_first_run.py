@@ -1,4 +1,4 @@
-"""What a newcomer meets: versions that are locked, messages before anything starts, progress, a README that is true."""
+"""First run of a new user: locked versions, messages before anything starts, progress, a README that is true."""
 
 from __future__ import annotations
 

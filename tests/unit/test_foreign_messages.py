@@ -22,7 +22,7 @@ NUMBERS = [long_bytes(n) for n in (-1, 0, 7, 2**31, 2**40, 2**62, -(2**63))] + [
 
 
 def test_a_message_that_is_not_ours_costs_little_and_stops_nothing() -> None:
-    # In a process of its own: some of them made the library crash or run without end.
+    # In a separate process: some of them made the library crash or run without end.
     command = [sys.executable, "-m", "tests.unit.foreign_messages"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, f"{done.stdout[-500:]}{done.stderr[-3000:]}"

@@ -1,4 +1,7 @@
-"""What is written twice agrees: hooks and `make check`, versions of the citation, the changelog and the workflows."""
+"""Facts written twice agree: hooks and `make check`, versions of the citation, the changelog and the workflows.
+
+And the text is plain English.
+"""
 
 from __future__ import annotations
 
@@ -63,3 +66,13 @@ def test_a_release_builds_the_wheel_as_make_does() -> None:
     assert "make wheel" in run
     assert 'alerce-spark" demo' in run
     assert _programs("wheel") == {"python"}
+
+
+def test_text_is_plain_english() -> None:
+    code = list((ROOT / "alerce_spark").rglob("*.py"))
+    conf = [path for path in (ROOT / "conf").rglob("*") if path.is_file()]
+    texts = {path: path.read_text() for path in [*code, *conf, *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]}
+    foreign = re.compile(r'^\s*r?"""(?:What|Whoever) |\bfor ever\b|\banew\b', re.M)
+    hits = ((path.relative_to(ROOT), hit[0].strip()) for path, text in texts.items() for hit in foreign.finditer(text))
+    found = sorted({f"{path}: {phrase}" for path, phrase in hits})
+    assert not found, "say what a thing is or does: " + ", ".join(found)

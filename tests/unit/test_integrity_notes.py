@@ -1,4 +1,4 @@
-"""What integrity says of ids that cannot all be true, and how it counts packets of one candid. No JVM is needed."""
+"""Notes of integrity on ids that cannot all be true, and its count of packets of one candid. No JVM is needed."""
 
 from __future__ import annotations
 

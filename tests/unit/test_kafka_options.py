@@ -141,7 +141,7 @@ def test_a_login_or_certificate_that_the_protocol_leaves_unused_is_refused(optio
 
 
 class _Loaded(Exception):
-    """What a reader was told before it read."""
+    """Options that a reader received before it read."""
 
 
 class _Reader:

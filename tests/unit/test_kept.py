@@ -1,4 +1,4 @@
-"""What a process keeps of files that it read stays within a bound, however many files there were."""
+"""The memory for kept parts of files stays within a bound, however many files were read."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_footers_of_many_files_stay_within_their_bound(tmp_path: Path, monkeypat
 
 
 def _measure(columns: int, groups: int) -> float:
-    """What a parsed footer takes, over what it is counted with."""
+    """Memory of a parsed footer, divided by the estimate."""
 
     class Heap(ctypes.Structure):
         """Of mallinfo2(3)."""

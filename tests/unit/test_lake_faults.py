@@ -1,4 +1,4 @@
-"""What is damaged, gone or does not answer is a LakeError that names it and the cure; a lake may be made again."""
+"""Damaged, missing or silent parts of a lake raise a LakeError with the remedy; a lake may be made again."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def lake(tmp_path: Path) -> str:
 
 
 def magstats(objects: dict[int, int]) -> pa.Table:
-    """Rows of magstats: object k, at a place of its own, with so many detections."""
+    """Rows of magstats: object k, at the k-th place, with so many detections."""
     rows = []
     for k, ndet in objects.items():
         index = int(sky.healpix(10.0 + 7.3 * k % 340, -60 + 11.7 * k % 120))
@@ -250,7 +250,7 @@ def test_rows_that_are_kept_are_those_of_delta_rs(lake: str) -> None:
 
 
 def test_readers_never_ask_delta_rs_for_deletion_vectors(lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # It waits for ever where 512 files have one.
+    # It never returns where 512 files have one.
     def hangs(self: DeltaTable) -> None:
         raise AssertionError("asked")
 
@@ -323,7 +323,7 @@ def test_making_a_table_twice_changes_nothing(lake: str) -> None:
 
 
 def moved(lake: str) -> tuple[int, Change]:
-    """What compaction does: all rows of the table in one file a pixel."""
+    """Compact: all rows of the table in one file a pixel."""
     live = table_of(lake, "magstats").live()
     rows = lookup.rows_of_files(lake, "magstats", list(live.files), live.version)
     removed = {path: file.vector for path, file in live.files.items()}

@@ -274,7 +274,7 @@ def test_a_table_whose_files_were_rewritten_and_deleted_is_opened_again(
         patched.setattr(delta.Table, "newest", lambda self: self._newest or plain(self))
         assert seen() == [1, 2, 3]
 
-    # A lake made anew in the same place: first at a lower version, then at the same one with other files.
+    # A lake made again in the same place: first at a lower version, then at the same one with other files.
     for candids in ([4, 5, 6], [7, 8, 9]):
         shutil.rmtree(tmp_path / "detections")
         _write(tmp_path, "detections", {**rows, "candid": candids})

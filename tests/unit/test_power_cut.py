@@ -1,4 +1,4 @@
-"""What is promised is on the disk before; what a power cut left empty or cut off is named, or passed over if a hint."""
+"""Files are on the disk before a commit names them; damage by a power cut is named, or ignored in a hint."""
 
 from __future__ import annotations
 

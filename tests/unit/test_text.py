@@ -60,7 +60,7 @@ def test_usual_names_stay_as_they_are() -> None:
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """What the commands print, on a wide terminal."""
+    """Output of the commands, on a wide terminal."""
     seen = io.StringIO()
     options = {"file": seen, "width": 400, "force_terminal": False}
     console = Console(**options, markup=common.console._markup, emoji=common.console._emoji)  # type: ignore[arg-type]

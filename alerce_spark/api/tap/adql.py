@@ -1,7 +1,7 @@
-"""ADQL: read as a tree, every node of it checked against a list of what is allowed, turned into SQL of the engine.
+"""ADQL: parse a query, check every node of its tree against a list of allowed ones, translate it to the engine's SQL.
 
-Tables become views that are made for the query (`Reference`), each with what the query says of its rows, so that files
-without such rows are not read: ranges of `healpix29` for cones, intervals for values.
+Tables become views that are made for the query (`Reference`). Each knows the query's conditions on its rows, so that
+files without such rows are not read: ranges of `healpix29` for cones, intervals for values.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from alerce_spark.api.tap.geometry import Unsupported
 from alerce_spark.api.tap.sources import Reference, Upload
 from alerce_spark.api.tap.tables import Column
 
-#: Characters, nodes and depth of brackets of a query: lists of some ten thousand ids are in.
+#: Limits of a query's characters, nodes and depth of brackets: lists of some ten thousand ids fit.
 _LONGEST, _DEEPEST = 600_000, 60
 
 
 class QueryError(Exception):
-    """A query that cannot be answered; the message says where in its text, if that is known."""
+    """A query cannot be answered; the message gives the place in its text, if known."""
 
     def __init__(self, message: str, at: tuple[int, int] | None = None) -> None:
         super().__init__(message if at is None else f"{message} (line {at[0]}, column {at[1]})")
@@ -47,7 +47,7 @@ class ADQL(Dialect):
 
 @dataclass(frozen=True)
 class Translated:
-    """SQL of the engine over views, the views, and what is known of the columns of the result."""
+    """SQL of the engine over views, the views, and known metadata of the result's columns."""
 
     sql: str
     references: list[Reference]
@@ -57,7 +57,7 @@ class Translated:
 _BINARY = ("this", "expression")
 _ONE = ("this",)
 _ENDS = ("order", "limit", "offset", "with_")
-#: Every kind of node that a query may have, and which of its parts.
+#: Kinds of nodes allowed in a query, and their allowed parts.
 _ALLOWED: dict[type[exp.Expr], Sequence[str]] = {
     exp.Select: (
         "expressions",
@@ -170,7 +170,7 @@ def _parsed(text: str) -> exp.Expr:
 
 
 def _depth(text: str) -> int:
-    """How deep brackets go; words in quotes count too."""
+    """Depth of nested brackets; those inside quotes count too."""
     deep = deepest = 0
     for bracket in re.findall(r"[()]", text):
         deep += 1 if bracket == "(" else -1
@@ -221,7 +221,7 @@ def _spoken(node: exp.Expr) -> str:
 
 
 def _place_above(node: exp.Expr) -> tuple[int, int] | None:
-    """Of a part without a name, the place of what it is in."""
+    """Place of a part; for one without a name, that of the part around it."""
     above = node.parent
     while above is not None:
         if (at := _place(above)) is not None:
@@ -234,7 +234,7 @@ def _place_above(node: exp.Expr) -> tuple[int, int] | None:
 
 
 def _rewritten(tree: exp.Expr) -> exp.Expr:
-    """Geometry as separations, numbers with a point as doubles, natural logarithms. From the leaves up."""
+    """Translate geometry to separations, decimal numbers to doubles, LOG to the natural logarithm; leaves first."""
     for node in reversed(list(tree.walk(bfs=True))):
         made = _rewrite(node)
         if made is not node:
@@ -263,7 +263,7 @@ def _rewrite(node: exp.Expr) -> exp.Expr:
 
 
 def _logarithm(node: exp.Log) -> exp.Expr:
-    """LOG is the natural one; LOG10 is read as one of two arguments."""
+    """Logarithm: LOG is the natural one; the parser gives LOG10 two arguments."""
     if node.args.get("expression") is None:
         return exp.Ln(this=node.this)
     if geometry.constant(node.this) != 10:
@@ -288,7 +288,7 @@ def _distance(node: exp.Expr, given: Sequence[exp.Expr]) -> exp.Expr:
 
 
 def _condition(node: exp.Expr, name: str) -> exp.Expr:
-    """1 or 0; compared with 1 it is the condition itself."""
+    """Translate to 1 or 0; a comparison with 1 becomes the condition itself."""
     given = geometry.arguments(node)
     if len(given) != 2:
         raise Unsupported(f"{name.upper()} takes two shapes", node)
@@ -302,7 +302,7 @@ def _condition(node: exp.Expr, name: str) -> exp.Expr:
 
 
 def _limit(tree: exp.Expr, most: int) -> None:
-    """One row more than may be given, so that what is left out is seen."""
+    """Limit the rows to one more than allowed, so that a truncated result is recognised."""
     asked = tree.args.get("limit")
     count = most + 1 if asked is None else min(int(asked.expression.this), most + 1)
     tree.set("limit", exp.Limit(expression=exp.Literal.number(count)))

@@ -60,7 +60,7 @@ def _typed(root: Element) -> None:
 
 
 def availability(reason: str | None) -> bytes:
-    """Whether the service answers, and why not."""
+    """Whether the service is available, and why not."""
     root = Element(f"{{{_AVAILABILITY}}}availability")
     _add(root, f"{{{_AVAILABILITY}}}available", "false" if reason else "true")
     if reason:
@@ -69,7 +69,7 @@ def availability(reason: str | None) -> bytes:
 
 
 def capabilities(base: str, seconds: tuple[float, float], rows: int, upload_rows: int) -> bytes:
-    """What the service can do, at which addresses, within which limits."""
+    """Capabilities of the service: addresses, functions, limits."""
     root = Element(f"{{{_CAPABILITIES}}}capabilities")
     _typed(root)
     for name in ("capabilities", "availability", "tables"):
@@ -128,7 +128,7 @@ def _limits(tap: Element, seconds: tuple[float, float], rows: int, upload_rows: 
 
 
 def tables(only: str | None = None) -> bytes | None:
-    """All tables, or one; None for one that is not there."""
+    """All tables, or one; None for an unknown one."""
     if only is not None:
         table = TABLES.get(only.lower())
         if table is None:
@@ -199,7 +199,7 @@ _EXAMPLES = {
 
 
 def examples() -> bytes:
-    """Queries to begin with, as a page that clients read too (DALI examples)."""
+    """Example queries, as a page that clients read too (DALI examples)."""
     html = "http://www.w3.org/1999/xhtml"
     root = Element("html", xmlns=html)
     _add(_add(root, "head"), "title", "Examples")
@@ -215,7 +215,7 @@ def examples() -> bytes:
 
 
 def job(one: Job, address: str) -> bytes:
-    """A job as it stands."""
+    """The state of a job."""
     root = Element(f"{{{_UWS}}}job", version="1.1")
     _uws(root, "jobId", one.name)
     for name, value in one.fields().items():
@@ -253,12 +253,12 @@ def _result(parent: Element, address: str) -> None:
 
 
 def parameters(one: Job) -> bytes:
-    """What a job was asked."""
+    """Parameters of a job."""
     return _text(_parameters(one.parameters))
 
 
 def results(one: Job, address: str) -> bytes:
-    """Where the result of a job is."""
+    """Address of a job's result."""
     root = Element(f"{{{_UWS}}}results")
     if one.phase == "COMPLETED":
         _result(root, address)

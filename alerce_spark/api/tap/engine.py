@@ -1,4 +1,4 @@
-"""Queries are run here: translated, given their files, and done by a process each, within limits."""
+"""Run queries: translate them, choose their files, and start one process each, within limits."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from alerce_spark.serving.scan import Files
 
 log = logging.getLogger(__name__)
 
-#: Memory that a process takes beside the engine's, in address space: code, threads, mapped files.
+#: Address space of a process besides the engine's memory: code, threads, mapped files.
 _ROOM = 4 << 30
-#: How long a query waits for others to end, and how many may wait.
+#: Longest wait of a query for others to end, and number that may wait.
 _PATIENCE_S, _WAITING = 30.0, 20
 
 
 class Busy(AlerceError):
-    """So many queries run that no other is taken now."""
+    """Too many queries run for another one."""
 
 
 class Stopped(Exception):
-    """The query was ended by its owner."""
+    """The owner of the query stopped it."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """Rows of a query in a Parquet file, with one more than are to be given where there are more."""
+    """Rows of a query in a Parquet file, one more than allowed where there are more."""
 
     file: Path
     rows: int
@@ -67,11 +67,11 @@ class Engine:
 
     @property
     def most_rows(self) -> int:
-        """Rows that a query may give."""
+        """Most rows of a result."""
         return self._settings.tap_rows
 
     def close(self) -> None:
-        """Delete what results are left."""
+        """Delete the remaining results."""
         with self._lock:
             if self._folder is not None:
                 shutil.rmtree(self._folder, ignore_errors=True)
@@ -93,7 +93,7 @@ class Engine:
         stop: Event | None = None,
         patience_s: float = _PATIENCE_S,
     ) -> Result:
-        """Rows of a query, up to `most`, kept in `folder`. Raises QueryError, Busy, Stopped; LakeError for the lake."""
+        """Rows of a query, up to `most`, stored in `folder`. Raises QueryError, Busy, Stopped and LakeError."""
         most = min(most, self.most_rows)
         translated = translate(text, uploads, most)
         with self._turn(patience_s):
@@ -117,7 +117,7 @@ class Engine:
             self._waiting.release()
 
     def _asked(self, translated: Translated, folder: Path, seconds: float) -> dict[str, Any]:
-        """What the process is told: views over the files of the newest versions, limits."""
+        """The input of the process: views over the files of the newest versions, limits."""
         statements, paths = [*MACROS], []
         names = {r.table.base for r in translated.references if r.table is not None and r.table.base is not None}
         if "probabilities" in names:
@@ -158,7 +158,7 @@ class Engine:
 
 
 def _given(reference: Reference, folder: Path) -> tuple[str, list[str]]:
-    """A table that has its rows with it: one that was uploaded, or of TAP_SCHEMA."""
+    """SQL of a table whose rows are not in the lake: an uploaded one, or one of TAP_SCHEMA."""
     if reference.upload is not None:
         path = folder / f"{reference.view}.parquet"
         pq.write_table(reference.upload.rows, path)
@@ -181,7 +181,7 @@ def _text(value: str) -> str:
 
 
 def _rows(table: str, files: Files, deleted: Path) -> tuple[str, list[str]]:
-    """SQL of the rows of a table that are not deleted, by the types that it is defined with, and the paths it reads."""
+    """SQL of the rows of a table that are not deleted, with the types of its definition, and the paths it reads."""
     columns = [column for column in LAKE[table].columns if column.name != "pixel" and column.type in STORED]
     if not files.paths:
         listed = ", ".join(f"NULL::{STORED[c.type]} AS {quoted(c.name)}" for c in columns)
@@ -230,7 +230,7 @@ def _processed(asked: Mapping[str, Any], seconds: float, stop: Event, text: str)
 
 
 def _conversation(child: subprocess.Popen[str], line: str, seconds: float, stop: Event) -> tuple[str, str]:
-    """What a process says, which has so many seconds."""
+    """Output of a process, which has so many seconds."""
     assert child.stdin is not None
     child.stdin.write(line)
     child.stdin.flush()
@@ -252,12 +252,12 @@ def _conversation(child: subprocess.Popen[str], line: str, seconds: float, stop:
         return child.stdout.read(), child.stderr.read()
 
 
-#: How often somebody looks whether a query is to be ended.
+#: Interval of checks whether a query is to be stopped.
 _LOOK_S = 0.05
 
 
 def _explained(message: str, text: str, asked: Mapping[str, Any]) -> tuple[str, tuple[int, int] | None]:
-    """An error of the engine for users: its first line, no path of ours, and where in the query the name is."""
+    """An error of the engine for users: its first line without our paths, and the place of the name in the query."""
     first = message.strip().splitlines()[0].removesuffix("!")
     for path in [asked["folder"], *asked["paths"]]:
         first = first.replace(path, "")

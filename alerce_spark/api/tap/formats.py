@@ -1,4 +1,4 @@
-"""Results as files: VOTable, CSV, JSON, Parquet; written while they are sent, part after part."""
+"""Results as files: VOTable, CSV, JSON, Parquet; written part by part while they are sent."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ HEAD = (
     f'<?xml version="1.0" encoding="UTF-8"?>\n<VOTABLE version="1.4" xmlns="{_NAMESPACE}">\n<RESOURCE type="results">\n'
 )
 TAIL = "</RESOURCE>\n</VOTABLE>\n"
-#: Rows that are in memory at a time.
+#: Rows in memory at a time.
 _ROWS = 20_000
 
 
 @dataclass(frozen=True)
 class Format:
-    """A format: its short name, its type and those that are taken for it."""
+    """A format: its short name, its media type and other accepted types."""
 
     name: str
     type: str
@@ -45,7 +45,7 @@ class _Field:
 
 
 def described(result: Result) -> list[_Field]:
-    """Columns of a result with what is known of them. Raises QueryError for one that no table can show."""
+    """Columns of a result with known metadata. Raises QueryError for a type that no format has."""
     schema = pq.read_schema(result.file)
     known = list(result.columns) if len(result.columns) == len(schema) else [None] * len(schema)
     return [_Field(field.name, _kind(field), column) for field, column in zip(schema, known, strict=True)]
@@ -100,7 +100,7 @@ def _votable(result: Result, query: str) -> Iterator[bytes]:
 
 def _field(field: _Field) -> str:
     known = field.known
-    # A text may be known to be a time.
+    # The metadata may say that a text is a time.
     is_time = known is not None and known.type == "timestamp" and field.kind == "string"
     datatype, arraysize, xtype = VOTABLE["timestamp" if is_time else field.kind]
     given = {"name": field.name, "datatype": datatype, "arraysize": arraysize, "xtype": xtype}
@@ -111,12 +111,12 @@ def _field(field: _Field) -> str:
     return f"<FIELD {listed}>{said}</FIELD>\n"
 
 
-#: What XML cannot have at all.
+#: Characters that XML cannot contain.
 _CONTROL = "[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f]"
 
 
 def _cell(values: pl.Series, kind: str) -> pl.Series:
-    """Values of a column as cells; what has no value is empty."""
+    """Values of a column as cells; a null is an empty cell."""
     if kind == "boolean":
         text = values.replace_strict({True: "T", False: "F"}, default=None, return_dtype=pl.String)
     elif kind in ("string", "timestamp"):
@@ -136,7 +136,7 @@ def _csv(result: Result, _: str) -> Iterator[bytes]:
 
 
 def _json(result: Result, _: str) -> Iterator[bytes]:
-    """A list of objects, one a row; what is no number is null."""
+    """A list of objects, one a row; NaN is null."""
     described(result)
     yield b"["
     first = True
@@ -167,7 +167,7 @@ def _parquet(result: Result, _: str) -> Iterator[bytes]:
 
 
 def _drained(sink: io.BytesIO) -> Iterator[bytes]:
-    """What was written since, so that it does not stay in memory."""
+    """Take the bytes written since the last call, so that they do not stay in memory."""
     yield sink.getvalue()
     sink.seek(0)
     sink.truncate()
@@ -199,6 +199,6 @@ def chosen(asked: str | None) -> Format:
 
 
 def failure(message: str) -> bytes:
-    """An error as the standard has it."""
+    """An error in the form of the standard."""
     clean = "".join(c if c.isprintable() or c == "\n" else "?" for c in message)
     return f'{HEAD}<INFO name="QUERY_STATUS" value="ERROR">{escape(clean)}</INFO>\n{TAIL}'.encode()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlglot import exp
 
-#: Functions of the engine: separation [deg] as astropy has it, scalar product with a direction, zone of declination.
+#: Functions of the engine: separation [deg] by astropy's formula, dot product with a direction, zone of declination.
 SEPARATION, DOT, ZONE = "sky_separation", "sky_dot", "sky_zone"
 MACROS = (
     f"CREATE MACRO {DOT}(ra, dec, x, y, z) AS cos(radians(dec)) * (cos(radians(ra)) * x + sin(radians(ra)) * y) "
@@ -29,7 +29,7 @@ Vector = NDArray[np.float64]
 
 
 class Unsupported(Exception):
-    """A use of geometry that cannot be answered; `node` is where."""
+    """Unsupported use of geometry; `node` is its place."""
 
     def __init__(self, message: str, node: exp.Expr | None = None) -> None:
         super().__init__(message)
@@ -45,7 +45,7 @@ class Point:
 
     @property
     def constant(self) -> tuple[float, float] | None:
-        """Its numbers, where it has no columns."""
+        """Its coordinates as numbers; None where it has columns."""
         ra, dec = constant(self.ra), constant(self.dec)
         return None if ra is None or dec is None else (ra, dec)
 
@@ -101,7 +101,7 @@ _OPERATIONS: dict[type, Callable[[float, float], float]] = {
 
 
 def constant(node: exp.Expr) -> float | None:
-    """Value of an expression of numbers; None for another one."""
+    """Value of an expression of numbers; None for other expressions."""
     if isinstance(node, exp.Literal) and not node.is_string:
         return float(node.this)
     if isinstance(node, exp.Paren):
@@ -119,7 +119,7 @@ def constant(node: exp.Expr) -> float | None:
 
 
 def _is_exact(node: exp.Expr, left: float, right: float) -> bool:
-    """Whether a quotient is what the engine makes of it: it divides whole numbers as such."""
+    """Whether a quotient has the same value in the engine, which truncates quotients of whole numbers."""
     whole = all(isinstance(part, exp.Literal) and part.this.isdigit() for part in (node.this, node.expression))
     return right != 0 and not (whole and left % right)
 
@@ -137,7 +137,7 @@ def arguments(node: exp.Expr) -> list[exp.Expr]:
 
 
 def name_of(node: exp.Expr) -> str | None:
-    """Which function of geometry it is, if any."""
+    """Name of the function of geometry, if it is one."""
     if isinstance(node, exp.Contains):
         return "contains"
     return node.name.lower() if isinstance(node, exp.Anonymous) and node.name.lower() in FUNCTIONS else None
@@ -235,7 +235,7 @@ def _within(a: Point, b: Point, radius: exp.Expr) -> exp.Expr:
 
 
 def _inside(at: Point, region: Polygon) -> exp.Expr:
-    """The corners turn once around a point inside, seen from it; the disc around them is what files are chosen by."""
+    """Condition that a point lies in a polygon: the corners turn once around it. The disc around them chooses files."""
     turns = [
         exp.Anonymous(
             this="atan2",

@@ -1,4 +1,4 @@
-"""Queries that are jobs (UWS 1.1): taken, waiting, running, done; kept for a day, or until their owner deletes them."""
+"""Queries as jobs (UWS 1.1): created, waiting, running, done; kept for a day, or until their owner deletes them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from alerce_spark.errors import AlerceError
 DONE = ("COMPLETED", "ERROR", "ABORTED")
 PHASES = ("PENDING", "QUEUED", "EXECUTING", *DONE)
 _KEPT = timedelta(days=1)
-#: Jobs that are kept; of more, the oldest that are done go.
+#: Largest number of jobs; above it the oldest that are done are deleted.
 _MOST = 200
-#: A job waits so long for its turn [s].
+#: Longest wait of a job for its turn [s].
 _PATIENCE_S = 86_400.0
 
 
 class TooManyJobs(AlerceError):
-    """So many jobs are not done that no other is taken."""
+    """Too many jobs are not done for another one."""
 
 
 @dataclass
 class Job:
-    """A query and what became of it."""
+    """A query, its state and its result."""
 
     name: str
     asked: Asked
@@ -48,11 +48,11 @@ class Job:
 
     @property
     def parameters(self) -> Mapping[str, str]:
-        """What the job was asked."""
+        """The query of the job."""
         return self.asked.parameters
 
     def fields(self) -> dict[str, str | None]:
-        """Its state in UWS's words and order."""
+        """Its phase in UWS's terms."""
         return {
             "runId": self.parameters.get("RUNID"),
             "ownerId": None,
@@ -72,7 +72,7 @@ def time_text(moment: datetime | None) -> str | None:
 
 
 class Jobs:
-    """Jobs of one server, by their names, which nobody can guess."""
+    """Jobs of one server, by their names, which cannot be guessed."""
 
     def __init__(self, engine: Engine, workers: int, seconds: float) -> None:
         self._engine, self.seconds = engine, seconds
@@ -81,13 +81,13 @@ class Jobs:
         self._lock = Lock()
 
     def close(self) -> None:
-        """End what runs, give up what waits."""
+        """Stop running jobs, drop waiting ones."""
         for one in self.listed():
             one.stop.set()
         self._pool.shutdown(cancel_futures=True)
 
     def listed(self) -> list[Job]:
-        """Jobs that are kept, oldest first; those whose time is over go."""
+        """All jobs, oldest first; deletes those whose time is over."""
         now = datetime.now(UTC)
         for one in [job for job in list(self._jobs.values()) if job.destruction <= now]:
             self.delete(one)
@@ -98,7 +98,7 @@ class Jobs:
         return next((one for one in self.listed() if one.name == name), None)
 
     def make(self, asked: Asked) -> Job:
-        """A new job, which does not run yet. Raises TooManyJobs."""
+        """Make a new job, which does not run yet. Raises TooManyJobs."""
         self._make_room()
         name = secrets.token_hex(12)
         made = Job(name, asked, self.seconds, self._engine.place(), datetime.now(UTC) + _KEPT)
@@ -116,7 +116,7 @@ class Jobs:
         self.delete(done)
 
     def delete(self, one: Job) -> None:
-        """End a job and forget it."""
+        """Stop a job and delete it."""
         self.abort(one)
         with self._lock:
             self._jobs.pop(one.name, None)
@@ -132,7 +132,7 @@ class Jobs:
         self._pool.submit(self._work, one)
 
     def abort(self, one: Job) -> None:
-        """End a job that is not done."""
+        """Stop a job that is not done."""
         one.stop.set()
         with self._lock:
             if one.phase not in DONE:

@@ -1,7 +1,7 @@
-"""One query in a process of its own, which has DuckDB and nothing else of ours: run as `python -I process.py`.
+"""Run one query in a separate process with DuckDB and without other modules of ours: `python -I process.py`.
 
-Its standard input has one line, what to do; while it stays open the query may run: where the server dies, so does the
-query. It reads the files that it is given and no others, opens no connection, and writes one file.
+Standard input has one line, the task; the query may run while it stays open, so it ends when the server dies. The
+process reads the given files and no others, opens no connection, and writes one file.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 import duckdb
 
-#: Exit statuses beside 0: the query is at fault (the reason is on standard output), the server is.
+#: Exit statuses besides 0: an error of the query (the reason is on standard output), an error of the server.
 QUERY_FAULT, SERVER_FAULT = 3, 4
-#: Errors that a query may have, whose messages are for users.
+#: Errors of a query, whose messages are for users.
 _OF_QUERIES = (
     *(duckdb.BinderException, duckdb.ParserException, duckdb.ConversionException, duckdb.OutOfRangeException),
     *(duckdb.InvalidInputException, duckdb.CatalogException, duckdb.SyntaxException, duckdb.NotImplementedException),
@@ -26,7 +26,7 @@ _OF_QUERIES = (
 
 
 def main() -> None:
-    """Do what standard input says."""
+    """Run the task on standard input."""
     asked = json.loads(sys.stdin.readline())
     threading.Thread(target=_die_with_the_server, daemon=True).start()
     _bound(asked)
@@ -39,7 +39,7 @@ def _die_with_the_server() -> None:
 
 
 def _bound(asked: dict[str, Any]) -> None:
-    """What the system enforces, whatever the engine does: memory, time of the processor, size of files, no children."""
+    """Set limits that the system enforces, whatever the engine does: memory, CPU time, size of files, no children."""
     memory = (asked["memory_mb"] << 20) + asked["room_bytes"]
     for kind, most in (
         (resource.RLIMIT_AS, memory),
@@ -70,7 +70,7 @@ def _say(message: str) -> int:
 
 
 def _connect(asked: dict[str, Any]) -> duckdb.DuckDBPyConnection:
-    """An engine that sees the given files only; nothing can be changed about that afterwards."""
+    """An engine that can read the given files only; the settings are locked afterwards."""
     connection = duckdb.connect(config={"threads": asked["threads"], "memory_limit": f"{asked['memory_mb']}MB"})
     paths = ", ".join("'" + path.replace("'", "''") + "'" for path in [*asked["paths"], asked["result"]])
     for setting, value in (

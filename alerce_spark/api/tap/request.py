@@ -1,4 +1,4 @@
-"""A query as a client asks it: parameters, whose names have any case, and uploaded tables."""
+"""A query from a client: parameters, whose names have any case, and uploaded tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Asked:
     uploads: dict[str, Upload] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise QueryError for what cannot be a query."""
+        """Raise QueryError for an invalid query."""
         if self.parameters.get("REQUEST", "doQuery").lower() != "doquery":
             raise QueryError(f"there is no REQUEST {self.parameters['REQUEST']}")
         if self.parameters.get("LANG", "ADQL").upper() not in _LANGUAGES:
@@ -47,7 +47,7 @@ class Asked:
         return formats.chosen(self.parameters.get("RESPONSEFORMAT") or self.parameters.get("FORMAT"))
 
     def most(self, limit: int) -> int:
-        """How many rows are wanted, up to a limit."""
+        """Requested number of rows, up to a limit."""
         text = self.parameters.get("MAXREC", "").strip()
         if text and not text.isdigit():
             raise QueryError("MAXREC takes a whole number")
@@ -55,7 +55,7 @@ class Asked:
 
 
 async def read(request: Request) -> tuple[dict[str, str], Mapping[str, bytes]]:
-    """Parameters of a request, and the files that it brings by the names of its parts."""
+    """Parameters of a request, and its files by the names of its parts."""
     found: dict[str, str] = {}
     files: dict[str, bytes] = {}
     pairs: list[tuple[str, str | UploadFile]] = list(request.query_params.multi_items())

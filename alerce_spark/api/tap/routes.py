@@ -1,4 +1,4 @@
-"""TAP's addresses: /tap/sync, /tap/async, and what the service says of itself."""
+"""TAP's addresses: /tap/sync, /tap/async, and descriptions of the service."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ router = APIRouter(prefix="/tap", tags=["Virtual Observatory"])
 Route = Callable[..., Awaitable[Response]]
 _XML = "text/xml"
 _RETRY_S = "30"
-#: How long a client may wait for a job to go on [s].
+#: Longest wait of a request for the next phase of a job [s].
 _LONGEST_WAIT = 60.0
 
 
 class NoSuchJob(Exception):
-    """A job that is not there."""
+    """There is no such job."""
 
 
 def _answering(route: Route) -> Route:
@@ -95,7 +95,7 @@ async def sync(request: Request) -> Response:
 
 
 def _with_tables(request: Request, parameters: dict[str, str], files: Mapping[str, bytes]) -> Asked:
-    """A query with its tables: those that came with it, and results of jobs of this server, by their address."""
+    """A query with its tables: uploaded ones, and results of jobs of this server, by their address."""
 
     def result(address: str) -> Result | None:
         name, _, rest = address.removeprefix(f"{_address(request)}/async/").partition("/")
@@ -121,7 +121,7 @@ def _answered(request: Request, parameters: dict[str, str], files: Mapping[str, 
 
 
 def _sent(form: Format, result: Result, query: str, folder: Path | None) -> Response:
-    """A result, written while it is sent; its folder goes afterwards."""
+    """A result, written while it is sent; then its folder is deleted."""
 
     def parts() -> Iterator[bytes]:
         try:
@@ -139,7 +139,7 @@ def _sent(form: Format, result: Result, query: str, folder: Path | None) -> Resp
 @router.get("/async", include_in_schema=False)
 @_answering
 async def listed(request: Request) -> Response:
-    """Nobody's jobs are shown to others: who has the address of a job has the job."""
+    """An empty list: jobs are not shown to others, only the address of a job gives access to it."""
     return _xml(documents.jobs([], f"{_address(request)}/async"))
 
 
@@ -179,7 +179,7 @@ def _turn(request: Request, one: Job, phase: str) -> None:
 @router.get("/async/{name}", include_in_schema=False)
 @_answering
 async def job(request: Request, name: str) -> Response:
-    """A job; with WAIT when it goes on, or after so many seconds."""
+    """A job; with WAIT the answer comes at its next phase, or after so many seconds."""
     one = _job(request, name)
     parameters, _ = await requests.read(request)
     await _waited(one, parameters)
@@ -203,7 +203,7 @@ async def _waited(one: Job, parameters: dict[str, str]) -> None:
 @router.post("/async/{name}", include_in_schema=False)
 @_answering
 async def change(request: Request, name: str) -> Response:
-    """Delete a job, as clients do that cannot send DELETE."""
+    """Delete a job, for clients that cannot send DELETE."""
     one = _job(request, name)
     parameters, _ = await requests.read(request)
     if parameters.get("ACTION", "").upper() != "DELETE":
@@ -255,7 +255,7 @@ async def part(request: Request, name: str, part: str) -> Response:
 @router.post("/async/{name}/{part}", include_in_schema=False)
 @_answering
 async def set_part(request: Request, name: str, part: str) -> Response:
-    """Let a job run or end, or change what it is asked before it runs."""
+    """Start or stop a job, or change its parameters before it runs."""
     one = _job(request, name)
     parameters, files = await requests.read(request)
     if part == "phase":
@@ -291,7 +291,7 @@ def _moment(text: str) -> datetime:
 
 @router.get("/availability", include_in_schema=False)
 def availability(request: Request) -> Response:
-    """Whether queries are answered."""
+    """Whether the service answers queries."""
     try:
         scan.pinned(request.app.state.services.lake, ["objects"])
     except (LakeError, OSError) as error:
@@ -302,7 +302,7 @@ def availability(request: Request) -> Response:
 
 @router.get("/capabilities", include_in_schema=False)
 def capabilities(request: Request) -> Response:
-    """What the service can do."""
+    """Capabilities of the service."""
     services = request.app.state.services
     seconds = services.tap_timeout_s, services.tap_jobs.seconds
     return _xml(documents.capabilities(_address(request), seconds, services.tap.most_rows, uploads.MOST_ROWS))
@@ -310,7 +310,7 @@ def capabilities(request: Request) -> Response:
 
 @router.get("/examples", include_in_schema=False)
 def shown(request: Request) -> Response:
-    """Queries to begin with."""
+    """Example queries."""
     return Response(documents.examples(), media_type="application/xhtml+xml")
 
 
@@ -324,5 +324,5 @@ def tables(name: str | None = None) -> Response:
 
 @router.get("", include_in_schema=False)
 def root(request: Request) -> Response:
-    """Whoever opens the service's own address is shown what it can do."""
+    """Capabilities, also at the address of the service."""
     return RedirectResponse(f"{_address(request)}/capabilities", 303)

@@ -1,8 +1,8 @@
-"""What the tables of a query stand for, and what the query says of their rows.
+"""Resolve the tables of a query, and find the query's conditions on their rows.
 
 A condition that every row of the result must meet chooses files: a cone as ranges of `healpix29`, a comparison with a
-value as an interval. Positions that are compared with positions of another table are brought together by zones of
-declination, so that the engine can join them by equality.
+value as an interval. A join of positions with positions of another table uses zones of declination, so that the engine
+can join by equality.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from alerce_spark.api.tap.tables import TABLES, Column, Table
 from alerce_spark.serving.scan import Interval
 
 UPLOADS = "tap_upload"
-#: Names that users cannot take: of views, of queries in WITH, of the column with the zone.
+#: Names that users cannot use: of views, of queries in WITH, of the column with the zone.
 _VIEW, _WITH, _ZONE = "t", "q_", "__zone"
-#: Ranges that the engine is given for one cone; those of files may be more.
+#: Most ranges for one cone in the engine's SQL; more are used to choose files.
 _MOST_RANGES = 32
-#: Height of a zone where radii differ from row to row, and the smallest one [deg].
+#: Height of a zone where radii differ between rows, and the smallest height [deg].
 _ZONE_HEIGHT, _LEAST_HEIGHT = 1 / 60, 1 / 3600
-#: Added to a radius, so that rounding loses nothing [deg].
+#: Added to a radius, so that rounding loses no row [deg].
 _MARGIN = 1e-9
 #: A little more is read than a cone: an index pixel has a size [arcsec].
 _PIXEL = 0.01
@@ -38,7 +38,7 @@ Outputs = list[tuple[str, Column | None]]
 
 @dataclass(frozen=True)
 class Upload:
-    """A table that came with a query."""
+    """A table uploaded with a query."""
 
     name: str
     columns: tuple[Column, ...]
@@ -47,7 +47,7 @@ class Upload:
 
 @dataclass
 class Reference:
-    """One use of a table in a query: the view that is made for it, and what the query says of its rows."""
+    """One use of a table in a query: its view, and the query's conditions on its rows."""
 
     view: str
     table: Table | None
@@ -62,7 +62,7 @@ class Reference:
 
 
 def resolve(tree: exp.Expr, uploads: Mapping[str, Upload]) -> list[Reference]:
-    """Put views in place of tables, and learn what is said of their rows. Raises Unsupported for an unknown table."""
+    """Replace tables by views, and collect the conditions on their rows. Raises Unsupported for an unknown table."""
     references = list(_name_views(tree, uploads))
     for select in list(tree.find_all(exp.Select)):
         _Scope(select).narrow()
@@ -70,7 +70,7 @@ def resolve(tree: exp.Expr, uploads: Mapping[str, Upload]) -> list[Reference]:
 
 
 def described(tree: exp.Expr) -> list[Column | None]:
-    """What is known of the columns of a result; nothing where they cannot be told."""
+    """Metadata of the columns of a result; empty where the columns cannot be determined."""
     found = _outputs(tree)
     return [] if found is None else [column for _, column in found]
 
@@ -108,7 +108,7 @@ def _unknown(name: str, uploads: Mapping[str, Upload]) -> str:
 
 
 class _Scope:
-    """The tables of one SELECT, by the names that it gives them."""
+    """The tables of one SELECT, by their aliases."""
 
     def __init__(self, select: exp.Select) -> None:
         self._select = select
@@ -120,7 +120,7 @@ class _Scope:
         self._zoned: set[str] = set()
 
     def narrow(self) -> None:
-        """Take what every row must meet to the tables."""
+        """Apply to the tables the conditions that every row must meet."""
         for condition in list(self._conditions()):
             disc = _disc(condition)
             if disc is not None:
@@ -137,7 +137,7 @@ class _Scope:
                 yield from _conjuncts(join.args["on"])
 
     def _owner(self, column: exp.Expr) -> str | None:
-        """Which table of this SELECT a column is of; None where that is not certain."""
+        """The table of this SELECT that has a column; None where that is not certain."""
         if not isinstance(column, exp.Column) or not isinstance(column.this, exp.Identifier):
             return None
         if column.table:
@@ -183,7 +183,7 @@ class _Scope:
             reference.bounds.append(("healpix29", [(first, end - 1) for first, end in ranges.tolist()]))
 
     def _join(self, condition: exp.Expr, a: Point, b: Point, radius: exp.Expr) -> None:
-        """Positions of two tables: rows of the one are repeated for each zone that their circle touches."""
+        """Join positions of two tables: rows of one are repeated for each zone that their circle touches."""
         for circle, other in self._sides(a, b):
             (owner,), others = self._owners(circle.ra, circle.dec), self._owners(other.ra, other.dec)
             if owner is None or owner in self._zoned or self._owners(radius) - {owner} or len(others) != 1:
@@ -202,7 +202,7 @@ class _Scope:
             return
 
     def _sides(self, a: Point, b: Point) -> list[tuple[Point, Point]]:
-        """Both ways to see two points as centre and other; tables of users come first, since they are small."""
+        """Both ways to choose the centre of two points; users' tables come first, since they are small."""
         ways = [(p, q) for p, q in ((b, a), (a, b)) if len(self._owners(p.ra, p.dec)) == 1]
 
         def is_upload(way: tuple[Point, Point]) -> bool:
@@ -213,7 +213,7 @@ class _Scope:
         return sorted(ways, key=is_upload, reverse=True)
 
     def _zone(self, owner: str, circle: Point, radius: exp.Expr, height: exp.Expr) -> None:
-        """Repeat the rows of a table with the number of each zone, a column that nobody is shown."""
+        """Repeat the rows of a table with the number of each zone, in a hidden column."""
         self._zoned.add(owner)
         source = self._sources[owner]
         dec, reach = circle.dec.copy(), exp.Add(this=exp.paren(radius.copy()), expression=geometry.number(_MARGIN))
@@ -233,7 +233,7 @@ class _Scope:
             _hide_zone(star, owner)
 
     def _near_upload(self, owner: str, circle: Point, other: Point, reach: float | None) -> None:
-        """Positions of a user's table are known: files that are far from all of them are not read."""
+        """Use the known positions of a user's table: files far from all of them are not read."""
         reference, placed = self._reference(owner), self._placed(other)
         plain = isinstance(circle.ra, exp.Column) and isinstance(circle.dec, exp.Column)
         if reference is None or reference.upload is None or placed is None or reach is None or not plain:
@@ -262,7 +262,7 @@ class _Scope:
 
 
 def _conjuncts(node: exp.Expr) -> Iterator[exp.Expr]:
-    """Conditions that must all hold."""
+    """Parts of a condition that must all hold."""
     if isinstance(node, exp.And):
         yield from _conjuncts(node.this)
         yield from _conjuncts(node.expression)
@@ -273,7 +273,7 @@ def _conjuncts(node: exp.Expr) -> Iterator[exp.Expr]:
 
 
 def _disc(condition: exp.Expr) -> tuple[Point, Point, exp.Expr] | None:
-    """Two points and the distance [deg] that they may have, where a condition says that."""
+    """Two points and their largest distance [deg], if the condition is of this kind."""
     if isinstance(condition, exp.LT | exp.LTE):
         distance, radius = condition.this, condition.expression
     elif isinstance(condition, exp.GT | exp.GTE):
@@ -298,7 +298,7 @@ _FLIPPED: dict[type[exp.Expr], type[exp.Expr]] = {
 
 
 def _comparison(node: exp.Expr) -> tuple[exp.Column, list[Interval]] | None:
-    """A column and the intervals, ascending and apart, of which one holds its value."""
+    """A column and the disjoint, ascending intervals that its value must lie in."""
     if isinstance(node, exp.Between) and isinstance(node.this, exp.Column):
         low, high = _literal(node.args["low"]), _literal(node.args["high"])
         return None if low is None or high is None else (node.this, [(low, high)])
@@ -329,7 +329,7 @@ def _literal(node: exp.Expr) -> float | int | str | None:
 
 
 def _is_of(column: Column, intervals: Sequence[Interval]) -> bool:
-    """Whether values are of the kind of a column; statistics of others say nothing."""
+    """Whether values have the type of a column; others cannot be compared with its statistics."""
     is_text = column.type == "string"
     is_number = column.type in ("int", "long", "float", "double")
     values = [value for interval in intervals for value in interval if value is not None]
@@ -345,7 +345,7 @@ def _columns(source: exp.Expr) -> dict[str, Column | None] | None:
 
 
 def _shown(source: exp.Expr) -> Outputs | None:
-    """Names and meanings of the columns of a table; None where they cannot be told."""
+    """Names and meanings of the columns of a table; None where they cannot be determined."""
     if "shown" in source.meta:
         return _shown(source.meta["shown"])
     reference = source.meta.get("reference")
@@ -411,7 +411,7 @@ def _hide_zone(star: exp.Expr, owner: str) -> None:
 
 
 def _cone_ranges(ra: float, dec: float, radius: float) -> NDArray[np.int64] | None:
-    """Ranges of `healpix29` that cover a cone [deg]; None where that is no help."""
+    """Ranges of `healpix29` that cover a cone [deg]; None where the cone is too large to help."""
     if not 0 <= radius < 90 or not -90 <= dec <= 90:
         return None
     reach = radius * 3600 + _PIXEL

@@ -1,4 +1,4 @@
-"""Tables that can be asked: ALeRCE's (`ztf`, `alerce_tap`) as views of the lake's, and the lake's own (`lake`)."""
+"""Tables for queries: ALeRCE's (`ztf`, `alerce_tap`) as views of the lake's tables, and the lake's (`lake`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from alerce_spark.features.names import FEATURES, OBJECT_FEATURES
 from alerce_spark.lake.tables import TABLES as LAKE
 from alerce_spark.lake.tables import Table as LakeTable
 
-#: VOTable's types of ours: datatype, arraysize, xtype.
+#: VOTable types by lake type: datatype, arraysize, xtype.
 VOTABLE: dict[str, tuple[str, str | None, str | None]] = {
     "short": ("short", None, None),
     "int": ("int", None, None),
@@ -22,7 +22,7 @@ VOTABLE: dict[str, tuple[str, str | None, str | None]] = {
     "string": ("char", "*", None),
     "timestamp": ("char", "*", "timestamp"),
 }
-#: DuckDB's types of the lake's.
+#: DuckDB types by lake type.
 STORED = {
     **{"int": "INTEGER", "long": "BIGINT", "float": "FLOAT", "double": "DOUBLE", "boolean": "BOOLEAN"},
     **{"string": "VARCHAR", "timestamp": "TIMESTAMPTZ", "map": "MAP(VARCHAR, VARCHAR)"},
@@ -47,9 +47,9 @@ _STEP = "alerce_spark"
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name, type, unit, meaning, and the SQL that gives it from columns of the lake.
+    """A column: its name, type, unit, meaning, and its SQL in terms of columns of the lake.
 
-    `stored` is the column of the lake that it repeats, whose statistics say which files can hold a value.
+    `stored` is the column of the lake with the same values, whose statistics choose files.
     """
 
     name: str
@@ -61,17 +61,17 @@ class Column:
 
     @property
     def ucd(self) -> str | None:
-        """What the value is, in the words of the IVOA."""
+        """Meaning of the value as a UCD of the IVOA."""
         return _UCDS.get(self.name)
 
 
-#: Given the SQL of the lake's rows and the values that a query admits for columns: the SQL of the view.
+#: Function that returns the SQL of the view from that of the lake's rows and the values that a query admits.
 Select = Callable[[str, Mapping[str, frozenset[str]]], str]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table that can be asked, made from one of the lake (None: it has its rows with it)."""
+    """A table for queries, made from one of the lake (None: its rows are not in the lake)."""
 
     name: str
     comment: str
@@ -89,7 +89,7 @@ class Table:
         return self.name.partition(".")[0]
 
     def is_indexed(self, column: Column) -> bool:
-        """Whether a condition on a column makes a query fast: files are chosen by the position."""
+        """Whether a condition on a column makes a query fast: the position chooses files."""
         return column.name == "healpix29" or column.name in (self.position or ())
 
     def column(self, name: str) -> Column | None:
@@ -104,7 +104,7 @@ class Table:
 
 
 def quoted(name: str) -> str:
-    """A name as SQL has it."""
+    """A name quoted for SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
@@ -117,7 +117,7 @@ def _unit(unit: str) -> str:
 
 
 def _stored(table: LakeTable, name: str, as_: str | None = None) -> Column:
-    """A column of the lake, under its own name or another; maps and lists as texts in JSON."""
+    """A column of the lake, under the same or another name; maps and lists become JSON texts."""
     defined = next(c for c in table.columns if c.name == name)
     is_nested = defined.type in ("map", "values", "list")
     sql = f"CAST(to_json({quoted(name)}) AS VARCHAR)" if is_nested else quoted(name)
@@ -140,7 +140,7 @@ _PS1 = " ".join(f"{n}{k}" for k in (1, 2, 3) for n in _PS1_COLUMNS)
 
 
 def _earliest(per: str, columns: Sequence[Column], needed: str, unique: Mapping[str, str]) -> Select:
-    """Of the alerts of each `per` with a value of `needed` the one of the smallest candid."""
+    """For each `per`, the alert with the smallest candid among those with a value of `needed`."""
 
     def select(rows: str, _: Mapping[str, frozenset[str]]) -> str:
         inner = "".join(f", {sql} AS {quoted(name)}" for name, sql in unique.items())
@@ -164,7 +164,7 @@ _PROBABILITY = (
 
 
 def _counting() -> str:
-    """Order in which the classification of an object that counts comes first, as of `lake.Lake.classes`."""
+    """SQL order in which the classification that counts comes first, by the rule of `lake.Lake.classes`."""
     is_stamp = f"classifier = '{STAMP}'"
     return (
         f"CASE WHEN {is_stamp} THEN NULL ELSE mjd END DESC, version DESC, "
@@ -200,7 +200,7 @@ _FEATURE = (
 
 
 def feature_name(column: str) -> tuple[str, int]:
-    """A column of features as ALeRCE names it: the band is a number, not a part of the name."""
+    """ALeRCE's name of a column of features: the band is a number, not a part of the name."""
     if column not in OBJECT_FEATURES:
         name, _, band = column.rpartition("_")
         return name, int(band)
@@ -208,7 +208,7 @@ def feature_name(column: str) -> tuple[str, int]:
 
 
 def _feature(rows: str, admitted: Mapping[str, frozenset[str]]) -> str:
-    """One row for each feature; only those that the query admits are read."""
+    """One row for each feature; only features that the query admits are read."""
     names = admitted.get("name")
     wanted = [(c, *feature_name(c)) for c in FEATURES if names is None or feature_name(c)[0] in names]
     if not wanted:
@@ -252,7 +252,7 @@ def _same_in_all(columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def _side(name: str, comment: str, columns: str, needed: str, same: Mapping[str, str], per: str = "oid") -> Table:
-    """A table of what the first alert of an object says of its surroundings."""
+    """A table with the surroundings of an object from its first alert."""
     listed = _of("detections", columns)
     listed += tuple(
         Column(n, "boolean", "", f"Whether all alerts of the object have one {c}", quoted(n)) for n, c in same.items()
@@ -402,13 +402,13 @@ def _band() -> Table:
 
 
 def _own(table: LakeTable) -> Table:
-    """A table of the lake as it is, without the partition."""
+    """A table of the lake without the partition column."""
     columns = tuple(_stored(table, c.name) for c in table.columns if c.name != "pixel")
     place = {"objects": ("meanra", "meandec"), "detections": ("ra", "dec"), "forced_photometry": ("ra", "dec")}
     return Table(f"lake.{table.name}", table.comment, columns, table.name, place.get(table.name), table.key)
 
 
-#: Tables of the lake that hold packets or are about the running of the broker.
+#: Tables of the lake that hold packets or concern the operation of the broker.
 _HIDDEN = ("models", "quarantine", "nightly_reports")
 _SHARED = (
     *("object", "detection", "non_detection", "forced_photometry", "magstat"),
@@ -457,17 +457,17 @@ _SCHEMA_TABLES = {
     **{"schemas": "Schemas", "tables": "Tables", "columns": "Columns of the tables"},
     **{"keys": "Which tables can be joined", "key_columns": "By which columns tables can be joined"},
 }
-#: Words of ADQL among our names: such a column must be asked in quotes by the letter of the standard.
+#: Words of ADQL among our names: the standard requires quotes around such a column.
 _RESERVED = {"size", "value", "catalog"}
 
 
 def spelled(name: str) -> str:
-    """A column as a query must name it: in quotes where it is no plain word."""
+    """A column's name in a query: quoted where it is not a plain word."""
     return name if name.isidentifier() and name.lower() not in _RESERVED else quoted(name)
 
 
 class Key(NamedTuple):
-    """A column of a table that names a row of another."""
+    """A foreign key: a column that names a row of another table."""
 
     table: str
     column: str
@@ -491,7 +491,7 @@ def _keys() -> list[Key]:
 
 
 def _described() -> dict[str, Table]:
-    """TAP_SCHEMA: the tables that say what there is."""
+    """TAP_SCHEMA: the tables that describe the tables."""
     empty = {
         name: Table(
             f"tap_schema.{name}", _SCHEMA_TABLES[name], tuple(_text(*c.split(":")) for c in columns.split()), None
@@ -525,7 +525,7 @@ def _column_row(table: Table, place: int, column: Column) -> tuple[object, ...]:
     )
 
 
-#: All columns of a table with fewer are main ones.
+#: In tables with fewer columns, all are principal ones.
 _ALL_MAIN = 16
 _OF_LAKE = _all()
 KEYS = _keys()

@@ -1,4 +1,4 @@
-"""Tables that users send with a query: VOTables, read without following any address that they name."""
+"""Tables that users send with a query: VOTables, read without following addresses in them."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _table(name: str, data: bytes) -> Upload:
 
 
 def _refuse_addresses(name: str, data: bytes) -> None:
-    """A VOTable may say that its rows are at another address, which its reader would fetch."""
+    """Refuse a VOTable whose rows are at another address, which the reader would fetch."""
     try:
         for _, node in ElementTree.iterparse(io.BytesIO(data), ("start",)):
             is_stream = str(node.tag).rpartition("}")[2].upper() in ("STREAM", "INCLUDE")

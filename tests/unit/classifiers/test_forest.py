@@ -94,7 +94,7 @@ def test_a_single_precision_threshold_divides_single_precision_values_as_the_dou
 
 
 class _stump:
-    """What `from_sklearn` reads of a model with one tree, one split at `threshold`."""
+    """A model as `from_sklearn` reads it, with one tree, one split at `threshold`."""
 
     def __init__(self, threshold: float) -> None:
         self.tree_ = self

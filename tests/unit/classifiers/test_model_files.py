@@ -64,7 +64,7 @@ def test_a_file_that_was_replaced_stays_as_it_was_for_its_readers(file: Path) ->
 
 
 def test_a_file_that_is_cut_while_it_is_used_changes_nothing(file: Path) -> None:
-    # Mapped, the next access would end the process by SIGBUS: so it is done in one of its own.
+    # Mapped, the next access would end the process by SIGBUS: so another process does it.
     program = (
         "import os, sys, pathlib; from alerce_spark.classifiers import artefact;"
         "path = pathlib.Path(sys.argv[1]); _, arrays = artefact.read(path, 'kind'); os.truncate(path, 0);"

@@ -22,7 +22,7 @@ EACH = 40
 
 
 def _rows(seed: int) -> tuple[np.ndarray, list[str]]:
-    """Classes whose first 20 features lie at places of their own, with noise; a tenth of the values missing."""
+    """Classes whose first 20 features lie at separate places, with noise; a tenth of the values missing."""
     rng = np.random.default_rng(seed)
     code = np.repeat(np.arange(len(LIGHTCURVE_CLASSES)), EACH)
     matrix = rng.normal(0.0, 1.0, (code.size, len(FEATURES)))

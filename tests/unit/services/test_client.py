@@ -21,7 +21,7 @@ FORMATS = ("json", "pandas", "votable", "csv")
 
 
 def rows_of(found: Any, form: str) -> list[dict[str, Any]]:
-    """What the client gives, as rows; what has no value is left out."""
+    """Rows of a result of the client, without nulls."""
     if form == "json":
         rows = found
     elif form == "pandas":

@@ -145,7 +145,7 @@ FOUND = st.lists(
     min_size=1,
     max_size=6,
 )
-#: What happens to the lake, and when the follower looks, dies or is a new one.
+#: Events of the lake, and of the follower: it looks, dies or is a new one.
 STEPS = st.one_of(
     st.tuples(st.just("objects"), OBJECTS),
     st.tuples(st.just("classes"), FOUND),

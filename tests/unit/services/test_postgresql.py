@@ -1,4 +1,4 @@
-"""An index in PostgreSQL answers as one in SQLite does, and people read it by SQL of their own."""
+"""An index in PostgreSQL answers as one in SQLite does, and people read it by SQL."""
 
 from __future__ import annotations
 

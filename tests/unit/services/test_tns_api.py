@@ -60,7 +60,7 @@ class Client(requests.Session):
 
 @contextmanager
 def client(lake: str, fake: FakeTns | None) -> Iterator[Client]:
-    """A client of a server of its own."""
+    """A client of a separate server."""
     digest = hashlib.sha256(TOKEN.encode()).hexdigest()
     sections: dict[str, Any] = {"lake": {"path": lake}, "services": {"rate_limit": "", "tokens": [f"anna:{digest}"]}}
     if fake is not None:

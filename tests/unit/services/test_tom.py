@@ -65,7 +65,7 @@ def found(browser: Browser, **fields: Any) -> dict[str, str]:
 
 
 def photometry(tom: Tom, name: str) -> list[tuple[Any, ...]]:
-    """What the database of the TOM has of a target: time, band, magnitude, error, limit."""
+    """Data of a target in the database of the TOM: time, band, magnitude, error, limit."""
     with sqlite3.connect(tom.database) as database:
         return database.execute(
             "SELECT p.timestamp, p.bandpass, p.brightness, p.brightness_error, p.'limit'"

@@ -1,4 +1,4 @@
-"""What to look at in a lake: outlying objects in order, and uncertain ones that are not each other's copies."""
+"""Objects worth a look in a lake: outlying ones in order, and uncertain ones that are not each other's copies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command that trains the stamp classifier: gate, registry, report; the training itself has tests of its own."""
+"""The command that trains the stamp classifier: gate, registry, report; the training itself has other tests."""
 
 from __future__ import annotations
 
