@@ -260,7 +260,7 @@ _TEXTS = (k.TO_TEXT, k.TO_STAMP)
 
 
 class _Reader:
-    """What a process keeps for the packets of a survey: where their values go, and the schemas that it has met."""
+    """State of a process for the packets of a survey: where their values go, and the schemas that it has read."""
 
     def __init__(self, survey: Survey) -> None:
         self.target = target = Target(survey)
@@ -433,7 +433,7 @@ def decode(packets: pa.Array | pa.ChunkedArray | Sequence[bytes], survey: Survey
 
 
 def _reason(batch: _Batch, packet: int, survey: Survey | None) -> str:
-    """What is wrong with a packet: short, with the field and the value."""
+    """The fault of a packet in a few words, with the field and the value."""
     code, op, node, value, limit, entry = batch.problems[packet].tolist()
     if code >= k.MISSING and survey is not None:
         return _value_reason(survey, code, op, value, limit)

@@ -700,7 +700,7 @@ def check_alert(buf: Bytes, base: int, alerts: Columns, row: int, checks: Longs,
 
 @njit(cache=True)
 def note_problem(problems: Longs, packet: int, code: int, state: Longs) -> None:
-    """What is wrong with a packet."""
+    """The fault of a packet."""
     problems[packet, CODE] = code
     for k in range(1, N_PROBLEM):
         problems[packet, k] = state[k - 1]

@@ -161,7 +161,7 @@ class _Source:
 
 
 class _Gunzip:
-    """What a gzip stream holds, of one part or several; its checksums are compared at the end of each."""
+    """The content of a gzip stream of one part or several; its checksums are compared at the end of each."""
 
     def __init__(self, source: _Source) -> None:
         self._source = source

@@ -363,7 +363,7 @@ class StampModel:
 
 @dataclass(frozen=True)
 class Classified:
-    """What `classify_paths` found: `table` of one row an alert, and what has no row, as pairs of name and reason."""
+    """Result of `classify_paths`: `table` has one row an alert; `skipped` is (name, reason) of the others."""
 
     table: pa.Table
     skipped: list[tuple[str, str]]

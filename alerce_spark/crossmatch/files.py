@@ -27,7 +27,7 @@ BROKEN, NO_ID, NO_POSITION = "broken line", "no id", "no position"
 
 @dataclass
 class Counts:
-    """What became of the rows that were read: all, bad ones by reason, values that became null, and remarks."""
+    """Counts of the rows of a file: all, bad ones by reason, values that became null, and remarks."""
 
     rows: int = 0
     bad: Counter[str] = field(default_factory=Counter)

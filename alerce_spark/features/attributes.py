@@ -1,4 +1,4 @@
-"""What the alerts themselves say of the object: medians of the real-bogus score and of the star/galaxy score."""
+"""Features from attributes of the alerts: medians of the real-bogus score and of the star/galaxy score."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class Objects:
 
 @dataclass
 class Scratch:
-    """What one family leaves for the next: the period search fills these, families that need a period read them."""
+    """Values that one family passes to the next: the period search writes, families with a period read."""
 
     period: Float = field(default_factory=lambda: np.empty(0))  # (n,) days, NaN where none
     extra: dict[str, Float] = field(default_factory=dict)

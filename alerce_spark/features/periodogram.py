@@ -116,7 +116,7 @@ class _Grid:
 
 @dataclass(frozen=True)
 class Search:
-    """What the period search of one object found: periods [d], powers F, a probability; NaN where there is none.
+    """Result of the period search of one object: periods [d], powers F, a probability; NaN where there is none.
 
     `rates` are the powers at the grid frequencies nearest to 1/(k·period), over `power`, for k in RATE_FACTORS.
     """

@@ -41,7 +41,7 @@ FORCED_COLUMNS = ("oid", "pid", "rfid", "parent_candid")
 
 @dataclass(frozen=True)
 class Stored:
-    """What the lake holds of the objects in hand: detections, upper limits and forced photometry, columns as above."""
+    """Stored rows of the objects of a batch: detections, upper limits and forced photometry, columns as above."""
 
     detections: pl.DataFrame
     limits: pl.DataFrame

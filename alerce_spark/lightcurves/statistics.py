@@ -273,7 +273,7 @@ def _scatter(values: NDArray, where: Int, n: int) -> NDArray:
 
 
 def _over_bands(stats: Columns, n_objects: int) -> dict[str, NDArray]:
-    """What the rows of an object in magstats say together."""
+    """Statistics of an object over its rows in magstats."""
     of, fid = stats["object"], stats["fid"]
     out: dict[str, NDArray] = {}
     for name in ("corrected", "stellar", "nearZTF", "nearPS1"):

@@ -1,4 +1,4 @@
-"""What a kind of source is: its random draws, the protocol all kinds follow, and what variable sources share.
+"""A kind of source: its random draws, the protocol all kinds follow, and the parts that variable sources share.
 
 Fluxes are in µJy (AB zero point 23.9); a difference flux is that of the source minus that of its reference image, as
 ZTF measures it.
@@ -78,7 +78,7 @@ class Draws:
         return np.searchsorted(edges, self.uniform(name), side="right")
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """What `make` gives; it is called the first time only, so populations are drawn once for each `Draws`."""
+        """The result of `make`, which is called the first time only, so populations are drawn once for each `Draws`."""
         if name not in self._memo:
             self._memo[name] = make()
         return self._memo[name]
@@ -145,7 +145,7 @@ class Kind(Protocol):
 
     @property
     def scene(self) -> str:
-        """What its stamps show, see `stamps.py`."""
+        """Content of its stamps, see `stamps.py`."""
 
     @property
     def is_real(self) -> bool:

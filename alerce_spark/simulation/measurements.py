@@ -52,7 +52,7 @@ def separation(ra1: Floats, dec1: Floats, ra2: Floats, dec2: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What lies around each object: the reference source and the nearest PS1 sources, nearest first.
+    """Surroundings of each object: the reference source and the nearest PS1 sources, nearest first.
 
     Arrays have one value for each object; mag (3, objects) in g, r, i, PS1 ones (3 sources, objects), ps1_mag
     (4 bands griz, 3 sources, objects). Degrees and magnitudes; -999 where PS1 has no magnitude.
@@ -113,7 +113,7 @@ def surroundings(seed: int, objects: Objects, parts: Sequence[Part]) -> Surround
 
 @dataclass(frozen=True)
 class Context:
-    """What measuring needs: the sky's seed, some objects with surroundings, their points, and the survey's visits.
+    """Input of a measurement: the sky's seed, some objects with surroundings, their points, and the survey's visits.
 
     scatter: astrometric error in arcsec along each axis.
     """
@@ -193,7 +193,7 @@ def file_names(ctx: Context, rows: Ints, archived: bool) -> Text:
 
 
 def photometry_columns(ctx: Context, rows: Ints) -> dict[str, Any]:
-    """What the broker makes light curves of, of the detections at `rows`: all else in packets goes with it.
+    """Columns from which the broker makes light curves, of the detections at `rows`.
 
     Position [deg], difference magnitude and error, reference source, and the real/bogus score.
     """

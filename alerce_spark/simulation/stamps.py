@@ -243,7 +243,7 @@ class _Patches:
         out[:, scenes.S_POINT] = np.where(out[:, scenes.S_RADIUS] > 0.0, 0.15, 1.0)
 
     def _field(self, out: Floats) -> None:
-        """What else is there: about twice as dense as PS1's matches within 30 arcsec, and no nearer than the third."""
+        """Other sources: about twice as dense as PS1's matches within 30 arcsec, and no nearer than the third."""
         c, n = self.columns, self.key.size
         third = c["distpsnr3"].astype(np.float64)
         inner = np.where(third > 0.0, np.clip(third / PIXEL_SCALE, 2.0, 30.0), 30.0)

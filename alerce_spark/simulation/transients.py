@@ -49,7 +49,7 @@ def black_body(wavelength: Any, temperature: Any) -> Floats:
 
 @dataclass(frozen=True)
 class Supernova:
-    """What supernovae share: place, peak, redshift, host and reference image; subclasses give the light curve.
+    """Parts that supernovae share: place, peak, redshift, host and reference image; subclasses give the light curve.
 
     1.5 % of the reference images hold light of the supernova: later fluxes are then negative.
     """

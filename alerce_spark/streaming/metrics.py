@@ -171,7 +171,7 @@ class Metrics:
             return {name: known.taken for name, known in self._queries.items() if now - known.changed > seconds}
 
     def waiting(self, query: str, messages: int) -> None:
-        """What waits for a query that gives no account itself."""
+        """Number of messages that wait for a query without batches."""
         with self._lock:
             self._queries[query].lag = messages
             self._lag.labels(query).set(messages)
@@ -260,7 +260,7 @@ class Metrics:
 
 
 def read(lake: str) -> dict[str, Any] | None:
-    """What the last streams on this lake said of themselves, of each query the newest; None where there was none.
+    """Status of the last streams on this lake, the newest of each query; None without a stream.
 
     `damaged` are status files that cannot be read: they are hints, and the others are told without them.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Application:
-    """What the queries of one application share. `closing` closes what they opened, when all have ended."""
+    """Objects that the queries of one application share. `closing` closes what they opened, when all have ended."""
 
     spark: SparkSession
     settings: Settings
@@ -29,7 +29,7 @@ class Application:
 
 @runtime_checkable
 class Timed(Protocol):
-    """What a batch did, where it knows how long its alerts waited."""
+    """Result of a batch that knows how long its alerts waited."""
 
     @property
     def latency(self) -> Mapping[str, np.ndarray]:

@@ -292,7 +292,7 @@ class Stream:
 
     @contextmanager
     def _limited(self, group: str) -> Iterator[None]:
-        """Jobs of this thread that hang are cancelled: their tasks would keep their slots for ever."""
+        """Jobs of this thread that hang are cancelled: their tasks would never free their slots."""
         context = self.spark.sparkContext
         context.setJobGroup(group, group, interruptOnCancel=True)
         timer = threading.Timer(self.settings.stream.batch_timeout_s, context.cancelJobGroup, [group])

@@ -54,7 +54,7 @@ def position_columns(names: Sequence[str]) -> list[str]:
 
 
 def positions_wanted() -> str:
-    """What `position_columns` looks for, for error messages."""
+    """Names of columns that `position_columns` accepts, for error messages."""
     return ", ".join("/".join(pair) for pair in _PAIRS) + " or " + " ".join(_PARTS)
 
 
@@ -120,7 +120,7 @@ class Positions:
             self._rows += int(placed.sum())
 
     def notes(self) -> list[str]:
-        """What was assumed and may be wrong, in words."""
+        """Assumptions that may be wrong, in words."""
         if not self._rows:
             return []
         names = f"{self._where}: {' and '.join(self.columns)}"

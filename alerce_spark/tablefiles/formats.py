@@ -82,7 +82,7 @@ class TableFile:
         return Positions(columns, self.units, str(self.path))
 
     def factor(self, column: str, wanted: str) -> float:
-        """What takes the numbers of a column to a unit. Raises TableFileError where the file tells one of another kind.
+        """The factor from the unit of a column to `wanted`. Raises TableFileError for a unit of another kind.
 
         Where a unit is told and none is wanted, numbers stay and a remark says so.
         """

@@ -54,7 +54,7 @@ class Lines:
 
 
 def layout(path: Path, text: Text) -> Layout:
-    """What the lines above the rows say; then `text` stands at the first row. TableFileError without a header."""
+    """The header: the lines above the rows; then `text` stands at the first row. TableFileError without a header."""
     comments, line = _above(path, text)
     ecsv = _ecsv(path, comments)
     if _PREAMBLE.fullmatch(line):

@@ -61,7 +61,7 @@ def degrees_in(unit: str | None) -> float | None:
 
 
 def factor(unit: str | None, wanted: str) -> float:
-    """What takes values of the unit that a file tells to the wanted one; 1 where one of them says nothing.
+    """The factor from the unit that a file names to the wanted unit; 1 where one of them says nothing.
 
     Raises TableFileError for a unit that is not known or of another kind.
     """
@@ -123,7 +123,7 @@ def _parsed(name: str) -> Any:
 
 
 def _converted(unit: str, wanted: str) -> float | None:
-    """What takes values from one unit to another; None where astropy does not know that."""
+    """The factor from one unit to another; None where astropy does not know it."""
     parsed, other = _parsed(unit), _parsed(wanted)
     try:
         return None if parsed is None or other is None else float(parsed.to(other))

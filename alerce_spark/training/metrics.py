@@ -343,7 +343,7 @@ def _place(name: str, members: NDArray[np.bool_], near: NDArray[np.bool_], where
 
 @dataclass(frozen=True)
 class Standing:
-    """What the gate knows of a model: probabilities (n, k) for the held-out objects, and its unlabelled sky."""
+    """Input of the gate for one model: probabilities (n, k) for the held-out objects, and its unlabelled sky."""
 
     classes: tuple[str, ...]
     probabilities: Float

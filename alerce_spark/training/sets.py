@@ -107,7 +107,7 @@ def concatenate(sets: Sequence[FeatureSet], **provenance: str) -> FeatureSet:
 def held_out(oids: Sequence[str] | Names, share: float) -> NDArray[np.bool_]:
     """Which objects are kept for judging: `share` of all, decided by the checksum of the name alone.
 
-    So an object stays on its side for ever, however the set grows, and no model has seen what a later one is judged by.
+    So an object always stays on its side, however the set grows, and no model has seen what a later one is judged by.
     """
     limit = int(share * 2**32)
     digests = (hashlib.sha256(f"held out {name}".encode()).digest() for name in oids)

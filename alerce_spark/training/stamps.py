@@ -49,7 +49,7 @@ COLUMNS = tuple(
 
 @dataclass(frozen=True)
 class Options:
-    """What a training is made of; the defaults are those of the model that ships with the package.
+    """Options of a training; the defaults are those of the model that ships with the package.
 
     columns: names of stamp.INPUTS, none for a network of images only. with_images: False for columns only.
     filters: of the first and of the second pair of convolutions of the fine branch; the coarse one has single ones.
@@ -344,7 +344,7 @@ def train_simulated(
 
 
 def _taken(options: Options, images: Floats, table: Floats) -> list[Floats]:
-    """What the Keras models of `options` take."""
+    """Inputs of the Keras models of `options`."""
     parts: list[Floats] = []
     if options.with_images:
         fine, coarse, _ = stamp.views(images)

@@ -61,7 +61,7 @@ class Service(Protocol):
 
 @dataclass(frozen=True)
 class Matched:
-    """What a batch did: alerts taken, rows written by catalogue, rows with a source among them.
+    """Result of a batch: alerts taken, rows written by catalogue, rows with a source among them.
 
     latency: under "crossmatch" the seconds from each alert's Kafka timestamp to its rows; nothing for files.
     """
@@ -186,7 +186,7 @@ def match_objects(
     """Attempts for every object of the lake that lacks one with the catalogue `name`, written part by part.
 
     ask: ra, dec [deg], mjd → ATTEMPTS, one row each (`lake.catalogs.match`, `crossmatch.cds`). With `again` every
-    object is asked for anew. A part has `most` objects, the last one the rest. Yields what each part did; what was
+    object is matched again. A part has `most` objects, the last one the rest. Yields what each part did; what was
     written stays where `ask` raises.
     """
     for part in _gathered(lacking(lake, [name], again), most):

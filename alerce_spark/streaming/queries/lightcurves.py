@@ -66,7 +66,7 @@ def of_stored(objects: DataFrame, lake: str, survey: str) -> DataFrame:
 
 @dataclass(frozen=True)
 class _Worker:
-    """What a worker keeps from batch to batch."""
+    """State that a worker keeps from batch to batch."""
 
     lake: str
     models: LightcurveModels
@@ -150,7 +150,7 @@ def _published(
 
 
 def _stored(lake: str, oids: pl.Series, ra: ArrayLike, dec: ArrayLike) -> Stored:
-    """What the lake holds of objects seen at these positions [deg]: detections and upper limits."""
+    """Stored rows of objects at these positions [deg]: detections and upper limits."""
     detections = lookup.read_near(lake, "detections", _COLUMNS, oids, ra, dec)
     limits = lookup.read_near(lake, "non_detections", LIMIT_COLUMNS, oids, ra, dec)
     return Stored(detections, limits, _NO_FORCED)

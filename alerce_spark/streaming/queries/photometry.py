@@ -10,7 +10,7 @@ One batch (docs/design.md, "Data flow"):
    or not at all; where another writer was faster, 2 to 4 are done again.
 
 Any batch may be repeated at any time and in any order: what is stored is not stored again, and the statistics of every
-object of the batch are computed anew, so that a crash between two commits heals when the batch is repeated.
+object of the batch are computed again, so that a crash between two commits heals when the batch is repeated.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _NO_OBJECTS = pl.DataFrame(schema={"oid": pl.String, "ra": pl.Float64, "dec": pl
 
 @dataclass(frozen=True)
 class Summary:
-    """What a batch did: alerts taken, packets refused, rows written by kind, seconds of each part.
+    """Result of a batch: alerts stored, packets refused, rows written by kind, seconds of each part.
 
     latency: under "photometry" the seconds from each alert's Kafka timestamp to its rows; nothing for files.
     objects: the objects of the alerts, columns oid, ra, dec [deg] of one of their alerts.

@@ -60,7 +60,7 @@ _TIME = pa.timestamp("us", tz="UTC")
 
 @dataclass(frozen=True)
 class Stored:
-    """What a batch did: messages that were refused, rows written by table, seconds from alert to result.
+    """Result of a batch: refused messages, rows written by table, seconds from alert to result.
 
     latency: for each classifier the seconds between the alert's and the message's Kafka timestamps, one a message.
     """

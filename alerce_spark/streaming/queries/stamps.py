@@ -77,7 +77,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class _Worker:
-    """What a worker keeps from batch to batch."""
+    """State that a worker keeps from batch to batch."""
 
     lake: str
     model: Served[StampModel]
