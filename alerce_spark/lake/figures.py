@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import polars as pl
 import pyarrow as pa
 
 from alerce_spark.delta import File, Snapshot
@@ -93,8 +92,10 @@ class Watch:
         stored = table_of(self.lake, "nightly_reports")
         schema = TABLES["nightly_reports"].arrow
         parts = [rows_of(stored, file, schema) for file in snapshot.files.values()]
-        last = pl.DataFrame(pa.concat_tables([schema.empty_table(), *parts])).sort("night", "round").tail(1).to_dicts()
-        return _report(last[0]) if last else None
+        rounds = pa.concat_tables([schema.empty_table(), *parts]).sort_by(
+            [("night", "ascending"), ("round", "ascending")]
+        )
+        return _report(rounds.slice(len(rounds) - 1).to_pylist()[0]) if rounds else None
 
 
 def _size(snapshot: Snapshot) -> Size:
@@ -103,7 +104,7 @@ def _size(snapshot: Snapshot) -> Size:
 
 def _report(row: Mapping[str, Any]) -> Report:
     night = datetime.strptime(row["night"], "%Y%m%d").replace(tzinfo=UTC)
-    broken = {one["key"]: int(one["value"]) for one in row["broken"] or ()}
+    broken = {name: int(count) for name, count in row["broken"] or ()}
     counts = (row[name] for name in ("expected", "missing", "resent"))
     return Report(night.timestamp(), row["finished"].timestamp(), *counts, broken)
 
