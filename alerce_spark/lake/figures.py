@@ -16,7 +16,7 @@ from alerce_spark.delta.files import rows as rows_of
 from alerce_spark.lake.handles import is_made
 from alerce_spark.lake.handles import table as table_of
 from alerce_spark.lake.tables import TABLES
-from alerce_spark.location import at, lake_path
+from alerce_spark.location import is_remote, lake_path
 
 _STAGE = pa.schema([("stage", pa.string())])
 
@@ -105,10 +105,10 @@ def _size(snapshot: Snapshot) -> Size:
 def _report(row: Mapping[str, Any]) -> Report:
     night = datetime.strptime(row["night"], "%Y%m%d").replace(tzinfo=UTC)
     broken = {name: int(count) for name, count in row["broken"] or ()}
-    counts = (row[name] for name in ("expected", "missing", "resent"))
-    return Report(night.timestamp(), row["finished"].timestamp(), *counts, broken)
+    counts = {name: row[name] for name in ("expected", "missing", "resent")}
+    return Report(night.timestamp(), row["finished"].timestamp(), **counts, broken=broken)
 
 
 def _free(lake: str) -> int | None:
-    location = at(lake_path(lake))
-    return None if location.is_remote else shutil.disk_usage(location.path).free
+    path = lake_path(lake)
+    return None if is_remote(path) else shutil.disk_usage(path).free

@@ -30,5 +30,5 @@ def _age(lake: str, table: str, shown: int, newest: int) -> float:
     actions = table_of(lake, table).log.read(shown + 1)
     if actions is None:  # the log was cleaned since: the index will be built again
         return math.inf
-    commits = (action["commitInfo"] for action in actions if "commitInfo" in action)
-    return max(0.0, time.time() - next(commits, {}).get("timestamp", math.nan) / 1000)
+    times = (action["commitInfo"].get("timestamp") for action in actions if "commitInfo" in action)
+    return max(0.0, time.time() - (next(times, None) or math.nan) / 1000)

@@ -25,12 +25,13 @@ from alerce_spark.lake import write
 from alerce_spark.lake.tables import TABLES
 from alerce_spark.streaming.causes import Cause
 from alerce_spark.streaming.metrics import Metrics
+from dashboards.boards import FOLDER, boards
 from tests import small_lake
 from tests.missing import missing
 from tests.served import ROOT, serving
 
 CONF = ROOT / "conf" / "prometheus"
-BOARDS = {file.name: json.loads(file.read_text()) for file in sorted((ROOT / "conf" / "grafana").glob("*.json"))}
+BOARDS = {file.name: json.loads(file.read_text()) for file in sorted(FOLDER.glob("*.json"))}
 QUERIES = ("stamps", "lightcurves", "photometry")
 #: Ranges that Grafana would put in; `$__rate_interval` is four times the interval of the scrapes.
 RANGES = {"$__rate_interval": "8s", "$__range": "60s"}
@@ -205,8 +206,7 @@ def test_alarms_of_what_happens_are_on_and_no_others(scraped: tuple[Prometheus, 
 
 
 def test_the_files_are_what_the_code_makes() -> None:
-    boards = pytest.importorskip("dashboards.boards")
-    assert boards.boards() == {name: (boards.FOLDER / name).read_text() for name in BOARDS}
+    assert boards() == {name: (FOLDER / name).read_text() for name in BOARDS}
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

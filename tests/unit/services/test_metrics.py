@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     """A server in front of a copy of it; nobody follows the lake, and each scrape looks at it."""
     monkeypatch.setattr(metrics, "_LOOK_S", 0.0)
+    monkeypatch.setattr(metrics, "_PATIENCE_S", 60.0)
     shutil.copytree(made, tmp_path / "here")
     lake = str(tmp_path / "here" / "lake")
     settings = settings_of(lake, tmp_path / "here" / "archive", rate_limit="20/60 seconds")
@@ -202,15 +204,18 @@ def test_a_lake_that_cannot_be_read_is_told(served: Served) -> None:
 
 
 def test_a_lake_that_does_not_answer_does_not_hold_a_scrape(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "_PATIENCE_S", 0.05)
     known = scrape(served)["alerce_table_files"]
-    looks = []
+    looks, answer = [], Event()
 
-    def slow(_: object) -> None:
-        looks.append(time.monotonic())
-        time.sleep(1)
+    def hangs(watch: metrics.Watch) -> None:
+        looks.append(watch)
+        answer.wait(60)
         raise OSError
 
-    monkeypatch.setattr(metrics.Watch, "look", slow)
-    assert [scrape(served)["alerce_table_files"] for _ in range(5)] == [known] * 5
-    assert len(looks) == 1
+    monkeypatch.setattr(metrics.Watch, "look", hangs)
+    monkeypatch.setattr(metrics, "_PATIENCE_S", 0.05)
+    try:
+        assert [scrape(served)["alerce_table_files"] for _ in range(5)] == [known] * 5
+        assert len(looks) == 1
+    finally:
+        answer.set()
