@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from anyio.to_thread import current_default_thread_limiter
+from anyio import CapacityLimiter
+from anyio.to_thread import current_default_thread_limiter, run_sync
 from fastapi import FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -16,6 +17,7 @@ from alerce_spark.api import (
     bulk,
     catshtm,
     chart,
+    metrics,
     moc,
     multisurvey,
     period,
@@ -73,7 +75,16 @@ def make(settings: Settings) -> FastAPI:
         index = request.app.state.services.index
         return reply({"built": int(index.about()["built"]), "versions": index.versions()})
 
+    one_at_a_time = CapacityLimiter(1)
+
+    @app.get(metrics.PATH, include_in_schema=False)
+    async def figures(request: Request) -> Response:
+        # Not in the threads of the requests: they may all be busy.
+        page = await run_sync(request.app.state.services.metrics.page, limiter=one_at_a_time)
+        return Response(page, media_type=metrics.CONTENT_TYPE)
+
     app.add_middleware(_Gzip, minimum_size=_LEAST_GZIPPED, compresslevel=5)
     app.add_middleware(Bounds, rate=rate)
     app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET"], expose_headers=_EXPOSED)
+    app.add_middleware(metrics.Timed, metrics=app.state.services.metrics)
     return app

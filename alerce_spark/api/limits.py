@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from alerce_spark.api.errors import failure
+from alerce_spark.api.metrics import PATH as METRICS
 from alerce_spark.errors import InputError
 
 #: Largest path and query [bytes]: some thousands of ids.
@@ -50,12 +51,12 @@ class Bounds:
             await failure(429, message, {"Retry-After": str(wait)})(scope, receive, send)
             return
         if len(path) > 1 and path.endswith("/"):
-            scope = {**scope, "path": path.rstrip("/") or "/"}
+            scope["path"] = path.rstrip("/") or "/"  # in place: what is outside of this reads the route from it
         await self._app(scope, _counted(receive), send)
 
     def _wait(self, scope: Scope) -> int:
         """Seconds until the client may send this request; 0 for now."""
-        if self._item is None or scope["method"] == "OPTIONS":
+        if self._item is None or scope["method"] == "OPTIONS" or scope["path"] == METRICS:
             return 0
         who = scope["client"][0] if scope.get("client") else ""
         if self._limiter.hit(self._item, who, cost=min(_cost(scope), self._item.amount)):

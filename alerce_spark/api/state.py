@@ -10,6 +10,7 @@ import polars as pl
 
 from alerce_spark.api.errors import NotFound
 from alerce_spark.api.jobs import Jobs
+from alerce_spark.api.metrics import LakeAndIndex, Metrics
 from alerce_spark.api.tap.engine import Engine
 from alerce_spark.api.tap.jobs import Jobs as Queries
 from alerce_spark.config import Settings
@@ -42,6 +43,9 @@ class State:
         self.tap = Engine(settings.lake.path, services)
         self.tap_jobs = Queries(self.tap, services.tap_queries, services.tap_job_timeout_s)
         self.tap_timeout_s = services.tap_timeout_s
+        self._figures = LakeAndIndex(settings.lake.path, lambda: self.index)
+        of_tap = (self.tap.running, self.tap.waiting, self.tap.ended, self.tap_jobs.queued)
+        self.metrics = Metrics([self._replies.asked, *of_tap, self._figures])
         #: Catalogues are read by one thread at a time.
         self.catalogs = Lock()
 
@@ -81,6 +85,7 @@ class State:
 
     def close(self) -> None:
         """Close what is open."""
+        self._figures.close()
         self._curves.close()
         self.jobs.close()
         self.tap_jobs.close()

@@ -200,7 +200,7 @@ def _is_header(header: dict[str, Any]) -> bool:
 
 
 def _prepared(values: Float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Features as the forests read them: missing and infinite values as MISSING, failed fits as 0; rows with any value."""
+    """Input of the forests (missing and infinite values as MISSING, failed fits as 0), and the rows with any value."""
     finite: NDArray[np.bool_] = np.isfinite(values)
     with np.errstate(invalid="ignore"):
         sound = np.where(np.abs(values) > LARGEST, 0.0, values)

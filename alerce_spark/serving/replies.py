@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from threading import Lock
 from time import monotonic
 
+from prometheus_client import Counter
+
 from alerce_spark.serving.changes import Changes, Commit, File, HistoryGone, commits
 from alerce_spark.serving.curves import Place
 
@@ -34,6 +36,9 @@ class Replies:
         self._lock = Lock()
         self._followed: dict[str, Changes] = {}
         self._looked: dict[str, float] = {}
+        self.asked = Counter("alerce_kept_replies", "Replies asked for, by hit or miss", ["result"], registry=None)
+        for result in ("hit", "miss"):  # a rate needs the zero before the first one
+            self.asked.labels(result)
 
     def get(self, name: str, tables: Sequence[str], where: Place, make: Callable[[], bytes]) -> bytes:
         """The reply of this name, which depends on rows of `tables` at a place: from the cache, or made by `make`.
@@ -45,7 +50,9 @@ class Replies:
             kept = self._kept.get(name)
             if kept is not None:
                 self._kept.move_to_end(name)
+                self.asked.labels("hit").inc()
                 return kept.body
+        self.asked.labels("miss").inc()
         body = make()
         with self._lock:
             # A commit during `make` may be in the reply or not.

@@ -181,7 +181,7 @@ def _never(part: Floats) -> Floats:
 
 
 def known(ctx: Context, wise: Floats, enough: NDArray[np.bool_] | None = None) -> LabelledCurves:
-    """Light curves as the broker knows them, of the `enough` objects of `ctx` (all by default): every detection, and the
+    """Light curves as the broker knows them, of `enough` objects of `ctx` (all by default): every detection, and the
     upper limits of the 30 days before each. wise: (4, objects)."""
     points, objects = ctx.points, ctx.objects
     chosen = np.ones(len(objects), np.bool_) if enough is None else enough

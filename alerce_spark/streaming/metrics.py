@@ -90,6 +90,9 @@ class Metrics:
             buckets=_BUCKETS,
             registry=registry,
         )
+        for name in self.names:  # a rate needs the zero before the first one
+            self._alerts.labels(name)
+            self._failures.labels(name)
         if self.port:
             try:
                 start_http_server(self.port, "127.0.0.1", registry)

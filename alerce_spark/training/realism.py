@@ -162,7 +162,7 @@ def made_packets(seed: int) -> list[bytes]:
 
 
 def packet_samples(packets: Sequence[bytes]) -> dict[str, Float]:
-    """Quantities of alerts that describe their photometry: magnitudes, errors, limits, scores, positions, lengths of histories."""
+    """Quantities of alerts: magnitudes, errors, limits, scores, positions, lengths of histories."""
     decoded = decode(packets, SURVEY)
     alerts = _floats(decoded.alerts, ("magpsf", "sigmapsf", "diffmaglim", "rb", "drb", "sgscore1", "distpsnr1", "fid"))
     previous = _floats(decoded.previous, ("magpsf", "diffmaglim", "fid"))

@@ -40,7 +40,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Report:
-    """Contents of the report that `write` makes. `recall` is of the classes of the last of `levels`; what is empty is left out.
+    """Contents of a report. `recall` is of the classes of the last of `levels`; empty parts are left out.
 
     `about` says where model and data come from; `importances` are weights of features by forest; `published` stands
     beside our numbers, marked as measured on other data.

@@ -17,6 +17,7 @@ from threading import BoundedSemaphore, Event, Lock
 from typing import Any
 
 import pyarrow.parquet as pq
+from prometheus_client import Counter, Gauge
 
 from alerce_spark.api.tap import process
 from alerce_spark.api.tap.adql import QueryError, Translated, translate
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 _ROOM = 4 << 30
 #: Longest wait of a query for others to end, and number that may wait.
 _PATIENCE_S, _WAITING = 30.0, 20
+_RESULTS = ("done", "refused", "busy", "stopped", "failed")
 
 
 class Busy(AlerceError):
@@ -64,6 +66,11 @@ class Engine:
         self._waiting = BoundedSemaphore(settings.tap_queries + _WAITING)
         self._folder: Path | None = None
         self._lock = Lock()
+        self.running = Gauge("alerce_tap_running", "Queries that run", registry=None)
+        self.waiting = Gauge("alerce_tap_waiting", "Queries that wait for others to end", registry=None)
+        self.ended = Counter("alerce_tap_queries", "Queries, by what became of them", ["result"], registry=None)
+        for result in _RESULTS:  # a rate needs the zero before the first one
+            self.ended.labels(result)
 
     @property
     def most_rows(self) -> int:
@@ -95,11 +102,43 @@ class Engine:
     ) -> Result:
         """Rows of a query, up to `most`, stored in `folder`. Raises QueryError, Busy, Stopped and LakeError."""
         most = min(most, self.most_rows)
-        translated = translate(text, uploads, most)
+        with self._counted():
+            translated = translate(text, uploads, most)
+            return self._run(translated, text, most, seconds, folder, stop or Event(), patience_s)
+
+    def _run(
+        self,
+        translated: Translated,
+        text: str,
+        most: int,
+        seconds: float,
+        folder: Path,
+        stop: Event,
+        patience_s: float,
+    ) -> Result:
         with self._turn(patience_s):
             asked = self._asked(translated, folder, seconds)
-            rows = _processed(asked, seconds, stop or Event(), text)
+            rows = _processed(asked, seconds, stop, text)
         return Result(Path(asked["result"]), min(rows, most), rows > most, translated.columns)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a query by its result; a mistake in it or a limit of it make it `refused`."""
+        result = "failed"
+        try:
+            yield
+            result = "done"
+        except QueryError:
+            result = "refused"
+            raise
+        except Busy:
+            result = "busy"
+            raise
+        except Stopped:
+            result = "stopped"
+            raise
+        finally:
+            self.ended.labels(result).inc()
 
     @contextmanager
     def _turn(self, patience_s: float) -> Iterator[None]:
@@ -107,10 +146,13 @@ class Engine:
         if not self._waiting.acquire(blocking=False):
             raise Busy("too many queries wait; ask again later, or as a job (async)")
         try:
-            if not self._turns.acquire(timeout=patience_s):
+            with self.waiting.track_inprogress():
+                has_turn = self._turns.acquire(timeout=patience_s)
+            if not has_turn:
                 raise Busy("other queries run; ask again later, or as a job (async)")
             try:
-                yield
+                with self.running.track_inprogress():
+                    yield
             finally:
                 self._turns.release()
         finally:

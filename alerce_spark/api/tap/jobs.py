@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event, Lock
 
+from prometheus_client import Gauge
+
 from alerce_spark.api.tap.adql import QueryError
 from alerce_spark.api.tap.engine import Engine, Result, Stopped
 from alerce_spark.api.tap.request import Asked
@@ -79,6 +81,8 @@ class Jobs:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="tap")
         self._jobs: dict[str, Job] = {}
         self._lock = Lock()
+        self.queued = Gauge("alerce_tap_queued_jobs", "Jobs that wait for their turn", registry=None)
+        self.queued.set_function(lambda: sum(job.phase == "QUEUED" for job in list(self._jobs.values())))
 
     def close(self) -> None:
         """Stop running jobs, drop waiting ones."""

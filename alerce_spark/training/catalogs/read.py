@@ -34,7 +34,7 @@ _NO_CLASS = "(none)"  # how a row without a class appears in a report
 
 @dataclass(frozen=True)
 class ReadReport:
-    """Counts of the rows of a file by their fate: rows = kept + bad + cut + those of dropped + those of unmapped classes."""
+    """Counts of the rows of a file: rows = kept + bad + cut + those of dropped + those of unmapped classes."""
 
     source: str
     path: Path
