@@ -93,7 +93,7 @@ def night(tmp_path: Path) -> Iterator[Night]:
         ({"retrain": 3}, ["integrity", "retrain", "compact"], ""),
         ({"integrity": 1}, ["integrity", "compact"], "not complete and right"),
         ({"integrity": 2}, ["integrity", "compact"], "could not be checked"),
-        ({"retrain": 2}, ["integrity", "retrain", "compact"], "not trained"),
+        ({"retrain": 2}, ["integrity", "retrain", "compact"], "not retrained"),
         ({"reclassify": 2}, ["integrity", "retrain", "reclassify", "compact"], "no class of the new model"),
         ({"compact": 2}, ["integrity", "retrain", "reclassify", "compact"], "not compacted"),
     ],
