@@ -127,7 +127,7 @@ def test_the_version_has_one_source(tmp_path: Path) -> None:
     assert told.startswith(known)
     assert told.strip().endswith(f", Spark {version('pyspark')}")
     project = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text()
-    assert alerce_spark.__version__ not in project
+    assert f'"{alerce_spark.__version__}"' not in project
 
 
 def test_the_version_of_java_is_that_which_it_tells_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
