@@ -25,7 +25,8 @@ _BLOCK = 64 << 20
 _BLANK_ROWS = 100_000  # of blank-separated text at a time
 _MOST_COMMENTS = 100_000  # lines above a header: Gaia's have a thousand
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_RULE = re.compile(r"[-\s;,|]*-[-\s;,|]*")  # the line of dashes between the header and the rows of VizieR text
+# The line of dashes between the header and the rows of VizieR text. Single dashes are a row without values.
+_RULE = re.compile(r"[-\s;,|]*--[-\s;,|]*")
 #: Lines above a header: the date in the file of the Transient Name Server, the delimiter in those of spreadsheets.
 _PREAMBLE = re.compile(r'"?(\d{4}-\d\d-\d\d[^\t;,|"]*|sep=.)"?')
 #: A row that is put behind the last one: it is missing where an opened quote swallows the end of the file.
