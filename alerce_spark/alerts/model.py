@@ -26,7 +26,7 @@ ERRORS_SCHEMA = pa.schema([pa.field("row", pa.int32()), pa.field("reason", pa.st
 
 @dataclass(frozen=True)
 class Schemas:
-    """Arrow schemas of a survey's decoded tables: the owner of the row, common columns that are made, fields, `extra`.
+    """Arrow schemas of a survey's decoded tables: the owner of the row, derived common columns, fields, `extra`.
 
     `alerts_stamps` is `alerts` followed by the three stamps.
     """
