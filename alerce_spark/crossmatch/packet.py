@@ -1,8 +1,8 @@
-"""Neighbours that an alert itself carries, normalised into attempts (`Survey.neighbours`).
+"""Neighbours listed in alert packets, normalised into attempts (`Survey.neighbours`).
 
-The survey looked for them at the alert's position, so each packet is an attempt on these catalogues, within the radii
-of its documentation. Codes for "none" (-999, the text "null") are no match. Packets without a catalogue's fields are no
-attempt.
+The survey searched for them at the alert's position, so each packet is an attempt on these catalogues, within the radii
+of the survey's documentation. Codes for "none" (-999, the text "null") mean "no match". A packet without the fields of
+a catalogue is not an attempt on it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _attempts(alerts: pa.Table, neighbour: Neighbour) -> pa.Table:
 
 
 def _known(column: pa.ChunkedArray) -> pa.Array:
-    """The column with nulls for the survey's codes for "none"."""
+    """The column with null for the survey's codes for "none"."""
     values = column.combine_chunks()
     if pa.types.is_string(values.type):
         return pc.if_else(pc.is_in(values, pa.array(["null", ""])), None, values)
