@@ -1,4 +1,4 @@
-"""Text tables with a header line: what their first lines say, and their rows in chunks of text columns."""
+"""Text tables with a header line: their layout from the first lines, and their rows in chunks of text columns."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ _BLANK_ROWS = 100_000  # of blank-separated text at a time
 _MOST_COMMENTS = 100_000  # lines above a header: Gaia's have a thousand
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _RULE = re.compile(r"[-\s;,|]*-[-\s;,|]*")  # the line of dashes between the header and the rows of VizieR text
-#: Lines above a header: the date in the file of the Transient Name Server, the delimiter in those of spreadsheets.
+#: Lines allowed above a header: the date in files of the Transient Name Server, the delimiter in those of spreadsheets.
 _PREAMBLE = re.compile(r'"?(\d{4}-\d\d-\d\d[^\t;,|"]*|sep=.)"?')
-#: A row that is put behind the last one: it is missing where an opened quote swallows the end of the file.
+#: A row appended after the last one: it is missing if an open quote swallows the end of the file.
 _END = "\x03end\x03"
 
 
 @dataclass
 class Layout:
-    """How a text table is written: its column names, their units, the delimiter (a blank: any number of blanks)."""
+    """Layout of a text table: column names, their units, the delimiter (a blank: any number of blanks)."""
 
     names: list[str]
     units: dict[str, str]
     delimiter: str
-    #: One more field in each row than in the header, which is empty.
+    #: Each row has one more field than the header, and it is empty.
     trailing: bool = False
 
 
 @dataclass
 class Lines:
-    """Rows that were passed over because they have another number of fields than the header, and other remarks."""
+    """Skipped rows, which do not have as many fields as the header, and other remarks."""
 
     broken: int = 0
     first: str = ""
@@ -54,7 +54,7 @@ class Lines:
 
 
 def layout(path: Path, text: Text) -> Layout:
-    """The header: the lines above the rows; then `text` stands at the first row. TableFileError without a header."""
+    """Read the lines above the rows; then `text` is at the first row. Raises TableFileError without a header."""
     comments, line = _above(path, text)
     ecsv = _ecsv(path, comments)
     if _PREAMBLE.fullmatch(line):
@@ -84,7 +84,7 @@ def layout(path: Path, text: Text) -> Layout:
 
 
 def _above(path: Path, text: Text) -> tuple[list[str], str]:
-    """Comment lines above the first other line that is not blank, and that line."""
+    """Comment lines above the first line that is neither comment nor blank, and that line."""
     comments: list[str] = []
     for _ in range(_MOST_COMMENTS):
         raw = text.readline()
@@ -111,7 +111,7 @@ def _ecsv(path: Path, comments: list[str]) -> dict[str, Any] | None:
 
 
 def _delimiter(line: str, after: Sequence[str]) -> str:
-    """The delimiter that gives a header most fields, preferably as many as the line below it."""
+    """The delimiter that splits a header into most fields, preferably as many as the line below it."""
     counts = {d: len(split(line, d)) for d in _DELIMITERS if d in line}
     counts = {d: n for d, n in counts.items() if n > 1}
     if not counts:
@@ -133,7 +133,7 @@ def _names(line: str, delimiter: str) -> list[str]:
 
 
 def _is_header(comments: list[str], names: list[str], delimiter: str) -> bool:
-    """Whether the comment above the first line is the header of columns without numbers, as `#oid,class_name`."""
+    """Whether the comment above the first line is a header of columns without numbers, like `#oid,class_name`."""
     if not comments or delimiter == _BLANK or len(names) < 2:
         return False
     said = _names(comments[-1].lstrip("#"), delimiter)
@@ -142,12 +142,12 @@ def _is_header(comments: list[str], names: list[str], delimiter: str) -> bool:
 
 
 def _is_open(lines: list[str]) -> bool:
-    """Whether a quote that begins in some lines goes on behind them."""
+    """Whether a quote opened in these lines is still open at their end."""
     return "".join(lines).count('"') % 2 == 1
 
 
 def _units(names: list[str], after: list[str], delimiter: str) -> tuple[dict[str, str], int]:
-    """Units below the header, and how many lines are no rows: VizieR's units and dashes, or a line of units."""
+    """Units below the header, and the number of lines that are not rows: VizieR's units and dashes, or only units."""
     # Dashes within an open quote are a value.
     rule = next((k for k, line in enumerate(after) if _RULE.fullmatch(line) and not _is_open(after[:k])), None)
     fields = [f.strip() for f in split(after[0], delimiter)] if after else []
@@ -160,10 +160,10 @@ def _units(names: list[str], after: list[str], delimiter: str) -> tuple[dict[str
 
 
 def rows(path: Path, text: Text, found: Layout, columns: list[str], lines: Lines) -> Iterator[pa.Table]:
-    """Some columns as text, all rows in chunks; `lines` grows meanwhile. At least one chunk, be it empty.
+    """Some columns as text, all rows in chunks; at least one chunk, even if empty. Updates `lines`.
 
-    A row with another number of fields than the header is passed over and counted; `#` begins a comment only in such a
-    line. Raises TableFileError where the file ends within a broken row or an open quote: then it is cut.
+    A row that does not have as many fields as the header is skipped and counted; `#` begins a comment only in such a
+    line. Raises TableFileError if the file ends within a broken row or an open quote: then it is cut off.
     """
     wanted = [found.names.index(name) for name in columns]
     width = len(found.names) + found.trailing
@@ -173,7 +173,7 @@ def rows(path: Path, text: Text, found: Layout, columns: list[str], lines: Lines
 
 
 class _Ended:
-    """A text for Arrow, with a last row of our own behind it."""
+    """A text for Arrow, followed by our sentinel row."""
 
     closed = False
 
@@ -237,7 +237,7 @@ def _check_end(path: Path, text: Text, last_broken: int, last: int, lines: Lines
 
 
 def _pass_over(row: str, number: int, actual: int, expected: int, lines: Lines) -> bool:
-    """Count a row that has not the number of fields of the header; false for blank lines and comments."""
+    """Count a row that does not have as many fields as the header; false for blank lines and comments."""
     if not row.strip():
         return False
     if row.lstrip().startswith("#"):
