@@ -1,8 +1,8 @@
-"""How far the simulation is from reality: survey, packets, features, and a classifier that tells the two apart.
+"""Comparison of the simulation with real data: survey, packets, features, and a classifier that separates the two.
 
-Real data are those of the project's data folder; of the published feature rows only the development half, those at even
-positions, is looked at. Features of the supernova model differ by design: upstream's fit stops early
-(docs/differences.md D14), so they are marked and left out where a figure says how real the rest is.
+Real data come from the project's data folder; of the published feature rows only the development half (even
+positions) is used. Features of the supernova model differ by design: upstream's fit stops early
+(docs/differences.md D14), so they are marked, and left out of figures of realism.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ Samples = Mapping[str, Float]
 DIFFERENT_BY_DESIGN = tuple(name for name in FEATURES if name.startswith("SPM_"))
 #: First and last night of the alerts behind the published features, and of the release's light curves.
 FEATURE_NIGHTS, RELEASE_NIGHTS = (58194, 59030), (58197, 59029)
-#: Objects made for each real one of a class, and the least number a class.
+#: Simulated objects per real one of a class, and the least number per class.
 _MADE_PER_REAL, _MADE_LEAST = 10, 40
 _NULL = -999.0
 
 
 def compare(real: Samples, made: Samples, group: str) -> pa.Table:
-    """One row for each quantity of `real` that `made` has too, with some finite values in both.
+    """One row for each quantity that both `real` and `made` have, with some finite values in both.
 
     Columns: group, quantity, numbers of values and of nulls, quartiles of both, shift of the medians in units of the
     real spread (half the distance between the 16 and 84 % points; of both together where the real one is 0), and the
@@ -96,7 +96,7 @@ def release_samples(data_dir: Path) -> tuple[dict[str, Float], Float, Float]:
 
 
 def visit_samples(seed: int, ra: Float, dec: Float) -> dict[str, Float]:
-    """The same of the simulated survey (its public part) in the fields at ra, dec [deg]."""
+    """Cadence of the simulated survey (its public part) in the fields at ra, dec [deg]."""
     fields = np.unique(survey.field_of(ra, dec)[0])
     visits = survey.Survey(seed).visits(fields, *RELEASE_NIGHTS)
     at = visits.field - 1
@@ -153,7 +153,7 @@ def real_packets(data_dir: Path) -> list[bytes]:
 
 
 def made_packets(seed: int) -> list[bytes]:
-    """Simulated alerts of some nights in all seasons and phases of the moon."""
+    """Simulated alerts of several nights in all seasons and phases of the moon."""
     packets: list[bytes] = []
     for k in range(8):
         start = 58700.0 + 97 * k
@@ -238,14 +238,14 @@ def compare_features(real: FeatureRows, made: FeatureRows) -> pa.Table:
 
 
 def _columns(matrix: Float, told: Discrimination | None = None) -> dict[str, Float]:
-    """Columns of a feature matrix by name; of the 24 that tell most where `told` says which."""
+    """Columns of a feature matrix by name; with `told`, only the 24 that separate best."""
     names = FEATURES if told is None else [name for name, _ in told.importance[:24]]
     return {name: matrix[:, FEATURES.index(name)] for name in names}
 
 
 @dataclass(frozen=True)
 class Discrimination:
-    """How well a classifier tells real feature rows from simulated ones: 0.5 is not at all, 1 is perfectly.
+    """How well a classifier separates real feature rows from simulated ones: 0.5 is chance, 1 is perfect.
 
     `auc` is that of out-of-fold scores with the spread over repetitions; `importance` (feature, weight) best first.
     """
@@ -256,9 +256,9 @@ class Discrimination:
 
 
 def discriminate(real: FeatureRows, made: FeatureRows, seed: int, *, repeats: int = 3) -> Discrimination:
-    """Train a forest to tell `real` from `made`, five-fold, on all features but the SPM ones.
+    """Train a forest to separate `real` from `made`, five-fold, on all features except SPM.
 
-    Made rows are weighted to the class mixture of the real ones, so that the mixture tells nothing.
+    Simulated rows are weighted to the class mixture of the real ones, so that the mixture gives no hint.
     """
     from sklearn.ensemble import RandomForestClassifier  # noqa: PLC0415  only training needs it
     from sklearn.metrics import roc_auc_score  # noqa: PLC0415
@@ -292,7 +292,7 @@ def discriminate(real: FeatureRows, made: FeatureRows, seed: int, *, repeats: in
 
 
 def distributions(real: Samples, made: Samples, title: str) -> Figure:
-    """Cumulative distributions of each quantity that both have, real in black and made in red."""
+    """Cumulative distributions of each common quantity, real in black and simulated in red."""
     names = [name for name in real if name in made and np.isfinite(real[name]).any() and np.isfinite(made[name]).any()]
     across = 4
     down = max(1, -(-len(names) // across))
@@ -313,7 +313,7 @@ def distributions(real: Samples, made: Samples, title: str) -> Figure:
 
 
 def realism_page(out: Path, data_dir: Path, seed: int) -> Path:
-    """Write `out`, one HTML file with tables and figures of every comparison; takes about a minute."""
+    """Write `out`, an HTML file with tables and figures of every comparison; takes about a minute."""
     release, ra, dec = release_samples(data_dir)
     visits = visit_samples(seed, ra, dec)
     packets, simulated = packet_samples(real_packets(data_dir)), packet_samples(made_packets(seed))
