@@ -197,7 +197,7 @@ class _Gunzip:
         if len(self._packed) < len(_GZIP):
             self._packed += self._source.read(_READ)
         if not self._packed.startswith(_GZIP):
-            raise EOFError("bytes that are no gzip follow the gzip stream")
+            raise EOFError("other bytes follow the gzip stream")
         self._part = zlib.decompressobj(wbits=31)
         return True
 

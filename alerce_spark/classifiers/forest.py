@@ -83,14 +83,14 @@ class Forest:
         link = self._splits["link"]
         kind, reach = (link >> 8) & 3, (link >> 10).astype(np.int64)
         left_after = np.repeat(begins[1:], np.diff(begins)) - np.arange(count)  # splits to the end of the tree
-        _require(bool(((link & 0xFF) < self.columns).all()), "a split compares a column that is not there")
+        _require(bool(((link & 0xFF) < self.columns).all()), "a split compares a column that does not exist")
         _require(not np.isnan(self._splits["threshold"]).any(), "a threshold is NaN")
         _require(bool((left_after[kind != 3] > 1).all()), "a tree ends without a leaf")
         forks = kind == 0
         _require(bool(((reach > 1) & (reach < left_after))[forks].all()), "a split leads out of its tree")
         _require(bool((reach[~forks] + (kind[~forks] == 3) < len(leaves)).all()), "a leaf lies outside the table")
-        _require(bool(((leaves >= 0) & (leaves <= 1)).all()), "leaves are no probabilities")
-        _require(bool((np.abs(leaves.sum(axis=1) - 1) < _SUM_TOLERANCE).all()), "leaves are no probabilities")
+        _require(bool(((leaves >= 0) & (leaves <= 1)).all()), "leaves are not probabilities")
+        _require(bool((np.abs(leaves.sum(axis=1) - 1) < _SUM_TOLERANCE).all()), "leaves are not probabilities")
 
 
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:

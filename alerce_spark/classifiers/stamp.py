@@ -316,7 +316,7 @@ class StampModel:
         except ModelError:
             raise
         except Exception as error:  # noqa: BLE001  the library's errors have no common base class
-            raise ModelError(f"{path} is no ONNX model: {error}") from None
+            raise ModelError(f"{path} is not an ONNX model: {error}") from None
         about = session.get_modelmeta().custom_metadata_map
         if about.get("format") != FORMAT:
             raise ModelError(f"{path} is a stamp model of format {about.get('format')}, this code reads {FORMAT}")

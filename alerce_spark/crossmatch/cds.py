@@ -107,7 +107,7 @@ class Cds:
         remembered: int = 20_000,
     ) -> None:
         if unknown := sorted(set(tables) - set(catalogs)):
-            raise CatalogSettingsError(f"the CDS is to be asked about {', '.join(unknown)}, without settings of that")
+            raise CatalogSettingsError(f"no settings for the CDS catalogues {', '.join(unknown)}")
         self.batch = batch
         self._tables = {name: (table, catalogs[name]) for name, table in tables.items()}
         self._timeout_s, self._pause_s, self._most = timeout_s, pause_s, remembered
@@ -208,7 +208,7 @@ class _Service(XMatchClass):
         except requests.HTTPError as error:
             raise CdsError(f"refused the request: {_excerpt(str(error))}") from error
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise _PassingError(f"no whole answer: {type(error).__name__}: {error}") from error
+            raise _PassingError(f"no complete answer: {type(error).__name__}: {error}") from error
         except Exception as error:
             # astroquery takes the page of an HTTP error for a VOTable, and its parser may raise anything on others.
             raise CdsError(f"refused the request with an answer that cannot be read: {error}") from error
@@ -239,7 +239,7 @@ class _Service(XMatchClass):
         finally:
             clock.cancel()
         if time.monotonic() >= self._deadline:
-            raise _PassingError(f"the answer was not whole in time; {len(body)} bytes had come")
+            raise _PassingError(f"the answer was incomplete after the time limit; {len(body)} bytes received")
         return bytes(body)
 
 
@@ -277,13 +277,13 @@ def _parsed(content: bytes) -> Table:
     except Exception as error:
         # The parser may raise anything on what is no VOTable.
         shown = _excerpt(content.decode(errors="replace"))
-        raise _PassingError(f"the answer is no whole VOTable ({type(error).__name__}): {shown}") from error
+        raise _PassingError(f"the answer is not a complete VOTable ({type(error).__name__}): {shown}") from error
     infos = [*document.infos, *(info for r in document.resources for info in r.infos), *table.infos]
     for info in infos:
         if info.name == "QUERY_STATUS" and info.value != "OK":
             said = f"{info.value} {_excerpt(info.content or '')}".strip()
             kind = _PassingError if _PASSING_REASON in said else CdsError
-            raise kind(f"the answer is marked {said}: it is not whole")
+            raise kind(f"the answer is marked {said}: it is incomplete")
     return rows
 
 
@@ -298,7 +298,7 @@ def _nearest(
     except pa.ArrowInvalid as error:
         raise CdsError(f"the answer has text for numbers: {error}") from error
     if not np.isin(row, np.arange(len(ra))).all():
-        raise CdsError("the answer has rows about positions that were not asked for")
+        raise CdsError("the answer has rows about positions that were not requested")
     row = row.astype(np.int64)
     if not (np.abs(given - dec[row]) < _SAME_POSITION).all() or not (np.abs(asked - ra[row]) < _SAME_POSITION).all():
         raise CdsError("the answer is about other positions")

@@ -145,7 +145,7 @@ def significance(
     ):
         raise ValueError("mjd, mag and err must be finite, and err positive")
     if bounds[0] != 0 or bounds[-1] != n or (np.diff(bounds) < 0).any():
-        raise ValueError(f"offsets must lead from 0 to {n} and never back")
+        raise ValueError(f"offsets must rise from 0 to {n}")
     tails = np.empty((n, 2))
     _all(bounds, times, values, errors, np.array(_AMPLITUDES), np.array(_TIME_SCALES), only_last, tails)
     # Fainter than expected is a larger magnitude: the upper tail.

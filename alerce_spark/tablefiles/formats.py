@@ -88,7 +88,7 @@ class TableFile:
         """
         told = units.told(column, self.units.get(column))
         if told and not wanted and not units.is_none(told):
-            self.notes.append(f"{self.path}: {column} is in {told}; the settings name no unit, so it is taken as it is")
+            self.notes.append(f"{self.path}: {column} is in {told}; the settings give no unit, so values do not change")
         try:
             return units.factor(told, wanted)
         except TableFileError as error:
@@ -301,7 +301,7 @@ def _fits(path: Path, plain: Path, stack: ExitStack) -> TableFile:
     size = plain.stat().st_size
     ends = [hdu.fileinfo()["datLoc"] + hdu.size for hdu in hdus]
     if max(ends) > size:
-        raise TableFileError(f"{path} is cut: {size} of {max(ends)} bytes. Nothing of it was taken; get it again")
+        raise TableFileError(f"{path} is cut: {size} of {max(ends)} bytes. Nothing was read; get the file again")
     found = next((hdu for hdu in hdus if isinstance(hdu, (fits.BinTableHDU, fits.TableHDU))), None)
     if found is None:
         raise TableFileError(f"{path} is FITS but holds no table, or is cut before it")

@@ -47,9 +47,9 @@ def blaming(path: Path) -> Iterator[None]:
     try:
         yield
     except EOFError:
-        raise TableFileError(f"{path} is cut: its gzip data end early. Nothing of it was taken; get it again") from None
+        raise TableFileError(f"{path} is cut: its gzip data end early. Nothing was read; get the file again") from None
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise TableFileError(f"{path} is damaged: {error}. Nothing of it was taken; get it again") from None
+        raise TableFileError(f"{path} is damaged: {error}. Nothing was read; get the file again") from None
     except OSError as error:
         raise TableFileError(f"{path} cannot be read: {error.strerror or error}") from None
 

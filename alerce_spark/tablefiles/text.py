@@ -232,7 +232,7 @@ def _check_end(path: Path, text: Text, last_broken: int, last: int, lines: Lines
         lines.notes.append(f"{lines.comments} comment lines among the rows of {path} are passed over")
     if text.ends_within_a_line:
         if last_broken and last_broken == last:
-            raise TableFileError(f"{path} is cut: it ends within row {last}. Nothing of it was taken; get it again")
+            raise TableFileError(f"{path} is cut: it ends within row {last}. Nothing was read; get the file again")
         lines.notes.append(f"{path} has no line end behind its last row: if it is cut, a value there may be too")
 
 

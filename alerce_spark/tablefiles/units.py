@@ -57,7 +57,7 @@ def degrees_in(unit: str | None) -> float | None:
     for spelling in (name, name.casefold()):
         if (found := _converted(spelling, "deg")) is not None:
             return found
-    raise TableFileError(f"the unit {unit!r} is no known angle: write deg, rad, hourangle, arcmin, arcsec or mas")
+    raise TableFileError(f"the unit {unit!r} is not an angle: write deg, rad, hourangle, arcmin, arcsec or mas")
 
 
 def factor(unit: str | None, wanted: str) -> float:
@@ -74,7 +74,7 @@ def factor(unit: str | None, wanted: str) -> float:
             return found
     if rate and rate[1].casefold() in _DEGREES and (found := _converted("deg/yr", wanted)) is not None:
         return found * (_DEGREES[rate[1].casefold()] or 0.0)
-    raise TableFileError(f"the unit {unit!r} is not known as one that can be converted to {wanted}, which is wanted")
+    raise TableFileError(f"the unit {unit!r} cannot be converted to {wanted}, the unit that is needed")
 
 
 def is_none(unit: str) -> bool:

@@ -136,7 +136,7 @@ def _whole_decimals(column: Column, what: str) -> pa.Array:
     try:
         return values.cast(pa.decimal256(76, 0)).cast(pa.string())
     except pa.ArrowInvalid:
-        raise TableFileError(f"{what} holds numbers with a fraction, which are no ids: give integers or text") from None
+        raise TableFileError(f"{what} holds numbers with a fraction, not ids: give integers or text") from None
 
 
 def integers(column: Column, what: str) -> pa.Array:
@@ -151,7 +151,7 @@ def integers(column: Column, what: str) -> pa.Array:
     text = pc.replace_substring_regex(text, r"^([+-]?\d+)\.0*$", r"\1")
     text = pc.replace_substring_regex(text, r"^\+", "")
     is_whole = pc.match_substring_regex(text, r"^-?\d+$")
-    _refuse(text, is_whole, what, "which is no whole number")
+    _refuse(text, is_whole, what, "which is not a whole number")
     try:
         return pc.cast(text, pa.int64())
     except pa.ArrowInvalid:
@@ -181,7 +181,7 @@ def strict_numbers(column: Column, what: str) -> pa.Array:
     if pc.any(unreadable).as_py():
         row = pc.index(unreadable, True).as_py()
         value = words(column)[row].as_py()
-        raise TableFileError(f"{what} holds {value!r} in row {row + 1}, which is no number{_advice(value)}")
+        raise TableFileError(f"{what} holds {value!r} in row {row + 1}, which is not a number{_advice(value)}")
     return found
 
 
@@ -217,7 +217,7 @@ def _two(column: Column, what: str, yes: tuple[str, ...], no: tuple[str, ...]) -
     positive, negative = pc.is_in(text, pa.array(yes)), pc.is_in(text, pa.array(no))
     unknown = text.filter(pc.and_(text.is_valid(), pc.invert(pc.or_(positive, negative))))
     if len(unknown):
-        raise TableFileError(f"{what} holds {unknown[0].as_py()!r}, which is none of {', '.join((*yes, *no))}")
+        raise TableFileError(f"{what} holds {unknown[0].as_py()!r}, which is not one of {', '.join((*yes, *no))}")
     return pc.if_else(text.is_valid(), positive, pa.scalar(None, pa.bool_())).take(encoded.indices)
 
 
@@ -234,7 +234,7 @@ def _refuse(text: pa.Array, good: pa.Array, what: str, why: str) -> None:
 
 
 def check_mjd(times: pa.Array, what: str, first: float = 0.0) -> None:
-    """Raises TableFileError for a time that is not an MJD: before `first`, Julian Date, seconds, or a code for "none"."""
+    """Raises TableFileError for a time that is not an MJD: before `first`, a JD, seconds, or a code for "none"."""
     wrong = pc.invert(pc.and_(pc.greater_equal(times, first), pc.less(times, _LAST_MJD))).fill_null(False)
     if pc.any(wrong).as_py():
         value = times.filter(wrong)[0].as_py()
@@ -243,4 +243,4 @@ def check_mjd(times: pa.Array, what: str, first: float = 0.0) -> None:
             "a Julian Date: subtract 2400000.5" if is_jd else "a Modified Julian Date is a number of days like 59000.5"
         )
         row = pc.index(wrong, True).as_py() + 1
-        raise TableFileError(f"{what} holds {value!r} in row {row}, which is no MJD of an observation; {advice}")
+        raise TableFileError(f"{what} holds {value!r} in row {row}, which is not the MJD of an observation; {advice}")

@@ -297,16 +297,16 @@ def test_an_answer_after_failures_counts(service: _Service, sky: tuple[np.ndarra
 @pytest.mark.parametrize(
     ("mode", "says"),
     [
-        (lambda _, answer: (200, answer[:-200], {}), "no whole VOTable"),
+        (lambda _, answer: (200, answer[:-200], {}), "not a complete VOTable"),
         (lambda _, answer: (200, answer[: len(answer) // 3], {"Content-Length": str(len(answer))}), "IncompleteRead"),
-        (lambda _, answer: (200, b"", {}), "no whole VOTable"),
+        (lambda _, answer: (200, b"", {}), "not a complete VOTable"),
         (lambda *_: (200, _ERROR_PAGE, {}), "504 Gateway Time-out The server is busy"),
         (lambda *_: (200, b"angDist,alerce_row,alerce_ra,alerce_dec\n0.1,0,", {}), "angDist,alerce_row"),
         (lambda *_: (503, _ERROR_PAGE, {}), "HTTP status 503: 504 Gateway Time-out"),
         (lambda *_: (404, _ERROR_PAGE, {}), "refused the request"),
         (lambda *_: (403, b"", {}), "banned"),
         (lambda *_: (400, _REFUSAL.format("Unknown table").encode(), {}), "Unknown table"),
-        (lambda *_: (200, _REFUSAL.format("out of memory").encode(), {}), "no whole VOTable"),
+        (lambda *_: (200, _REFUSAL.format("out of memory").encode(), {}), "not a complete VOTable"),
         (lambda _, answer: (200, _marked(answer), {}), "OVERFLOW"),
     ],
     ids=["cut off", "short of its length", "empty", "page", "CSV", "503", "404", "banned", "refused", "error", "limit"],
@@ -345,8 +345,8 @@ def _with(name: str, value: Callable[[Table], Any]) -> Callable[[Table], Table]:
         (_without("angDist"), "no column angDist"),
         (_without("W4mag"), "no column w4mpro or W4mag"),
         (_without("alerce_row"), "no column alerce_row"),
-        (_with("alerce_row", lambda a: a["alerce_row"] + 65), "not asked for"),
-        (_with("alerce_row", lambda a: -1 - a["alerce_row"]), "not asked for"),
+        (_with("alerce_row", lambda a: a["alerce_row"] + 65), "not requested"),
+        (_with("alerce_row", lambda a: -1 - a["alerce_row"]), "not requested"),
         (_with("alerce_row", lambda a: (a["alerce_row"] + 1) % 65), "other positions"),
         (_with("alerce_row", lambda a: ["x"] * len(a)), "text for numbers"),
         (_with("angDist", lambda a: a["angDist"] + 1.5), "outside 1.0 arcsec"),
@@ -390,7 +390,8 @@ def test_a_slow_answer_is_given_up(service: _Service, sky: tuple[np.ndarray, np.
 
     service.answer = slow  # type: ignore[method-assign]
     try:
-        assert "no whole answer" in (message := _fails(service, sky, timeout_s=0.3)) or "not whole in time" in message
+        message = _fails(service, sky, timeout_s=0.3)
+        assert "no complete answer" in message or "incomplete after the time limit" in message
     finally:
         over.set()
 
@@ -633,7 +634,7 @@ def test_the_stream_goes_on_and_objects_are_asked_for_again(service: _Service, f
     assert batch() == {}
     # Half an answer is none.
     release.set()
-    _until(lambda: "no whole VOTable" in (asynchronous.alarm or ""))
+    _until(lambda: "not a complete VOTable" in (asynchronous.alarm or ""))
     assert batch() == {}
     assert lakes.open(filled).table("xmatch").collect().is_empty()
     # Later the service is well, and the objects are still due.

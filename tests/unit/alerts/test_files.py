@@ -144,7 +144,7 @@ def test_checksums_at_the_end_count(put: Callable[[str, bytes], Path]) -> None:
 def test_what_follows_the_end_is_named(put: Callable[[str, bytes], Path]) -> None:
     for name, content, why in (
         ("two.tar", PLAIN + PLAIN, "another archive"),
-        ("junk.tar.gz", ZIPPED + b"junk", "no gzip follow"),
+        ("junk.tar.gz", ZIPPED + b"junk", "other bytes follow"),
         ("none.tar.gz", gzip.compress(_tar([])), "without members"),
     ):
         found, unread = _read(put(name, content))
