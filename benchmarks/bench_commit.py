@@ -1,10 +1,10 @@
 """Time of a commit of 8 files with and without synchronising them to the disk (lake.sync), one thread.
 
-`python -m benchmarks.bench_commit [--repeats N] [--folder DIR]` prints JSON. A commit is what a batch does with a table
-of the sky: rows of 8 pixels are written as 8 files, the rows that they replace are deleted by a deletion vector, and
-the commit is made. Two lakes take turns, so that both see the same disk; medians and the 95th percentile of wall clock.
-`fsync_of_8_files_ms` is the disk alone: 8 files of the same size written, synchronised one after the other. What a disk
-promises, and how fast, is the disk's: DIR should lie on that of the lake.
+`python -m benchmarks.bench_commit [--repeats N] [--folder DIR]` prints JSON. A commit does the same as a batch does
+with a table of the sky: it writes rows of 8 pixels as 8 files, deletes the replaced rows by a deletion vector, and
+commits. Two lakes take turns, so that both see the same disk; medians and the 95th percentile of wall clock.
+`fsync_of_8_files_ms` is the disk alone: 8 files of the same size written and synchronised one after the other. Results
+depend on the disk: DIR should be on that of the lake.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def main() -> None:
             new = rows(k)
             for name in sorted(lakes, reverse=bool(k % 2)):
                 taken = commit_ms(lakes[name], new)
-                if k >= 3:  # the first ones load libraries
+                if k >= 3:  # the first commits load libraries
                     times[name].append(taken)
             disk.append(disk_ms(Path(folder), 20_000))
         last = table_of(lakes["synced"], "magstats").live()

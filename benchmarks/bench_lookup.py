@@ -125,14 +125,14 @@ def put(lake: str, table: str, rows: pl.DataFrame, mode: Literal["append", "over
 
 
 def put_sorted(lake: str, table: str, rows: pl.DataFrame) -> None:
-    """All rows anew, in files as compaction makes them."""
+    """Rewrite all rows, in files as compaction makes them."""
     ordered = rows.sort("pixel", "healpix29", "oid", "fid", "mjd")
     for i, piece in enumerate(ordered.iter_slices(FILE_ROWS[table])):
         put(lake, table, piece, "append" if i else "overwrite")
 
 
 def milliseconds(calls: Sequence[Callable[[], int]]) -> tuple[float, float]:
-    """Time of the first call, and the median of the others; a call gives the number of rows that it found."""
+    """Time of the first call, and the median of the others; a call returns the number of rows found."""
     times = []
     for call in calls:
         start = time.perf_counter()
@@ -143,7 +143,7 @@ def milliseconds(calls: Sequence[Callable[[], int]]) -> tuple[float, float]:
 
 
 class Bench:
-    """The lake at hand and its look-ups."""
+    """A lake and its look-ups."""
 
     def __init__(self, spark: SparkSession, lake: str, objects: Objects, rows: dict[str, pl.DataFrame]) -> None:
         self.spark = spark
@@ -197,7 +197,7 @@ class Bench:
         return int(rows.select(*COLUMNS[table]).toArrow().num_rows)
 
     def _check(self, table: str, some: NDArray[np.int64]) -> None:
-        """The look-up finds what is there. Raises RuntimeError: a speed would mean nothing."""
+        """Check that the look-up finds all rows. Raises RuntimeError: a speed would be meaningless."""
         oids = pl.Series(self.objects.oid[some])
         there = self.rows[table].select(pl.col("oid").is_in(oids.implode()).sum()).item()
         found = self._read(table, some)
@@ -251,7 +251,7 @@ def measure(folder: Path, crowded: int, small: int, commits: int, repeats: int) 
 
 
 def progress(text: str) -> None:
-    """A line for who waits."""
+    """Print a line of progress."""
     print(f"  {text}", file=sys.stderr, flush=True)
 
 

@@ -1,7 +1,7 @@
 """Speed of the simulator: labelled light curves and packets a second, one core.
 
 `python -m benchmarks.bench_simulation [--objects 1000] [--repeats 3]` prints JSON. Light curves are those of every
-class, as many of each, after the selection; objects tried in vain count as time only. Packets are those of one night
+class, the same number of each, after the selection; the time includes rejected objects. Packets are those of one night
 with a history of 30 days, with and without stamps.
 """
 

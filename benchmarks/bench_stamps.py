@@ -2,8 +2,8 @@
 
 `python -m benchmarks.bench_stamps [--repeats 9]` prints JSON. Real packets are those of bench_decode. Times are CPU
 time, medians over the repeats: µs for the three stamps of an alert by `alerts.stamps`, against gzip with astropy in the
-same run, and the same from the packet on, against fastavro; simulated alerts and packets a second with stamps of their
-own, with shared ones and without.
+same run, and the same including the packet, against fastavro; simulated alerts and packets a second with individual
+stamps, with shared ones and without.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from benchmarks.bench_decode import ONE_THREAD, packets, rounds
 
 
 def by_astropy(blobs: list[tuple[bytes, ...]]) -> list[np.ndarray]:
-    """All images by Python's gzip and astropy, the way of most brokers."""
+    """All images by Python's gzip and astropy, as most brokers do."""
     return [fits.open(io.BytesIO(gzip.decompress(blob)))[0].data for three in blobs for blob in three]
 
 
@@ -47,7 +47,7 @@ def by_fastavro(data: list[bytes]) -> list[np.ndarray]:
 
 
 def rate(call: Callable[[], int]) -> float:
-    """What `call` counts, a second of CPU time."""
+    """Items per second of CPU time; `call` returns their number."""
     start = time.process_time()
     return call() / (time.process_time() - start)
 

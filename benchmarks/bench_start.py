@@ -1,9 +1,9 @@
 """Start of the command: seconds and processor seconds of help, version, status, a refused argument and small tables.
 
 `python -m benchmarks.bench_start [--baseline COMMIT] [--repeats N]` prints JSON. The baseline is a commit, checked out
-beside this tree; both take turns, so that other work on the machine hits both alike. Each run is a process that Python
-starts with nothing loaded; medians. Processor seconds are of the Python process, without a JVM that it starts. Kernels
-are compiled before. `spark_or_not` is `features` of growing tables on the cores of this machine and on Spark.
+next to this tree; both take turns, so that other work on the machine affects both equally. Each run is a fresh Python
+process; medians. Processor seconds are of the Python process, without a JVM that it starts. Kernels are compiled
+before. `spark_or_not` is `features` of growing tables on the cores of this machine and on Spark.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def run(tree: Path, folder: Path, arguments: list[str]) -> tuple[float, float]:
 
 
 def curves(folder: Path, objects: int) -> list[str]:
-    """Arguments of `features` for a table of so many objects, but for the output."""
+    """Arguments of `features` for a table of so many objects, without the output."""
     file = folder / f"{objects}.parquet"
     if not file.exists():
         oid, offsets, columns = rows(objects, _DETECTIONS)
@@ -78,7 +78,7 @@ def checkout(commit: str) -> Iterator[Path]:
 
 
 def compared(before: Path, folder: Path, arguments: list[str], repeats: int, with_out: bool = False) -> dict[str, Any]:
-    """Medians of the baseline and of this tree in turns, after one run of each that is not counted."""
+    """Medians of the baseline and of this tree in turns, after one uncounted run of each."""
     found: dict[str, list[tuple[float, float]]] = {"before": [], "now": []}
     for k in range(repeats + 1):
         for name, tree in (("before", before), ("now", ROOT)):
@@ -94,7 +94,7 @@ def compared(before: Path, folder: Path, arguments: list[str], repeats: int, wit
 
 
 def crossing(folder: Path, sizes: list[int]) -> dict[str, Any]:
-    """Seconds of `features` of so many objects without Spark and on it, the less of two runs."""
+    """Seconds of `features` of so many objects without Spark and on it, the smaller of two runs."""
     found = {}
     for objects in sizes:
         seconds = {}
