@@ -6,7 +6,7 @@ object, spread evenly over one crowded pixel and four small ones; columns that a
 groups have as many rows as Spark puts into 2 MiB of real ones (230 and 35 bytes a row), files as many as 128 MB hold.
 *before*: 120 commits of one file a pixel lie on top of sorted files. *after*: all rows in sorted files again, written
 by delta-rs in the layout of `lake/compact.py`, which would take minutes. Wall clock, medians over different objects;
-*first* is the first look-up in new files, whose footers nobody has read.
+*first* is the first look-up in new files, with footers that are not cached.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ NULL, BOOLEAN, INT, LONG, FLOAT, DOUBLE, BYTES, STRING, FIXED, ENUM, ARRAY, MAP,
 KIND, A, B, FIRST_OP, N_OPS, N_NODE = range(6)
 
 # Columns of `ops`. For a field that is a union: encoded branch that is null, and encoded branch and kind of the type
-# that the column has; -1 where there is none. They save looking the branch up.
+# that the column has; -1 if absent. They save looking the branch up.
 OP_NODE, OP_KIND, DESTINATION, COLUMN, VALIDITY, NULL_BRANCH, TYPE_BRANCH, TYPE_KIND, N_OP = range(9)
 
 # Destinations of a field. SKIP: read and checked but not kept. EXTRA: place kept, made into JSON later.
@@ -1043,7 +1043,7 @@ def skip_entries(buf: Bytes, i: int, end: int, node: int, nodes: Longs, kids: Lo
 
 @njit(cache=True)
 def null_branch(node: int, nodes: Longs, kids: Longs) -> int:
-    """Number of the null branch of a type, if its encoding is one byte; -1 where there is none."""
+    """Number of the null branch of a type, if its encoding is one byte; else -1."""
     if nodes[node, KIND] == UNION:
         for branch in range(min(nodes[node, B], 64)):
             if nodes[kids[nodes[node, A] + branch], KIND] == NULL:

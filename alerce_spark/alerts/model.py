@@ -63,7 +63,7 @@ class Decoded:
     """
 
     #: One row a good packet, in input order: `Schemas.alerts`, or `alerts_stamps` where stamps were asked for.
-    #: `row` is the packet's index in the input; stamps are FITS files as they are in the packet.
+    #: `row` is the packet's index in the input; stamps are the unchanged FITS files of the packet.
     alerts: pa.Table
     #: One row an entry of `Survey.previous`; `alert` is the row number in `alerts`.
     previous: pa.Table

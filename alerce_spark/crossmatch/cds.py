@@ -244,7 +244,7 @@ class _Service(XMatchClass):
 
 
 def _shut(raw: urllib3.HTTPResponse) -> None:
-    with contextlib.suppress(OSError, RuntimeError, ValueError):  # it had come to its end by itself
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # already closed
         raw.shutdown()
 
 

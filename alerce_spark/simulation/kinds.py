@@ -168,7 +168,7 @@ class Kind(Protocol):
         """PS1 star/galaxy score of the nearest PS1 source: 0 extended, 1 a point."""
 
     def wise(self, draws: Draws) -> Floats:
-        """(4, objects) AllWISE W1 … W4 [mag, Vega] of the source within 1 arcsec; NaN where there is none."""
+        """(4, objects) AllWISE W1 … W4 [mag, Vega] of the source within 1 arcsec; NaN without one."""
 
     def difference(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
         """Difference flux in µJy at each point."""

@@ -230,7 +230,7 @@ class _History:
             self._forced = encode(ztf.FP_HIST, version, forced_columns(ctx, rows), rows.size)
 
     def parts(self, i: int) -> tuple[Parts | None, Parts | None]:
-        """Parts of the arrays prv_candidates and fp_hists of packet i; None (null) where there is nothing."""
+        """Parts of the arrays prv_candidates and fp_hists of packet i; None (null) if empty."""
         start, stop = int(self._start[i]), int(self._stop[i])
         if start == stop:
             return None, None
