@@ -1,4 +1,4 @@
-"""Tables of people: formats against pandas and astropy, positions, ids, flags, damage, and what we write ourselves."""
+"""Users' tables: formats against pandas and astropy, positions, ids, flags, damage, and our output."""
 
 from __future__ import annotations
 
@@ -422,7 +422,7 @@ def test_every_unit_of_angle_in_every_format(tmp_path: Path, unit: u.Unit) -> No
     table.write(tmp_path / "t.parquet")
     (tmp_path / "brackets.csv").write_text(f"ra [{unit}],dec [{unit}]\n{rows}")
     (tmp_path / "line.csv").write_text(f"ra,dec\n{unit},{unit}\n{rows}")
-    # A line `h,h` is too short to be told from a row.
+    # A line `h,h` is too short to differ from a row.
     for name in ["t.fits", "t.vot", "t.ecsv", "t.parquet", "brackets.csv"] + ["line.csv"] * (unit != u.h):
         found = _places(tmp_path / name)
         # a unit of time counts 15 degrees an hour, in declination too

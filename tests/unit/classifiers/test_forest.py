@@ -1,4 +1,4 @@
-"""Compiled forests against scikit-learn and imbalanced-learn, and arrays that are no forest."""
+"""Compiled forests against scikit-learn and imbalanced-learn, and arrays that are not a forest."""
 
 from __future__ import annotations
 
