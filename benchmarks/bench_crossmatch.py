@@ -180,9 +180,9 @@ def local_catalogue(folder: Path, sources: np.ndarray, repeats: int, rng: np.ran
             }
     empty = str(folder / "nothing")
     catalogs.local(empty, "allwise")
-    asked = 1000
-    seconds, _ = best(lambda: [catalogs.local(empty, "allwise") for _ in range(asked)], repeats)
-    result["absent_catalogue_microseconds"] = round(seconds / asked * 1e6, 2)
+    calls = 1000
+    seconds, _ = best(lambda: [catalogs.local(empty, "allwise") for _ in range(calls)], repeats)
+    result["absent_catalogue_microseconds"] = round(seconds / calls * 1e6, 2)
     return result
 
 
@@ -204,16 +204,16 @@ def query(folder: Path, sources: np.ndarray, rng: np.random.Generator) -> dict[s
         night = simulate(number, objects=objects, positions=places.T, alerts_per_object=1)
         for candid, packet in zip(night.candids, night.packets, strict=True):
             (packets / f"{candid}.avro").write_bytes(packet)
-        told = {}
+        figures = {}
         for name in ("s", "again_s"):
             frame = from_files(spark, sorted(packets.iterdir()), slices, names(spark))
             start = time.perf_counter()
             done = crossmatch.process(frame)
-            told[name] = round(time.perf_counter() - start, 2)
+            figures[name] = round(time.perf_counter() - start, 2)
             if name == "s":
-                told |= {"rows": sum(done.rows.values()), "matched": done.found["allwise"]}
-        result["warm_up" if number == 0 else f"{objects}_objects"] = told
-        progress(f"query: {objects} objects {told}")
+                figures |= {"rows": sum(done.rows.values()), "matched": done.found["allwise"]}
+        result["warm_up" if number == 0 else f"{objects}_objects"] = figures
+        progress(f"query: {objects} objects {figures}")
     spark.stop()
     return result | {"cores": len(os.sched_getaffinity(0))}
 

@@ -139,13 +139,13 @@ def measure(folder: Path, number: int, batch: int) -> dict[str, Any]:
     alerts.mkdir()
     files = make_alerts(alerts, number)
     sizes = [file.stat().st_size for file in files]
-    made = time.perf_counter() - start
-    progress(f"{len(files)} alerts made in {made:.0f} s")
+    simulated_s = time.perf_counter() - start
+    progress(f"{len(files)} alerts made in {simulated_s:.0f} s")
     result: dict[str, Any] = {
         "alerts": len(files),
         "mean_bytes": round(sum(sizes) / len(sizes)),
         "batch": batch,
-        "simulation_alerts_per_s": round(len(files) / made, 1),
+        "simulation_alerts_per_s": round(len(files) / simulated_s, 1),
     }
     baseline = fastavro_per_second(files[: min(1000, number)])
     result["baseline_fastavro_decode_alone_per_s"] = round(baseline, 1)

@@ -47,8 +47,8 @@ def store(settings: Settings, count: int) -> list[str]:
     keys: list[str] = []
 
     def items() -> Iterator[tuple[str, bytes]]:
-        made = stream(11, objects=int(count / _ALERTS_EACH), start_mjd=START_MJD, nights=1)
-        for candid, _, packet in islice(made, count):
+        alerts = stream(11, objects=int(count / _ALERTS_EACH), start_mjd=START_MJD, nights=1)
+        for candid, _, packet in islice(alerts, count):
             keys.append(key(ZTF, START_MJD, candid))
             if len(keys) % 20_000 == 0:
                 say(f"{len(keys)} packets made")

@@ -80,7 +80,7 @@ def make_rows(table: str, objects: Objects, of: NDArray[np.int64], rng: np.rando
     dec = np.clip(objects.dec[of] + scatter[0], -90, 90)
     ra = (objects.ra[of] + scatter[1] / np.cos(np.radians(dec))) % 360
     index = sky.healpix(ra, dec)
-    given = {
+    known_columns = {
         "oid": pl.Series(objects.oid).gather(of),
         "ra": ra,
         "dec": dec,
@@ -92,15 +92,15 @@ def make_rows(table: str, objects: Objects, of: NDArray[np.int64], rng: np.rando
         "fid": rng.integers(1, 3, n),
         "parent_candid": rng.integers(10**15, 10**16, n),
     }
-    wanted = {"pixel", "healpix29", "survey", *COLUMNS[table]}
+    needed = {"pixel", "healpix29", "survey", *COLUMNS[table]}
     schema = pl.DataFrame(TABLES[table].arrow.empty_table()).schema
-    made = {}
-    for name in (column for column in TABLES[table].names if column in wanted):
-        values: Any = given.get(name)
+    columns = {}
+    for name in (column for column in TABLES[table].names if column in needed):
+        values: Any = known_columns.get(name)
         if values is None:
             values = rng.random(n) < 0.5 if schema[name] == pl.Boolean else rng.normal(19, 1, n)
-        made[name] = pl.Series(values).cast(schema[name])
-    return pl.DataFrame(made).sort("pixel", "healpix29")
+        columns[name] = pl.Series(values).cast(schema[name])
+    return pl.DataFrame(columns).sort("pixel", "healpix29")
 
 
 def put(lake: str, table: str, rows: pl.DataFrame, mode: Literal["append", "overwrite"] = "append") -> None:

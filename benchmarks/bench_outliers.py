@@ -37,8 +37,10 @@ def scores(objects: int, repeats: int) -> dict[str, Any]:
     assert shipped is not None
     assert forest is not None
     model, classifier = outliers.load(shipped), lightcurve.load(forest)
-    made = simulated_set(SEED, objects, workers=1).matrix
-    matrix = np.tile(made, (-(-max(BATCHES) // len(made)), 1))[np.random.default_rng(SEED).permutation(max(BATCHES))]
+    simulated = simulated_set(SEED, objects, workers=1).matrix
+    matrix = np.tile(simulated, (-(-max(BATCHES) // len(simulated)), 1))[
+        np.random.default_rng(SEED).permutation(max(BATCHES))
+    ]
     normal, _ = model.normal(matrix)
     isolation = IsolationForest(n_estimators=100, random_state=SEED, n_jobs=1).fit(normal)
     factor = LocalOutlierFactor(novelty=True, n_jobs=1).fit(normal)

@@ -22,13 +22,13 @@ from benchmarks.bench_features import ONE_THREAD, best
 
 def curves(count: int, repeats: int) -> dict[str, Any]:
     """Objects a second of all classes together and of each."""
-    made = light_curves(1, count)
+    sample = light_curves(1, count)
     rates = {name: count / best(lambda name=name: light_curves(1, {name: count}), repeats) for name in CLASSES}  # type: ignore[misc]
     return {
-        "objects": len(made),
-        "detections_per_object": round(len(made.detections["mjd"]) / len(made), 1),
-        "upper_limits_per_object": round(len(made.non_detections["mjd"]) / len(made), 1),
-        "objects_per_second": round(1e3 * len(made) / best(lambda: light_curves(1, count), repeats)),
+        "objects": len(sample),
+        "detections_per_object": round(len(sample.detections["mjd"]) / len(sample), 1),
+        "upper_limits_per_object": round(len(sample.non_detections["mjd"]) / len(sample), 1),
+        "objects_per_second": round(1e3 * len(sample) / best(lambda: light_curves(1, count), repeats)),
         "objects_per_second_by_class": {name: round(1e3 * rate) for name, rate in rates.items()},
     }
 

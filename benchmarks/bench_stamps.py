@@ -71,14 +71,14 @@ def measure(repeats: int) -> dict[str, Any]:
     def ratio(baseline: str, name: str) -> float:
         return round(statistics.median(b / t for b, t in zip(times[baseline], times[name], strict=True)), 1)
 
-    made = first_alerts(1, 100)
-    scene, key = np.full(len(made), "star"), made.columns["candid"]
+    alerts = first_alerts(1, 100)
+    scene, key = np.full(len(alerts), "star"), alerts.columns["candid"]
     forms: dict[str, Any] = {"own_stamps": True, "shared_stamps": "pool", "no_stamps": False}
     nights = {name: [] for name in forms}
     drawn, sets = [], []
     simulate(1, objects=20)
     for seed in range(max(1, repeats // 3)):
-        drawn.append(rate(lambda: len(render(made.columns, scene, key))))
+        drawn.append(rate(lambda: len(render(alerts.columns, scene, key))))
         sets.append(rate(lambda seed=seed: len(first_alerts(seed + 2, 300))))
         for name, form in forms.items():
             nights[name].append(

@@ -86,11 +86,11 @@ def compared(before: Path, folder: Path, arguments: list[str], repeats: int, wit
             used = run(tree, folder, [*arguments, *out])
             if k:
                 found[name].append(used)
-    made: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for name, pairs in found.items():
         wall, cores = (round(statistics.median(values), 3) for values in zip(*pairs, strict=True))
-        made |= {f"{name}_s": wall, f"{name}_core_s": cores}
-    return made | {"before_over_now": round(made["before_s"] / made["now_s"], 1)}
+        figures |= {f"{name}_s": wall, f"{name}_core_s": cores}
+    return figures | {"before_over_now": round(figures["before_s"] / figures["now_s"], 1)}
 
 
 def crossing(folder: Path, sizes: list[int]) -> dict[str, Any]:

@@ -251,9 +251,9 @@ class _Output:
 
     def table(self, arrays: list[pa.Array], owner: pa.Array, extra: pa.Array) -> pa.Table:
         """The Arrow table: owner and common columns first, `extra` after the fields, before the stamps."""
-        made = [d.make(arrays[self._names.index(d.source)]) for d in self.derived]
+        derived = [d.make(arrays[self._names.index(d.source)]) for d in self.derived]
         at = self._at
-        return pa.Table.from_arrays([owner, *made, *arrays[:at], extra, *arrays[at:]], schema=self.schema)
+        return pa.Table.from_arrays([owner, *derived, *arrays[:at], extra, *arrays[at:]], schema=self.schema)
 
 
 _TEXTS = (k.TO_TEXT, k.TO_STAMP)

@@ -426,21 +426,21 @@ class _Compiler:
 
     def _packet(self, root: int, target: Target) -> None:
         fields = self._fields(root)
-        taken = {name for name, _ in fields} - {*target.top, *target.alert, *target.entries, *target.cutouts}
-        made = []
+        reserved = {name for name, _ in fields} - {*target.top, *target.alert, *target.entries, *target.cutouts}
+        fields_of_record = []
         for name, node in fields:
             to, column = node, Column(k.EXTRA, 0, 0)
             if name in target.top:
                 column = target.top[name]
             elif name in target.alert:
-                to, column = self._in_role(node, target.alert[name], name, k.EXTRA, taken), Column(k.CANDIDATE, 0, 0)
+                to, column = self._in_role(node, target.alert[name], name, k.EXTRA, reserved), Column(k.CANDIDATE, 0, 0)
             elif name in target.entries:
                 table, known = target.entries[name]
                 to, column = self._items_in_role(node, known, f"{name}[]"), Column(k.ENTRIES, table, 0)
             elif name in target.cutouts:
                 to, column = self._cutout(node, target, name)
-            made.append((to, column, name, name))
-        self.plan.top = self._append(made)
+            fields_of_record.append((to, column, name, name))
+        self.plan.top = self._append(fields_of_record)
 
     def _cutout(self, node: int, target: Target, name: str) -> tuple[int, Column]:
         column, content = target.cutouts[name], target.survey.cutouts.content
@@ -448,22 +448,24 @@ class _Compiler:
             return node, column
         return self._in_role(node, {content: column}, name, k.SKIP, set()), Column(k.CUTOUT, 0, 0)
 
-    def _in_role(self, node: int, known: dict[str, Column], path: str, others: int, taken: set[str]) -> int:
+    def _in_role(self, node: int, known: dict[str, Column], path: str, others: int, reserved: set[str]) -> int:
         """A copy of `node` whose records write their `known` fields to columns, and the other fields to `others`.
 
-        Unknown fields with a name in `taken` get their path as key.
+        Unknown fields with a name in `reserved` get their path as key.
         """
         kind, first, count = self.plan.nodes[node][:3]
         if kind == k.UNION:
-            branches = [self._in_role(kid, known, path, others, taken) for kid in self.plan.kids[first : first + count]]
+            branches = [
+                self._in_role(kid, known, path, others, reserved) for kid in self.plan.kids[first : first + count]
+            ]
             return self._add(k.UNION, *self._children(branches))
         if kind != k.RECORD:
             return node
-        made = []
+        members = []
         for name, kid in self._fields(node):
-            key = f"{path}.{name}" if name in taken else name
-            made.append((kid, known.get(name, Column(others, 0, 0)), f"{path}.{name}", key))
-        copy = self._add(k.RECORD, first, count, *self._append(made))
+            key = f"{path}.{name}" if name in reserved else name
+            members.append((kid, known.get(name, Column(others, 0, 0)), f"{path}.{name}", key))
+        copy = self._add(k.RECORD, first, count, *self._append(members))
         self.plan.names[copy] = self.plan.names[node]
         return copy
 

@@ -63,14 +63,14 @@ def packets(head: bytes, rest: Readable) -> Iterator[bytes]:
     marker, schema = head[start : start + _MARKER], head[body[k.TEXT] : body[k.TEXT_END]]
     header = container_header(schema) + marker
     blocks = _Reader(head[start + _MARKER :], rest)
-    taken = 0
+    good = 0
     while not blocks.is_at_end:
         try:
             for record in _records(*_block(blocks, marker, int(body[k.CODEC_OF])), schema):
                 yield header + b"\x02" + encoded_long(len(record)) + record + marker
-                taken += 1
+                good += 1
         except (ContainerError, avro.BlockError) as error:
-            raise ContainerError(f"{error}; the {taken} records before it are taken") from error
+            raise ContainerError(f"{error}; the {good} records before it are read") from error
 
 
 class _Reader:
@@ -87,13 +87,13 @@ class _Reader:
         return not self._ahead
 
     def take(self, n: int) -> bytes:
-        taken = self._ahead[self._at : self._at + n]
-        self._at += len(taken)
-        if len(taken) < n:
-            taken += self._rest.read(n - len(taken))
-        if len(taken) < n:
-            raise ContainerError(f"the file ends inside a block, {n - len(taken)} bytes are missing")
-        return taken
+        data = self._ahead[self._at : self._at + n]
+        self._at += len(data)
+        if len(data) < n:
+            data += self._rest.read(n - len(data))
+        if len(data) < n:
+            raise ContainerError(f"the file ends inside a block, {n - len(data)} bytes are missing")
+        return data
 
     def long(self) -> int:
         value = shift = 0

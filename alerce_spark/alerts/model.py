@@ -51,8 +51,8 @@ def schemas(survey: Survey) -> Schemas:
 def _schema(owner: str, fields: Iterable[Field], survey: Survey) -> pa.Schema:
     columns = [pa.field(f.target, ARROW_TYPES[f.type]) for f in fields]
     names = {column.name for column in columns}
-    made = [pa.field(d.name, ARROW_TYPES[d.type]) for d in survey.derived if d.source in names]
-    return pa.schema([pa.field(owner, pa.int32()), *made, *columns, EXTRA])
+    derived = [pa.field(d.name, ARROW_TYPES[d.type]) for d in survey.derived if d.source in names]
+    return pa.schema([pa.field(owner, pa.int32()), *derived, *columns, EXTRA])
 
 
 @dataclass(frozen=True)

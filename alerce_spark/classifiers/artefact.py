@@ -104,8 +104,8 @@ def load(path: Path) -> memoryview:
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from None
     content = memoryview(memory)[:got].toreadonly()
-    wanted = _listed(path)
-    if wanted is not None and hashlib.sha256(content).hexdigest() != wanted:
+    checksum = _listed(path)
+    if checksum is not None and hashlib.sha256(content).hexdigest() != checksum:
         raise ModelError(f"{path} is not the file that ships: it has another checksum than in {_SUMS}; install again")
     return content
 

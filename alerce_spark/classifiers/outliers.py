@@ -292,7 +292,7 @@ def fit(
     members |= {branch: np.isin(names, classes) for branch, classes in BRANCHES.items()} | {"all": names != ""}
     pairs = [gaussian(normal[members[name]]) for name in _GAUSSIANS]
     means, whitening = (np.stack([pair[k] for pair in pairs]) for k in (0, 1))
-    made = OutlierModel(
+    model = OutlierModel(
         knots,
         means,
         whitening,
@@ -301,8 +301,8 @@ def fit(
         features_version=FEATURES_VERSION,
         training=training or {},
     )
-    _calibrate(made, _checked(ordinary, len(found.class_codes)), found)
-    return made
+    _calibrate(model, _checked(ordinary, len(found.class_codes)), found)
+    return model
 
 
 def _quantiles(values: Float) -> Single:

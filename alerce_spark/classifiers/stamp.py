@@ -320,15 +320,15 @@ class StampModel:
         about = session.get_modelmeta().custom_metadata_map
         if about.get("format") != FORMAT:
             raise ModelError(f"{path} is a stamp model of format {about.get('format')}, this code reads {FORMAT}")
-        wanted = tuple(Input(*one) for one in json.loads(about["inputs"]))
+        inputs_of_model = tuple(Input(*one) for one in json.loads(about["inputs"]))
         levels = np.array(json.loads(about.get("outlier_levels", "[]")), np.float64)
-        return cls(about["version"], tuple(json.loads(about["classes"])), wanted, levels, session)
+        return cls(about["version"], tuple(json.loads(about["classes"])), inputs_of_model, levels, session)
 
     def _answers(self, fine: Floats, coarse: Floats, table: Floats) -> tuple[Doubles, Doubles]:
         """Probabilities (n, classes) and outlier scores (n,) of views (n, 4, 21, 21) and normalised inputs (n, c)."""
-        given = {"fine": fine, "coarse": coarse, "columns": table}
-        taken = [one.name for one in self._session.get_inputs()]
-        answer, *distance = self._session.run(None, {name: given[name] for name in taken})
+        feed = {"fine": fine, "coarse": coarse, "columns": table}
+        names = [one.name for one in self._session.get_inputs()]
+        answer, *distance = self._session.run(None, {name: feed[name] for name in names})
         probabilities: Doubles = answer.astype(np.float64)
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         if not distance:

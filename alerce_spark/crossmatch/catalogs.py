@@ -66,8 +66,8 @@ class Catalog(_Section):
 
     @model_validator(mode="after")
     def _attributes_have_names_of_their_own(self) -> Catalog:
-        if taken := set(self.attributes) & set(OWN_COLUMNS):
-            raise ValueError(f"attributes cannot be called {', '.join(sorted(taken))}")
+        if reserved := set(self.attributes) & set(OWN_COLUMNS):
+            raise ValueError(f"attributes cannot be called {', '.join(sorted(reserved))}")
         return self
 
 

@@ -132,8 +132,8 @@ class Cds:
             for name in self._tables:
                 for row, source in zip(rows.tolist(), self._sources(name, ra[rows] % 360, dec[rows]), strict=True):
                     sources[name][row] = source
-        made = [_as_table(name, self._tables[name][1].radius, found) for name, found in sources.items()]
-        return pa.concat_tables([ATTEMPTS.empty_table(), *made])
+        tables = [_as_table(name, self._tables[name][1].radius, found) for name, found in sources.items()]
+        return pa.concat_tables([ATTEMPTS.empty_table(), *tables])
 
     def _sources(self, name: str, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> list[_Source]:
         """Cached sources, and those of one request about the other positions."""
@@ -281,9 +281,9 @@ def _parsed(content: bytes) -> Table:
     infos = [*document.infos, *(info for r in document.resources for info in r.infos), *table.infos]
     for info in infos:
         if info.name == "QUERY_STATUS" and info.value != "OK":
-            said = f"{info.value} {_excerpt(info.content or '')}".strip()
-            kind = _PassingError if _PASSING_REASON in said else CdsError
-            raise kind(f"the answer is marked {said}: it is incomplete")
+            message = f"{info.value} {_excerpt(info.content or '')}".strip()
+            kind = _PassingError if _PASSING_REASON in message else CdsError
+            raise kind(f"the answer is marked {message}: it is incomplete")
     return rows
 
 
@@ -307,7 +307,7 @@ def _nearest(
     found = pl.DataFrame({"row": row, "separation": distance, "id": columns[_ID], "at": np.arange(len(row))})
     first = found.sort("row", "separation", "id", "at").unique("row", keep="first", maintain_order=True)
     at = first["at"].to_arrow()
-    made = attempts(
+    rows = attempts(
         first["row"].to_numpy(),
         name,
         catalog.radius,
@@ -316,7 +316,7 @@ def _nearest(
         {attribute: columns[attribute].take(at) for attribute in catalog.attributes},
     )
     sources = [_NOTHING] * len(ra)
-    for source in made.to_pylist():
+    for source in rows.to_pylist():
         sources[source["row"]] = (source["source_id"], source["separation"], source["attributes"])
     return sources
 
@@ -419,9 +419,9 @@ class Asynchronous:
                 self._changed.wait_for(lambda: self._queue or self._closed)
                 if self._closed:
                     return
-                taken, self._queue = self._queue, {}
-                self._in_hand = set(taken)
-            self._ask(list(taken), np.array(list(taken.values())))
+                batch, self._queue = self._queue, {}
+                self._in_hand = set(batch)
+            self._ask(list(batch), np.array(list(batch.values())))
 
     def _ask(self, oids: list[str], places: NDArray[np.float64]) -> None:
         ra, dec = places.T

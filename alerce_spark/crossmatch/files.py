@@ -125,10 +125,10 @@ def _choose(file: TableFile, catalog: Catalog) -> _Chosen:
     attributes = {name: file.find(a.names) for name, a in catalog.attributes.items()}
     motion = tuple(file.find(spellings) if spellings else None for spellings in (catalog.pmra, catalog.pmdec))
     by_name = [str(column) for column in found.values()]
-    wanted = [(column, "mas/yr") for column in motion] + [
+    units_of = [(column, "mas/yr") for column in motion] + [
         (attributes[name], a.unit) for name, a in catalog.attributes.items() if a.type == "number"
     ]
-    factors = {column: file.factor(column, unit) for column, unit in wanted if column is not None}
+    factors = {column: file.factor(column, unit) for column, unit in units_of if column is not None}
     return _Chosen(by_name[0], file.positions(by_name[1:]), motion, attributes, factors)
 
 
@@ -162,8 +162,8 @@ def _good(file: TableFile, chosen: _Chosen, chunk: pa.Table, catalog: Catalog, c
             values[name] = pa.nulls(len(chunk), pa.string()) if column is None else words(chunk[column])
     kept = pa.table(values).filter(pa.array(good))
     index = pa.array(sky.healpix(kept["ra"].to_numpy(), kept["dec"].to_numpy()))
-    wanted = schema(catalog)
-    return pa.Table.from_arrays([index, *(kept[name] for name in wanted.names[1:])], schema=wanted)
+    target = schema(catalog)
+    return pa.Table.from_arrays([index, *(kept[name] for name in target.names[1:])], schema=target)
 
 
 def _motions(

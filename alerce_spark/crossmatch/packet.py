@@ -24,12 +24,12 @@ def neighbours(alerts: pa.Table, survey: Survey) -> pa.Table:
 
 
 def _attempts(alerts: pa.Table, neighbour: Neighbour) -> pa.Table:
-    asked = np.flatnonzero(alerts[neighbour.distance].is_valid())
-    about = alerts.take(pa.array(asked))
+    rows = np.flatnonzero(alerts[neighbour.distance].is_valid())
+    about = alerts.take(pa.array(rows))
     distance = pc.cast(_known(about[neighbour.distance]), pa.float64()).fill_null(np.nan)
-    ids = pa.nulls(len(asked), pa.string()) if neighbour.id is None else _known(about[neighbour.id]).cast(pa.string())
+    ids = pa.nulls(len(rows), pa.string()) if neighbour.id is None else _known(about[neighbour.id]).cast(pa.string())
     columns = {name: _known(about[name]) for name in neighbour.attributes}
-    return attempts(asked, neighbour.catalog, neighbour.radius, ids, distance.to_numpy(), columns)
+    return attempts(rows, neighbour.catalog, neighbour.radius, ids, distance.to_numpy(), columns)
 
 
 def _known(column: pa.ChunkedArray) -> pa.Array:

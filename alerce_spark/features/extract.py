@@ -54,9 +54,9 @@ def columns_of(families: tuple[Family, ...]) -> dict[str, int]:
 
     Raises ValueError unless the families return each of the 152 exactly once, and each comes after those it needs.
     """
-    given = [column for family in families for column in family.columns]
-    if sorted(given) != sorted(FEATURES):
-        wrong = sorted(set(given) ^ set(FEATURES)) or sorted({name for name in given if given.count(name) > 1})
+    columns = [column for family in families for column in family.columns]
+    if sorted(columns) != sorted(FEATURES):
+        wrong = sorted(set(columns) ^ set(FEATURES)) or sorted({name for name in columns if columns.count(name) > 1})
         raise ValueError(f"feature families must give each of the 152 features once; wrong: {', '.join(wrong)}")
     ran: set[str] = set()
     for family in families:
@@ -64,7 +64,7 @@ def columns_of(families: tuple[Family, ...]) -> dict[str, int]:
             raise ValueError(f"feature family {family.name} needs {', '.join(sorted(missing))} to run before it")
         ran.add(family.name)
     place = {name: k for k, name in enumerate(FEATURES)}
-    return {column: place[column] for column in given}
+    return {column: place[column] for column in columns}
 
 
 _PLACES = np.array(list(columns_of(FAMILIES).values()))

@@ -575,10 +575,10 @@ def _false_alarm(x: float, points: _Points) -> float:
 
 def search(curves: tuple[Curves, ...], i: int) -> Search:
     """Period search of object i over its bands `curves`; all NaN if no band has enough points that vary."""
-    taken = _take(curves, i)
-    if taken is None:
+    usable = _take(curves, i)
+    if usable is None:
         return Search()
-    bands, points, span = taken
+    bands, points, span = usable
     grid = _grid(span)
     x = np.zeros(grid.size, np.float32)
     band_period = [np.nan] * len(curves)
@@ -594,8 +594,8 @@ def search(curves: tuple[Curves, ...], i: int) -> Search:
         return Search()
     frequency = _polish(frequency, span, points)
     nearest = np.rint((frequency / np.array(RATE_FACTORS) - grid.first) / grid.step).clip(0, grid.size - 1)
-    wanted = np.append(_evaluate(grid.at(nearest), points), best)
-    *rates, power = _power(wanted, points)
+    values = np.append(_evaluate(grid.at(nearest), points), best)
+    *rates, power = _power(values, points)
     return Search(
         period=1.0 / frequency,
         ppe=_ppe(x, grid, points),
@@ -613,10 +613,10 @@ def spectrum(objects: Objects, i: int) -> tuple[Float, Float]:
 
 def power_of(curves: tuple[Curves, ...], i: int) -> tuple[Float, Float]:
     """The same of object i over its bands `curves`."""
-    taken = _take(curves, i)
-    if taken is None:
+    usable = _take(curves, i)
+    if usable is None:
         return np.empty(0), np.empty(0)
-    bands, points, span = taken
+    bands, points, span = usable
     grid = _grid(span)
     x = np.zeros(grid.size)
     for k in range(len(bands)):

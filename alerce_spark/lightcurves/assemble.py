@@ -202,14 +202,14 @@ def _best(candidates: pl.DataFrame, stored: pl.DataFrame, key: list[str]) -> pl.
 
 def _detections(own: pl.DataFrame, carried: pl.DataFrame, stored: pl.DataFrame, survey: Survey) -> pl.DataFrame:
     """New and better detections, corrected; their `dubious` flag waits for the statistics."""
-    seen = carried.filter(pl.col("candid").is_not_null())
+    detections = carried.filter(pl.col("candid").is_not_null())
     keys = ["oid", "candid"]
     light = pl.concat(
         [
             f.select(*keys, "_rank", "_carrier", "_source", "_index")
             for f in (
                 own.with_columns(_source=pl.lit(0)).with_row_index("_index"),
-                seen.with_columns(_source=pl.lit(1)).with_row_index("_index"),
+                detections.with_columns(_source=pl.lit(1)).with_row_index("_index"),
             )
         ]
     )
@@ -220,7 +220,9 @@ def _detections(own: pl.DataFrame, carried: pl.DataFrame, stored: pl.DataFrame, 
     )
     best = _best(light, held, keys)
     mine, theirs = (best.filter(pl.col("_source") == source) for source in (0, 1))
-    rows = pl.concat([own[mine["_index"]], seen[theirs["_index"]].drop("_carrier_ra", "_carrier_dec")], how="diagonal")
+    rows = pl.concat(
+        [own[mine["_index"]], detections[theirs["_index"]].drop("_carrier_ra", "_carrier_dec")], how="diagonal"
+    )
     result = correct(*(_floats(rows, name) for name in ("magpsf", "sigmapsf", *survey.reference, "isdiffpos")))
     return rows.with_columns(
         _upgrade=pl.concat([mine["_upgrade"], theirs["_upgrade"]]),

@@ -171,9 +171,9 @@ def latest(offsets: tuple[Int, ...], mjd: tuple[Float, ...], points: tuple[Float
     n = len(offsets[0]) - 1
     newest, found = np.full(n, -np.inf), np.full(n, np.nan)
     for bounds, times, values in zip(offsets, mjd, points, strict=True):
-        seen = np.flatnonzero(np.diff(bounds))
-        last = bounds[seen + 1] - 1
-        is_newer = times[last] > newest[seen]
-        newest[seen[is_newer]] = times[last[is_newer]]
-        found[seen[is_newer]] = values[last[is_newer]]
+        objects = np.flatnonzero(np.diff(bounds))
+        last = bounds[objects + 1] - 1
+        is_newer = times[last] > newest[objects]
+        newest[objects[is_newer]] = times[last[is_newer]]
+        found[objects[is_newer]] = values[last[is_newer]]
     return found

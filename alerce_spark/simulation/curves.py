@@ -112,15 +112,15 @@ def light_curves(
     the number of objects of a class, not the objects. Ordered by class as in `counts`. Raises ValueError for an unknown
     class, a negative count or a span longer than the survey, RuntimeError for a class that is hardly ever detected.
     """
-    wanted = dict.fromkeys(CLASSES, counts) if isinstance(counts, int) else dict(counts)
-    unknown = set(wanted) - set(CLASSES)
-    if unknown or min(wanted.values(), default=0) < 0:
+    requested = dict.fromkeys(CLASSES, counts) if isinstance(counts, int) else dict(counts)
+    unknown = set(requested) - set(CLASSES)
+    if unknown or min(requested.values(), default=0) < 0:
         raise ValueError(f"counts must be non-negative numbers of {', '.join(CLASSES)}; got {counts}")
     if not 0 < span_days[0] <= span_days[1] <= survey_days:
         raise ValueError(f"span_days must be two increasing lengths up to {survey_days} d; got {span_days}")
     start = int(start_mjd)
     sky = _Sky(seed, Survey(seed, cadence, visits_per_night), start, float(survey_days), span_days, scatter, _BLOCK)
-    return concatenate([sky.of_class(name, count) for name, count in wanted.items()])
+    return concatenate([sky.of_class(name, count) for name, count in requested.items()])
 
 
 @dataclass
@@ -246,8 +246,10 @@ def _carried(starts: Any, mjd: Any, is_detection: Any, days: float) -> Any:
 def _have_enough(points: Points) -> NDArray[np.bool_]:
     """Objects with enough detections in g or in r before any quality cut; only these can be selected."""
     n = points.starts.size - 1
-    seen = [np.bincount(points.row[points.is_detection & (points.fid == fid)], minlength=n) for fid in features.BANDS]
-    return np.max(seen, axis=0) >= MIN_DETECTIONS
+    numbers = [
+        np.bincount(points.row[points.is_detection & (points.fid == fid)], minlength=n) for fid in features.BANDS
+    ]
+    return np.max(numbers, axis=0) >= MIN_DETECTIONS
 
 
 def truncate(

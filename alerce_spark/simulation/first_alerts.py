@@ -62,16 +62,16 @@ def first_alerts(seed: int, count: int | Mapping[str, int]) -> StampSet:
 
     Raises ValueError for an unknown class or a negative count, RuntimeError for a kind that hardly ever sends an alert.
     """
-    wanted = dict.fromkeys(STAMP_CLASSES, count) if isinstance(count, int) else dict(count)
-    if set(wanted) - set(STAMP_CLASSES) or min(wanted.values(), default=0) < 0:
+    counts = dict.fromkeys(STAMP_CLASSES, count) if isinstance(count, int) else dict(count)
+    if set(counts) - set(STAMP_CLASSES) or min(counts.values(), default=0) < 0:
         raise ValueError(f"counts must be non-negative numbers of {', '.join(STAMP_CLASSES)}; got {count}")
     sky = _Sky(seed, Survey(seed))
     tables = []
-    for label, number in wanted.items():
+    for label, number in counts.items():
         codes = [code for code, kind in enumerate(KINDS) if stamp_class(kind.name) == label]
         for k, kind_code in enumerate(codes):
             tables += sky.of_kind(kind_code, (number + len(codes) - 1 - k) // len(codes))
-    total = sum(wanted.values())
+    total = sum(counts.values())
     order = np.argsort(uniform(seed, "order", np.arange(total)), kind="stable")
     target = np.argsort(order)
     images = np.empty((total, 3, stamps.SIDE, stamps.SIDE), np.float32)

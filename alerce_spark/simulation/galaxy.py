@@ -134,8 +134,8 @@ def galactic_place(
         lon, lat = np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, across))
         a_v = patch[rows] * extinction(lon, lat, distance)
         r_mag = r_abs[rows] + 10.0 + 5.0 * np.log10(distance) + DUST[1] * a_v
-        seen = (r_mag > bright[rows]) & (r_mag < faint[rows]) & (equatorial(lon, lat)[1] > SOUTH)
-        return np.stack([np.mod(lon, 360.0), lat, distance, a_v]), seen & (a.uniform("weight") < weight)
+        visible = (r_mag > bright[rows]) & (r_mag < faint[rows]) & (equatorial(lon, lat)[1] > SOUTH)
+        return np.stack([np.mod(lon, 360.0), lat, distance, a_v]), visible & (a.uniform("weight") < weight)
 
     lon, lat, distance, a_v = first_accepted(draws, attempt, 4)
     # the few without a visible position: the disc is symmetric, and longitude 120 is in the north

@@ -439,11 +439,11 @@ def _neighbour_columns(ctx: Context, row: Ints, ra: Floats, dec: Floats) -> dict
         columns[f"distpsnr{number}"] = np.where(has, away, SENTINEL)
         columns[f"objectidps{number}"] = np.where(has, s.ps1_id[k, row], int(SENTINEL))
     near = separation(ra, dec, s.ra[row], s.dec[row])
-    seen = s.mag[1, row] < 20.8
+    in_gaia = s.mag[1, row] < 20.8
     has_bright = uniform(ctx.seed, "gaia bright", index) < 0.5
     return columns | {
-        "neargaia": np.where(seen, near + 0.01, 5.0 + 40.0 * uniform(ctx.seed, "gaia", index)),
-        "maggaia": np.where(seen, s.mag[1, row] + 0.1, 15.0 + 5.5 * uniform(ctx.seed, "gaia mag", index)),
+        "neargaia": np.where(in_gaia, near + 0.01, 5.0 + 40.0 * uniform(ctx.seed, "gaia", index)),
+        "maggaia": np.where(in_gaia, s.mag[1, row] + 0.1, 15.0 + 5.5 * uniform(ctx.seed, "gaia mag", index)),
         "neargaiabright": np.where(has_bright, 10.0 + 80.0 * uniform(ctx.seed, "gaia near", index), SENTINEL),
         "maggaiabright": np.where(has_bright, 14.0 - 3.0 * uniform(ctx.seed, "gaia bmag", index) ** 2, SENTINEL),
     }

@@ -85,7 +85,7 @@ def _born_at_start(sim: Simulator, slots: Ints, attempt: int) -> Objects:
 
 def _make(sim: Simulator, from_night: int, alerts_per_object: int | None) -> Night:
     visits = sim.visits(sim.first_night, sim.last_night)
-    made: list[Alert] = []
+    alerts: list[Alert] = []
     truth = {}
     for objects in _blocks(_alerting_objects(sim, visits), int(np.diff(visits.starts).max(initial=1)), _BLOCK):
         parts = sim.parts(objects, visits)
@@ -97,10 +97,12 @@ def _make(sim: Simulator, from_night: int, alerts_per_object: int | None) -> Nig
         chosen = np.flatnonzero(is_alert)
         first_jd = np.round(first[chosen] + JD_MINUS_MJD, 7)
         for alert in sim.packets(objects, visits, parts, points, chosen, earlier[chosen], first_jd):
-            made.append(alert)
+            alerts.append(alert)
             truth[alert.oid] = alert.kind
-    made.sort(key=lambda alert: alert.candid)
-    return Night([a.packet for a in made], np.array([a.candid for a in made], np.int64), [a.oid for a in made], truth)
+    alerts.sort(key=lambda alert: alert.candid)
+    return Night(
+        [a.packet for a in alerts], np.array([a.candid for a in alerts], np.int64), [a.oid for a in alerts], truth
+    )
 
 
 def _rank_in_object(points: Points, flags: Flags) -> Ints:
@@ -206,10 +208,10 @@ class _Memory:
         slot = objects.slot
         is_new = self._index[slot] != objects.index
         row = points.row[chosen]
-        seen, first = _counts(points)
+        counts, first = _counts(points)
         first_chosen = np.unique(row, return_index=True)
         before = np.zeros(len(objects), np.int64)
-        before[first_chosen[0]] = seen[chosen][first_chosen[1]] - 1
+        before[first_chosen[0]] = counts[chosen][first_chosen[1]] - 1
         before = np.where(is_new, before, np.maximum(before, self._count[slot]))
         rank = np.arange(chosen.size) - first_chosen[1][np.searchsorted(first_chosen[0], row)]
         earliest = np.full(len(objects), np.inf)

@@ -72,8 +72,8 @@ class _Single(ABC):
         return np.full((4, len(draws)), np.nan)
 
     def difference(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
-        seen = draws.visit_in_life(draws.uniform("moment"))[row]
-        return np.where(np.abs(mjd - seen) < 1e-6, self.brightness(draws)[row], 0.0)
+        moment = draws.visit_in_life(draws.uniform("moment"))[row]
+        return np.where(np.abs(mjd - moment) < 1e-6, self.brightness(draws)[row], 0.0)
 
     @abstractmethod
     def brightness(self, draws: Draws) -> Floats:

@@ -86,11 +86,11 @@ class TableFile:
 
         If the file gives a unit and `wanted` is empty, numbers stay unchanged and a remark says so.
         """
-        told = units.told(column, self.units.get(column))
-        if told and not wanted and not units.is_none(told):
-            self.notes.append(f"{self.path}: {column} is in {told}; the settings give no unit, so values do not change")
+        unit = units.told(column, self.units.get(column))
+        if unit and not wanted and not units.is_none(unit):
+            self.notes.append(f"{self.path}: {column} is in {unit}; the settings give no unit, so values do not change")
         try:
-            return units.factor(told, wanted)
+            return units.factor(unit, wanted)
         except TableFileError as error:
             raise TableFileError(f"{self.path}: column {column}: {error}") from None
 
@@ -198,8 +198,8 @@ def _readme_of(path: Path) -> Path | None:
     name = path.name.removesuffix(".gz")
     for readme in sorted(path.parent.glob("[Rr][Ee][Aa][Dd][Mm][Ee]*")):
         if readme.is_file() and readme != path:
-            said = readme.read_text(encoding="utf-8", errors="replace")
-            for described in re.findall(r"^Byte-by-byte Description of file[^:]*:(.*)$", said, re.MULTILINE):
+            description = readme.read_text(encoding="utf-8", errors="replace")
+            for described in re.findall(r"^Byte-by-byte Description of file[^:]*:(.*)$", description, re.MULTILINE):
                 if any(fnmatch(name, pattern) for pattern in re.split(r"[\s,]+", described.strip())):
                     return readme
     return None
@@ -217,33 +217,33 @@ def _parquet(path: Path, parts: list[Path], stack: ExitStack) -> TableFile:
     """A file, or several with the same columns, whose types are unified if no value changes."""
     files = [stack.enter_context(pq.ParquetFile(part, page_checksum_verification=True)) for part in parts]
     schemas = [file.schema_arrow for file in files]
-    names, told = schemas[0].names, _told(schemas[0])
+    names, column_units = schemas[0].names, _told(schemas[0])
     for part, schema in zip(parts, schemas, strict=True):
         if schema.names != names:
             raise TableFileError(f"{part} has other columns than {parts[0]}: read one of them")
-        if _told(schema) != told:
+        if _told(schema) != column_units:
             raise TableFileError(f"{part} has other units than {parts[0]}: read one of them")
 
     def rows(columns: list[str]) -> Iterator[pa.Table]:
-        wanted = pa.schema([(name, _common(parts, schemas, names.index(name))) for name in columns])
-        yield wanted.empty_table()
+        schema_read = pa.schema([(name, _common(parts, schemas, names.index(name))) for name in columns])
+        yield schema_read.empty_table()
         for part, file in zip(parts, files, strict=True):
             for batch in file.iter_batches(CHUNK, columns=columns, use_threads=False):
-                yield _as(wanted, pa.Table.from_batches([batch]), part)
+                yield _as(schema_read, pa.Table.from_batches([batch]), part)
 
-    return TableFile(path, "Parquet", names, told, rows)
+    return TableFile(path, "Parquet", names, column_units, rows)
 
 
 def _told(schema: pa.Schema) -> dict[str, str | None]:
     """Units in the metadata of columns, and in the metadata that astropy writes."""
-    told: dict[str, str | None] = {}
+    column_units: dict[str, str | None] = {}
     for name in dict.fromkeys(schema.names):
         metadata = schema.field(schema.names.index(name)).metadata or {}
-        told[name] = metadata.get(b"unit", b"").decode() or None
+        column_units[name] = metadata.get(b"unit", b"").decode() or None
     if b"table_meta_yaml" in (schema.metadata or {}):
         header = get_header_from_yaml(schema.metadata[b"table_meta_yaml"].decode().split("\n"))
-        told |= {c["name"]: str(c["unit"]) for c in header.get("datatype", []) if c.get("unit") is not None}
-    return told
+        column_units |= {c["name"]: str(c["unit"]) for c in header.get("datatype", []) if c.get("unit") is not None}
+    return column_units
 
 
 def _common(parts: list[Path], schemas: list[pa.Schema], column: int) -> pa.DataType:
@@ -278,16 +278,16 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _as(wanted: pa.Schema, rows: pa.Table, part: Path) -> pa.Table:
+def _as(target: pa.Schema, rows: pa.Table, part: Path) -> pa.Table:
     """Rows with the columns and types of a schema. Raises TableFileError for a value that would change."""
     arrays = []
-    for name, kind in zip(wanted.names, wanted.types, strict=True):
+    for name, kind in zip(target.names, target.types, strict=True):
         try:
             arrays.append(rows[name].cast(kind))
         except pa.ArrowInvalid as error:
             own = rows.schema.field(name).type
             raise TableFileError(f"{part}: column {name} is {own}, and {kind} in other parts: {error}") from None
-    return pa.Table.from_arrays(arrays, schema=wanted)
+    return pa.Table.from_arrays(arrays, schema=target)
 
 
 def _fits(path: Path, plain: Path, stack: ExitStack) -> TableFile:
@@ -315,8 +315,8 @@ def _fits(path: Path, plain: Path, stack: ExitStack) -> TableFile:
             chosen = slice(start, start + CHUNK)
             yield pa.table({n: _array(part[n], n, _is_null(found, n, chosen)) for n in wanted})
 
-    told = {name: columns[name].unit for name in columns.names}
-    return _noted(TableFile(path, "FITS", list(columns.names), told, rows), len(tables))
+    column_units = {name: columns[name].unit for name in columns.names}
+    return _noted(TableFile(path, "FITS", list(columns.names), column_units, rows), len(tables))
 
 
 def _noted(file: TableFile, tables: int) -> TableFile:
@@ -344,8 +344,8 @@ def _of_astropy(path: Path, kind: str, table: Table) -> TableFile:
     def rows(columns: list[str]) -> Iterator[pa.Table]:
         yield pa.table({name: _array(table[name], name) for name in columns})
 
-    told = {name: None if table[name].unit is None else str(table[name].unit) for name in table.colnames}
-    return TableFile(path, kind, list(table.colnames), told, rows)
+    column_units = {name: None if table[name].unit is None else str(table[name].unit) for name in table.colnames}
+    return TableFile(path, kind, list(table.colnames), column_units, rows)
 
 
 def _array(column: Any, name: str, is_null: Any = False) -> pa.Array:

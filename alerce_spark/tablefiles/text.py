@@ -136,9 +136,9 @@ def _is_header(comments: list[str], names: list[str], delimiter: str) -> bool:
     """Whether the comment above the first line is a header of columns without numbers, like `#oid,class_name`."""
     if not comments or delimiter == _BLANK or len(names) < 2:
         return False
-    said = _names(comments[-1].lstrip("#"), delimiter)
-    is_other = not {name.casefold() for name in said} & {name.casefold() for name in names}
-    return is_other and len(set(said)) == len(names) and all(re.fullmatch(r"[A-Za-z_]\S*", name) for name in said)
+    header = _names(comments[-1].lstrip("#"), delimiter)
+    is_other = not {name.casefold() for name in header} & {name.casefold() for name in names}
+    return is_other and len(set(header)) == len(names) and all(re.fullmatch(r"[A-Za-z_]\S*", name) for name in header)
 
 
 def _is_open(lines: list[str]) -> bool:
@@ -151,8 +151,8 @@ def _units(names: list[str], after: list[str], delimiter: str) -> tuple[dict[str
     # Dashes within an open quote are a value.
     rule = next((k for k, line in enumerate(after) if _RULE.fullmatch(line) and not _is_open(after[:k])), None)
     fields = [f.strip() for f in split(after[0], delimiter)] if after else []
-    told = [f for f in fields if f]
-    alone = rule is None and any(map(is_quantity, told)) and all(is_unit(f) for f in told)
+    words = [f for f in fields if f]
+    alone = rule is None and any(map(is_quantity, words)) and all(is_unit(f) for f in words)
     used = rule + 1 if rule is not None else int(alone)
     if used and rule != 0 and len(fields) <= len(names):
         return {name: unit for name, unit in zip(names, fields, strict=False) if unit}, used
@@ -165,10 +165,10 @@ def rows(path: Path, text: Text, found: Layout, columns: list[str], lines: Lines
     A row that does not have as many fields as the header is skipped and counted; `#` begins a comment only in such a
     line. Raises TableFileError if the file ends within a broken row or an open quote: then it is cut off.
     """
-    wanted = [found.names.index(name) for name in columns]
+    indices = [found.names.index(name) for name in columns]
     width = len(found.names) + found.trailing
     by_width = _blank_separated if found.delimiter == _BLANK else _separated
-    for arrays in by_width(path, text, found.delimiter, width, wanted, lines):
+    for arrays in by_width(path, text, found.delimiter, width, indices, lines):
         yield pa.table(arrays, names=columns)
 
 
@@ -191,7 +191,7 @@ class _Ended:
 
 
 def _separated(
-    path: Path, text: Text, delimiter: str, width: int, wanted: list[int], lines: Lines
+    path: Path, text: Text, delimiter: str, width: int, indices: list[int], lines: Lines
 ) -> Iterator[list[pa.Array]]:
     passed_over = last_broken = rows = hashes = 0
 
@@ -203,7 +203,7 @@ def _separated(
         return "skip"
 
     names = [str(k) for k in range(width)]
-    included = [names[k] for k in dict.fromkeys([*wanted, 0])]
+    included = [names[k] for k in dict.fromkeys([*indices, 0])]
     reader = arrow_csv.open_csv(
         pa.PythonFile(_Ended(text, delimiter.join([_END] * width).encode() + b"\n"), mode="r"),
         arrow_csv.ReadOptions(block_size=_BLOCK, column_names=names, use_threads=False),
@@ -219,7 +219,7 @@ def _separated(
         size = len(first) - is_closed
         rows += size
         hashes += pc.sum(pc.starts_with(first, "#")).as_py() or 0
-        yield [unmarked(decoded(batch.column(str(k)).slice(0, size))) for k in wanted]
+        yield [unmarked(decoded(batch.column(str(k)).slice(0, size))) for k in indices]
     if not is_closed:
         raise TableFileError(f"{path} ends within quotes: a field that begins with a quote has none at its end")
     if hashes:
@@ -249,7 +249,7 @@ def _pass_over(row: str, number: int, actual: int, expected: int, lines: Lines) 
 
 
 def _blank_separated(
-    path: Path, text: Text, delimiter: str, width: int, wanted: list[int], lines: Lines
+    path: Path, text: Text, delimiter: str, width: int, indices: list[int], lines: Lines
 ) -> Iterator[list[pa.Array]]:
     source = (as_text(raw).rstrip("\r\n").expandtabs(1).strip() for raw in iter(text.readline, b""))
     reader = csv.reader((line for line in source if line), delimiter=delimiter, skipinitialspace=True)
@@ -260,10 +260,10 @@ def _blank_separated(
         for fields in part:
             number += 1
             if len(fields) == width:
-                kept.append([fields[k] for k in wanted])
+                kept.append([fields[k] for k in indices])
             elif _pass_over(" ".join(fields), number, len(fields), width, lines):
                 last_broken = number
-        yield [pa.array([row[k] for row in kept], pa.string()) for k in range(len(wanted))]
+        yield [pa.array([row[k] for row in kept], pa.string()) for k in range(len(indices))]
         if len(part) < _BLANK_ROWS:
             break
     _check_end(path, text, last_broken, number, lines)

@@ -123,10 +123,10 @@ def calibration(parts: Mapping[str, Calibration]) -> Figure:
 
 def sky(found: Sky) -> Figure:
     """Share of each predicted class by Galactic (blue) and ecliptic (vermilion) latitude; grey: all objects."""
-    seen = np.flatnonzero(found.counts)
-    figure, panels = _panels(max(len(seen), 1))
+    predicted = np.flatnonzero(found.counts)
+    figure, panels = _panels(max(len(predicted), 1))
     middle = (found.edges[:-1] + found.edges[1:]) / 2
-    for k, axes in zip(seen, panels, strict=False):
+    for k, axes in zip(predicted, panels, strict=False):
         for histogram, colour in ((found.galactic, _BLUE), (found.ecliptic, _RED)):
             _steps(axes, middle, histogram.sum(axis=0), "--", colour, 0.8)
             _steps(axes, middle, histogram[k], "-", colour, 1.6)

@@ -56,13 +56,13 @@ def simulated_set(
     other classes. Objects of two seeds have different names. `progress` is called with the numbers of finished and
     requested objects. Raises ValueError for an unknown class or a share outside 0 … 1.
     """
-    wanted, shares = _wanted(counts), {**DEGRADED, **(degraded or {})}
-    made: dict[str, FeatureSet] = {}
-    for name, features in _each(partial(_of_class, seed, shares), wanted, workers):
-        made[name] = features
+    requested, shares = _wanted(counts), {**DEGRADED, **(degraded or {})}
+    parts: dict[str, FeatureSet] = {}
+    for name, features in _each(partial(_of_class, seed, shares), requested, workers):
+        parts[name] = features
         if progress is not None:
-            progress(sum(len(part) for part in made.values()), sum(wanted.values()))
-    return concatenate([made[name] for name in wanted], **simulated_provenance(seed, counts, degraded))
+            progress(sum(len(part) for part in parts.values()), sum(requested.values()))
+    return concatenate([parts[name] for name in requested], **simulated_provenance(seed, counts, degraded))
 
 
 def simulated_provenance(
@@ -81,19 +81,19 @@ def simulated_provenance(
 
 
 def _wanted(counts: Mapping[str, int] | int) -> dict[str, int]:
-    wanted = dict.fromkeys(LIGHTCURVE_CLASSES, counts) if isinstance(counts, int) else counts
-    return {name: wanted[name] for name in sorted(wanted) if wanted[name]}
+    requested = dict.fromkeys(LIGHTCURVE_CLASSES, counts) if isinstance(counts, int) else counts
+    return {name: requested[name] for name in sorted(requested) if requested[name]}
 
 
 def _each(
-    make: Callable[[str, int], FeatureSet], wanted: Mapping[str, int], workers: int
+    make: Callable[[str, int], FeatureSet], requested: Mapping[str, int], workers: int
 ) -> Iterable[tuple[str, FeatureSet]]:
     """Run `make` for each class, in this process or in a pool; results in order of completion."""
     if workers == 1:
-        yield from ((name, make(name, count)) for name, count in wanted.items())
+        yield from ((name, make(name, count)) for name, count in requested.items())
         return
-    with submitted(make, wanted.items(), workers) as running:
-        names = dict(zip(running, wanted, strict=True))
+    with submitted(make, requested.items(), workers) as running:
+        names = dict(zip(running, requested, strict=True))
         yield from ((names[done], done.result()) for done in as_completed(running))
 
 

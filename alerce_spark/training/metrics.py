@@ -384,8 +384,8 @@ def gate(
     for standing in (candidate, current):
         if standing is not None and standing.probabilities.shape != (true.size, len(standing.classes)):
             raise ValueError(f"{standing.probabilities.shape} probabilities for {true.size} objects")
-    if current is not None and (gone := [c for c in current.classes if c not in candidate.classes]):
-        return Verdict(False, (f"classes missing from the candidate: {', '.join(gone)}",))
+    if current is not None and (missing := [c for c in current.classes if c not in candidate.classes]):
+        return Verdict(False, (f"classes missing from the candidate: {', '.join(missing)}",))
     comparable = current if current is not None and current.classes == candidate.classes else None
     against, pro = _lost_classes(candidate, comparable, true)
     if comparable is not None:

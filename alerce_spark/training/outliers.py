@@ -74,7 +74,7 @@ def leave_out(
     model = lightcurve.train(
         training.matrix, training.labels.tolist(), seed=seed, version="study", trees=trees, jobs=jobs
     )
-    made = train(training, ordinary, model, version="study")
+    model_without = train(training, ordinary, model, version="study")
     branch = branch_of(name)
     result = {}
     for key, every in judged.items():
@@ -82,8 +82,8 @@ def leave_out(
         found = model.classify(objects.matrix)
         is_new = objects.labels == name
         rows = np.arange(len(objects))
-        within = made.evidence(objects.matrix, found, list(BRANCHES).index(branch), rows)
-        scores = made.score(objects.matrix, found)
+        within = model_without.evidence(objects.matrix, found, list(BRANCHES).index(branch), rows)
+        scores = model_without.score(objects.matrix, found)
         areas = (area(values[is_new], values[~is_new]) for values in (within, scores))
         result[key] = LeftOut(name, *areas)
     return result
@@ -189,8 +189,8 @@ def quiet_rates(seed: int, curves: int, sigmas: Sequence[float] = (3, 4, 5, 7, 1
     for size in sigmas:
         flare = mag.copy()
         flare[last] -= size * err[last]
-        seen = novelty.significance(offsets, mjd, flare, err, only_last=True)[last]
-        found[size] = float(np.mean(seen > novelty.THRESHOLD))
+        significance = novelty.significance(offsets, mjd, flare, err, only_last=True)[last]
+        found[size] = float(np.mean(significance > novelty.THRESHOLD))
     return float(np.mean(np.abs(z[np.isfinite(z)]) > novelty.THRESHOLD)), found
 
 

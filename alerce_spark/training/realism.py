@@ -44,8 +44,8 @@ _MADE_PER_REAL, _MADE_LEAST = 10, 40
 _NULL = -999.0
 
 
-def compare(real: Samples, made: Samples, group: str) -> pa.Table:
-    """One row for each quantity that both `real` and `made` have, with some finite values in both.
+def compare(real: Samples, simulated: Samples, group: str) -> pa.Table:
+    """One row for each quantity that both `real` and `simulated` have, with some finite values in both.
 
     Columns: group, quantity, numbers of values and of nulls, quartiles of both, shift of the medians in units of the
     real spread (half the distance between the 16 and 84 % points; of both together where the real one is 0), and the
@@ -53,9 +53,9 @@ def compare(real: Samples, made: Samples, group: str) -> pa.Table:
     """
     rows = []
     for quantity, values in real.items():
-        if quantity not in made:
+        if quantity not in simulated:
             continue
-        a, b = (np.asarray(v, np.float64) for v in (values, made[quantity]))
+        a, b = (np.asarray(v, np.float64) for v in (values, simulated[quantity]))
         x, y = a[np.isfinite(a)], b[np.isfinite(b)]
         if not (x.size and y.size):
             continue
@@ -218,19 +218,23 @@ def development_rows(data_dir: Path) -> FeatureRows:
 def made_rows(seed: int, label: NDArray[np.str_]) -> FeatureRows:
     """Features of simulated objects of the classes of `label` in its proportions, over the nights of the real ones."""
     classes, counts = np.unique(label, return_counts=True)
-    wanted = {str(c): max(_MADE_LEAST, _MADE_PER_REAL * int(n)) for c, n in zip(classes, counts, strict=True)}
+    counts_by_class = {str(c): max(_MADE_LEAST, _MADE_PER_REAL * int(n)) for c, n in zip(classes, counts, strict=True)}
     first, last = FEATURE_NIGHTS
     days = last - first
-    curves = light_curves(seed, wanted, start_mjd=first, survey_days=days, span_days=(days, days))
+    curves = light_curves(seed, counts_by_class, start_mjd=first, survey_days=days, span_days=(days, days))
     return FeatureRows(extract(curves.objects()), curves.label)
 
 
-def compare_features(real: FeatureRows, made: FeatureRows) -> pa.Table:
+def compare_features(real: FeatureRows, simulated: FeatureRows) -> pa.Table:
     """`compare` of every feature in every class, and in all classes together; `by_design` marks SPM features."""
-    tables = [compare(_columns(real.matrix), _columns(made.matrix), "all")]
+    tables = [compare(_columns(real.matrix), _columns(simulated.matrix), "all")]
     for name in np.unique(real.label):
         tables.append(
-            compare(_columns(real.matrix[real.label == name]), _columns(made.matrix[made.label == name]), str(name))
+            compare(
+                _columns(real.matrix[real.label == name]),
+                _columns(simulated.matrix[simulated.label == name]),
+                str(name),
+            )
         )
     table = pa.concat_tables([t for t in tables if t.num_rows])
     by_design = np.isin(table["quantity"].to_pylist(), [*DIFFERENT_BY_DESIGN])
@@ -255,8 +259,8 @@ class Discrimination:
     importance: tuple[tuple[str, float], ...]
 
 
-def discriminate(real: FeatureRows, made: FeatureRows, seed: int, *, repeats: int = 3) -> Discrimination:
-    """Train a forest to separate `real` from `made`, five-fold, on all features except SPM.
+def discriminate(real: FeatureRows, simulated: FeatureRows, seed: int, *, repeats: int = 3) -> Discrimination:
+    """Train a forest to separate `real` from `simulated`, five-fold, on all features except SPM.
 
     Simulated rows are weighted to the class mixture of the real ones, so that the mixture gives no hint.
     """
@@ -265,9 +269,9 @@ def discriminate(real: FeatureRows, made: FeatureRows, seed: int, *, repeats: in
     from sklearn.model_selection import StratifiedKFold  # noqa: PLC0415
 
     used = [k for k, name in enumerate(FEATURES) if name not in DIFFERENT_BY_DESIGN]
-    matrix = np.nan_to_num(np.vstack([real.matrix, made.matrix])[:, used], nan=_NULL)
+    matrix = np.nan_to_num(np.vstack([real.matrix, simulated.matrix])[:, used], nan=_NULL)
     is_real = np.arange(len(matrix)) < len(real.label)
-    label = np.concatenate([real.label, made.label])
+    label = np.concatenate([real.label, simulated.label])
     weight = np.ones(len(matrix))
     for name in np.unique(label):
         members = ~is_real & (label == name)
@@ -291,16 +295,20 @@ def discriminate(real: FeatureRows, made: FeatureRows, seed: int, *, repeats: in
 # ---- page ------------------------------------------------------------------------------------------------------------
 
 
-def distributions(real: Samples, made: Samples, title: str) -> Figure:
+def distributions(real: Samples, simulated: Samples, title: str) -> Figure:
     """Cumulative distributions of each common quantity, real in black and simulated in red."""
-    names = [name for name in real if name in made and np.isfinite(real[name]).any() and np.isfinite(made[name]).any()]
+    names = [
+        name
+        for name in real
+        if name in simulated and np.isfinite(real[name]).any() and np.isfinite(simulated[name]).any()
+    ]
     across = 4
     down = max(1, -(-len(names) // across))
     page = Figure(figsize=(3.2 * across, 2.4 * down), layout="constrained")
     page.suptitle(title)
     panels = page.subplots(down, across, squeeze=False).ravel()
     for panel, name in zip(panels, names, strict=False):
-        for values, colour, what in ((real[name], "black", "real"), (made[name], "#d73027", "made")):
+        for values, colour, what in ((real[name], "black", "real"), (simulated[name], "#d73027", "simulated")):
             finite = np.sort(values[np.isfinite(values)])
             panel.plot(finite, (np.arange(finite.size) + 0.5) / finite.size, color=colour, label=what)
         panel.set_title(name, fontsize=8)
@@ -320,7 +328,7 @@ def realism_page(out: Path, data_dir: Path, seed: int) -> Path:
     real = development_rows(data_dir)
     made = made_rows(seed, real.label)
     features = compare_features(real, made)
-    told = discriminate(real, made, seed)
+    separation = discriminate(real, made, seed)
     worst = pl.DataFrame(pl.from_arrow(features)).filter(~pl.col("by_design")).sort("p").head(60)
     parts = [
         "<h2>Survey: exposures of the data release (all programmes) and ours (public part)</h2>",
@@ -329,10 +337,11 @@ def realism_page(out: Path, data_dir: Path, seed: int) -> Path:
         "<h2>Packets</h2>",
         _table(compare(packets, simulated, "packets")),
         _drawn(packets, simulated, "Packets"),
-        f"<h2>Features</h2><p>{len(real.label)} real rows. A forest tells them from ours with an AUC of {told.auc:.3f} "
-        f"± {told.auc_spread:.3f}, the SPM features (another algorithm) left out. It looks at:</p>",
-        _table(pa.Table.from_pylist([{"feature": f, "importance": w} for f, w in told.importance[:25]])),
-        _drawn(_columns(real.matrix, told), _columns(made.matrix, told), "Features that tell most"),
+        f"<h2>Features</h2><p>{len(real.label)} real rows. A forest tells them from ours with an AUC of "
+        f"{separation.auc:.3f} ± {separation.auc_spread:.3f}, the SPM features (another algorithm) left out. "
+        "It looks at:</p>",
+        _table(pa.Table.from_pylist([{"feature": f, "importance": w} for f, w in separation.importance[:25]])),
+        _drawn(_columns(real.matrix, separation), _columns(made.matrix, separation), "Features that tell most"),
         "<h3>Least likely pairs of distributions, by class</h3>",
         _table(worst.to_arrow()),
     ]
@@ -342,8 +351,8 @@ def realism_page(out: Path, data_dir: Path, seed: int) -> Path:
     return out
 
 
-def _drawn(real: Samples, made: Samples, title: str) -> str:
-    return f"<p>{as_html(distributions(real, made, title), title, dpi=80)}</p>"
+def _drawn(real: Samples, simulated: Samples, title: str) -> str:
+    return f"<p>{as_html(distributions(real, simulated, title), title, dpi=80)}</p>"
 
 
 def _table(table: pa.Table) -> str:

@@ -111,7 +111,7 @@ def networks(options: Options) -> tuple[Any, Any]:
     columns = keras.Input((len(options.columns),), name="columns")
     width = 0 if features is None else features.output_shape[-1]
     head = _head(options, width)
-    taken = [*(views if features is not None else []), *([columns] if options.columns else [])]
+    inputs = [*(views if features is not None else []), *([columns] if options.columns else [])]
     models = []
     for turns in (1, 4):
         parts = []
@@ -123,7 +123,7 @@ def networks(options: Options) -> tuple[Any, Any]:
         if options.columns:
             parts.append(columns)
         joined = parts[0] if len(parts) == 1 else keras.layers.Concatenate()(parts)
-        models.append(keras.Model(taken, head(joined)))
+        models.append(keras.Model(inputs, head(joined)))
     return models[0], models[1]
 
 
@@ -379,8 +379,8 @@ def _batches(
             drawn = images[chosen]
             for i in np.flatnonzero((classes == bogus) & (rng.random(options.batch) < options.on_stars)):
                 other = rng.choice(members[star])
-                if (made := bad_subtraction(images[other], rng)) is not None:
-                    chosen[i], drawn[i] = other, made
+                if (residual := bad_subtraction(images[other], rng)) is not None:
+                    chosen[i], drawn[i] = other, residual
             values = table[chosen]
             unknown = (rng.random(values.shape) < 0.1) | (rng.random((len(values), 1)) < 0.05)
             values = stamp.normalise(np.where(unknown, np.nan, values), wanted)
@@ -548,10 +548,10 @@ def with_outliers(
     alerts together, it finds odd images less well (trails 0.94 here, 0.82 and 0.14 there).
     """
     model = onnx.load_from_string(content)
-    made = {node.output[0]: node for node in model.graph.node}
-    node = made["probabilities"]
+    producers = {node.output[0]: node for node in model.graph.node}
+    node = producers["probabilities"]
     for _ in range(_JOINED):
-        node = made[node.input[0]]
+        node = producers[node.input[0]]
     joined = node.input[0]
     inside = helper.make_tensor_value_info(joined, TensorProto.FLOAT, ["n", None])
     features = _outputs(_with_output(model, inside), images, table)
@@ -589,11 +589,11 @@ def _with_output(model: Any, output: Any) -> Any:
 def _outputs(model: Any, images: Floats, table: Floats) -> Floats:
     """The last output of a model, of images (n, 3, 63, 63) and normalised columns."""
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    taken = [one.name for one in session.get_inputs()]
+    names = [one.name for one in session.get_inputs()]
     parts = []
     for begin in range(0, len(images), _AT_ONCE):
         rows = slice(begin, begin + _AT_ONCE)
         fine, coarse, _ = stamp.views(images[rows])
-        given = {"fine": fine, "coarse": coarse, "columns": table[rows]}
-        parts.append(session.run(None, {name: given[name] for name in taken})[-1])
+        feed = {"fine": fine, "coarse": coarse, "columns": table[rows]}
+        parts.append(session.run(None, {name: feed[name] for name in names})[-1])
     return np.concatenate(parts)

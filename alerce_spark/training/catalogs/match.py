@@ -167,15 +167,15 @@ def label_matrix(matches: pa.Table) -> pa.Table:
     if unknown:
         raise ValueError(f"no light-curve classes {unknown}; there are {', '.join(LIGHTCURVE_CLASSES)}")
     code = np.array([_CODE[name] for name in encoded.dictionary.to_pylist()], np.int64)[encoded.indices.to_numpy()]
-    said = np.full((int(oid.max(initial=-1)) + 1, len(SOURCES)), -1)
+    classes = np.full((int(oid.max(initial=-1)) + 1, len(SOURCES)), -1)
     far_first = np.argsort(-matches["separation"].to_numpy(), kind="stable")  # so that the nearest is written last
-    said[oid[far_first], rank[far_first]] = code[far_first]
+    classes[oid[far_first], rank[far_first]] = code[far_first]
     size = len(LIGHTCURVE_CLASSES)
     source_a, source_b, counts = [], [], [np.empty((0, size), np.int64)]
     for (a, name_a), (b, name_b) in combinations(enumerate(SOURCES), 2):
-        both = (said[:, a] >= 0) & (said[:, b] >= 0)
+        both = (classes[:, a] >= 0) & (classes[:, b] >= 0)
         if both.any():
-            pairs = np.bincount(said[both, a] * size + said[both, b], minlength=size * size)
+            pairs = np.bincount(classes[both, a] * size + classes[both, b], minlength=size * size)
             source_a += [name_a] * size
             source_b += [name_b] * size
             counts.append(pairs.reshape(size, size))
