@@ -1,6 +1,6 @@
 """Finding chart of one alert on a page: reference image with a cross, scale and directions; stamps; light curve.
 
-All of it comes from the packet: nothing is asked of anybody else. The same packet gives the same bytes.
+All data come from the packet; no service is queried. The same packet gives the same bytes.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from numpy.typing import NDArray
 
 from alerce_spark.surveys.survey import MJD_ZERO
 
-#: Size of a pixel of ZTF's stamps [arcsec]; north is up and east is left where the first row is at the top.
+#: Pixel size of ZTF's stamps [arcsec]; north is up and east is left if the first row is at the top.
 _PIXEL = 1.01
 _BANDS = {1: ("g", "#0F9D58"), 2: ("r", "#DB4437"), 3: ("i", "#5E35B1")}
 _STAMPS = {"science": "cutoutScience", "reference": "cutoutTemplate", "difference": "cutoutDifference"}
 _A4 = (8.27, 11.69)
-#: The cross leaves the object free: its arms go from so many arcsec to so many.
+#: Inner and outer end of the arms of the cross [arcsec], which leaves the object visible.
 _ARMS = (3.0, 9.0)
 _BAR = 10.0
 
 
 def finding_chart(packet: bytes, form: Literal["pdf", "png"] = "pdf") -> bytes:
-    """The page of a packet. Raises ValueError for one that cannot be read."""
+    """The page of a packet. Raises ValueError if it cannot be read."""
     record = next(iter(fastavro.reader(io.BytesIO(packet))))
     if not isinstance(record, dict):
         raise ValueError("the packet has no record")
@@ -74,7 +74,7 @@ def _head(axes: Axes, record: dict[str, Any]) -> None:
 
 
 def _image(cutout: dict[str, Any] | None) -> NDArray[np.float64] | None:
-    """Pixels of a stamp; None where it is absent or damaged."""
+    """Pixels of a stamp; None if it is absent or damaged."""
     data = (cutout or {}).get("stampData")
     if not data:
         return None
@@ -99,7 +99,7 @@ def _show(axes: Axes, image: NDArray[np.float64] | None, title: str) -> None:
 
 
 def _reference(axes: Axes, image: NDArray[np.float64] | None) -> None:
-    """The reference image, with what a person at a telescope needs."""
+    """Draw the reference image with a cross, a scale bar and directions for observers."""
     _show(axes, image, "reference image")
     if image is None:
         return
@@ -118,7 +118,7 @@ def _reference(axes: Axes, image: NDArray[np.float64] | None) -> None:
 
 
 def _light_curve(axes: Axes, record: dict[str, Any]) -> None:
-    """Detections of the packet, and its upper limits as arrows."""
+    """Draw the detections of the packet, and its upper limits as arrows."""
     for fid, (band, colour) in _BANDS.items():
         points = np.array(list(_points(record, fid, "magpsf")), float).reshape(-1, 3)
         limits = np.array(list(_points(record, fid, "diffmaglim")), float).reshape(-1, 3)
@@ -135,7 +135,7 @@ def _light_curve(axes: Axes, record: dict[str, Any]) -> None:
 
 
 def _points(record: dict[str, Any], fid: int, column: str) -> Iterator[tuple[float, float, float]]:
-    """mjd, magnitude, error of detections, or of visits without one."""
+    """mjd, magnitude, error of detections (`magpsf`) or upper limits (`diffmaglim`)."""
     for entry in (record["candidate"], *(record.get("prv_candidates") or [])):
         is_detection = entry.get("magpsf") is not None
         if entry["fid"] == fid and is_detection == (column == "magpsf") and (entry.get(column) or -1) > 0:

@@ -1,4 +1,4 @@
-"""Places of results, checked before the work: a result that cannot be written must not be found out at its end."""
+"""Check output paths before the work starts, so that no result is lost because it cannot be written."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 from alerce_spark.errors import InputError
 
-#: Formats in which tables are written.
+#: Suffixes of the formats in which tables are written.
 TABLE_SUFFIXES = (".csv", ".parquet")
 
 
 def check_out(out: Path, suffixes: Sequence[str] = (), inputs: Sequence[Path | None] = ()) -> Path:
-    """`out`, a file that can be written; checked before the work, so that its result is not lost. Makes the folder.
+    """Check that the file `out` can be written, create its folder, and return `out`.
 
-    With `suffixes` its name must end in one of them. None of `inputs` may be it, by any spelling or link, or a folder
-    that it lies in. Raises InputError.
+    With `suffixes` its name must end in one of them. No input may be the same file, by any spelling or link, or a
+    folder that contains it. Raises InputError.
     """
     for path in inputs:
         if path is not None and _is_part(out, path):
@@ -35,19 +35,19 @@ def check_out(out: Path, suffixes: Sequence[str] = (), inputs: Sequence[Path | N
             out.unlink()
         elif out.is_file():
             out.open("ab").close()
-            # A table is written beside its place and then put there.
+            # A table is written to a temporary file in the same folder and then renamed.
             tempfile.TemporaryFile(dir=out.parent).close()
     return out
 
 
 def _is_part(out: Path, path: Path) -> bool:
-    """Whether a result is an input or lies in it."""
+    """Whether the output is the input or lies in it."""
     places = [out, *(out.parent.absolute().resolve() / "_").parents]
     return any(place.exists() and path.exists() and place.samefile(path) for place in places)
 
 
 def check_out_folder(folder: Path) -> Path:
-    """`folder`, made if there is none, in which files can be written; checked before the work. Raises InputError."""
+    """Create `folder` if needed, check that files can be written there, and return it. Raises InputError."""
     with _writing(folder):
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file; give the name of a folder")

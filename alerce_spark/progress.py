@@ -1,4 +1,4 @@
-"""Progress of something with stages: bars on a terminal; without one a line now and then, for logs and pipes."""
+"""Progress of work in stages: bars on a terminal, otherwise occasional lines for logs and pipes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EVERY_S = 5.0
 
 @dataclass
 class Stages:
-    """Stages one after the other, and how long each took. Use as a context around all of them."""
+    """Consecutive stages and the duration of each. Use as a context around all of them."""
 
     console: Console
     clock: Callable[[], float] = time.monotonic
@@ -39,7 +39,7 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """One stage: said at its beginning, timed at its end."""
+        """One stage: announced at its start, timed until its end."""
         began = self.clock()
         self._line(f"{name} …")
         task = self._bars.add_task(name, total=1)
@@ -48,7 +48,7 @@ class Stages:
         self.seconds[name] = self.clock() - began
 
     def counts(self, done: Mapping[str, int], total: int) -> None:
-        """How many of `total` each part of the present stage has done."""
+        """Show how many of `total` each part of the current stage has done."""
         for name, count in done.items():
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(f"  {name}", total=total)
@@ -58,7 +58,7 @@ class Stages:
             self._counts = dict(done)
 
     def table(self) -> Table:
-        """Seconds of each stage."""
+        """Table of the seconds of each stage."""
         rows = Table("stage", "seconds")
         for name, seconds in self.seconds.items():
             rows.add_row(name, f"{seconds:.1f}")

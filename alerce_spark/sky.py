@@ -18,7 +18,7 @@ Oids: TypeAlias = Sequence[str] | pl.Series | pa.Array | pa.ChunkedArray
 #: Order of the spatial index `healpix29` (nested), as in HATS.
 INDEX_ORDER = 29
 
-#: Radius within which the rows of one object may scatter; look-ups cover it [arcsec] (docs/design.md, "HEALPix").
+#: Largest scatter [arcsec] of the rows of one object; look-ups cover this radius (docs/design.md, "HEALPix").
 OBJECT_RADIUS = 10.0
 
 _RING = 16  # points on a ring of twice the radius: no corner of a pixel reaches the disc between two of them
@@ -51,7 +51,7 @@ def cone_pixels(ra: float, dec: float, radius: float, order: int) -> NDArray[np.
 def near_pixels(ra: ArrayLike, dec: ArrayLike, order: int, radius: float = OBJECT_RADIUS) -> NDArray[np.int64]:
     """Distinct nested pixels of `order` that touch the disc of `radius` arcsec around any of the positions, sorted.
 
-    For discs that are small against a pixel. Pixels that come within twice the radius may be there too.
+    For discs that are much smaller than a pixel. The result may also contain pixels within twice the radius.
     """
     ra, dec = np.atleast_1d(np.asarray(ra, float)), np.atleast_1d(np.asarray(dec, float))
     return np.unique(np.concatenate([healpix(ra, dec, order), *_ring(ra, dec, order, radius)]))
@@ -59,7 +59,7 @@ def near_pixels(ra: ArrayLike, dec: ArrayLike, order: int, radius: float = OBJEC
 
 def _ring(ra: NDArray[np.float64], dec: NDArray[np.float64], order: int, radius: float) -> list[NDArray[np.int64]]:
     centre = np.stack(healpy.ang2vec(ra, dec, lonlat=True).T)
-    # Two unit vectors across each line of sight; the pole-most axis is avoided, so that they exist everywhere.
+    # Two unit vectors across each line of sight; the axis nearest to it is avoided, so that they always exist.
     axis = np.where(np.abs(centre[2]) < 0.9, np.array([[0.0], [0.0], [1.0]]), np.array([[1.0], [0.0], [0.0]]))
     east = np.cross(axis, centre, axis=0)
     east /= np.linalg.norm(east, axis=0)
@@ -79,9 +79,9 @@ def separation(ra1: ArrayLike, dec1: ArrayLike, ra2: ArrayLike, dec2: ArrayLike)
 
 
 def places(oid: Oids, order: ArrayLike, ra: ArrayLike, dec: ArrayLike) -> NDArray[np.int64]:
-    """Number of the place [deg] at which each row sees its object: 0 wherever an object's rows lie together.
+    """Number of the place of each row within its object, from positions [deg]: 0 if all rows lie together.
 
-    A place is OBJECT_RADIUS around the object's first row by `order`; rows that lie further away have others, by the
+    Place 0 is within OBJECT_RADIUS of the object's first row by `order`; rows further away form places 1, 2 … by the
     same rule.
     """
     names, lon, lat = oid_array(oid), np.asarray(ra, float), np.asarray(dec, float)
@@ -97,7 +97,7 @@ def places(oid: Oids, order: ArrayLike, ra: ArrayLike, dec: ArrayLike) -> NDArra
 
 
 def oid_array(oid: Oids) -> pa.Array:
-    """Ids of objects in one form."""
+    """Ids of objects as one Arrow array of large strings."""
     array = oid.to_arrow() if isinstance(oid, pl.Series) else oid
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
@@ -105,7 +105,7 @@ def oid_array(oid: Oids) -> pa.Array:
 
 
 def first_index(oid: pa.Array, among: pa.Array) -> NDArray[np.int64]:
-    """Where each id comes first `among` others; it must be there."""
+    """Index of the first occurrence of each id in `among`, which must contain it."""
     return np.asarray(pc.index_in(oid, value_set=among), np.int64)
 
 

@@ -1,10 +1,10 @@
 """Time of a commit of 8 files with and without synchronising them to the disk (lake.sync), one thread.
 
-`python -m benchmarks.bench_commit [--repeats N] [--folder DIR]` prints JSON. A commit is what a batch does with a table
-of the sky: rows of 8 pixels are written as 8 files, the rows that they replace are deleted by a deletion vector, and
-the commit is made. Two lakes take turns, so that both see the same disk; medians and the 95th percentile of wall clock.
-`fsync_of_8_files_ms` is the disk alone: 8 files of the same size written, synchronised one after the other. What a disk
-promises, and how fast, is the disk's: DIR should lie on that of the lake.
+`python -m benchmarks.bench_commit [--repeats N] [--folder DIR]` prints JSON. A commit does the same as a batch does
+with a table of the sky: it writes rows of 8 pixels as 8 files, deletes the replaced rows by a deletion vector, and
+commits. Two lakes take turns, so that both see the same disk; medians and the 95th percentile of wall clock.
+`fsync_of_8_files_ms` is the disk alone: 8 files of the same size written and synchronised one after the other. Results
+depend on the disk: DIR should be on that of the lake.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OBJECTS = 500
 
 def rows(number: int) -> pa.Table:
     """Rows of magstats, the same objects each time."""
-    made = []
+    records = []
     for pixel in PIXELS:
         first, last = sky.index_range(pixel, ORDER)
         for k, index in enumerate(np.linspace(first, last - 1, OBJECTS, dtype=np.int64).tolist()):
@@ -41,8 +41,8 @@ def rows(number: int) -> pa.Table:
             row |= {c.name: False for c in TABLES["magstats"].columns if c.required and c.type == "boolean"}
             row |= {"pixel": pixel, "healpix29": index, "survey": "ztf", "oid": f"ZTF{pixel}x{k}", "fid": 1}
             row |= {"ndet": number, "ndubious": 0, "nrfid": 1, "firstmjd": 59000.0, "lastmjd": 59000.0 + number}
-            made.append(row)
-    return pa.Table.from_pylist(made, TABLES["magstats"].arrow)
+            records.append(row)
+    return pa.Table.from_pylist(records, TABLES["magstats"].arrow)
 
 
 def commit_ms(lake: str, new: pa.Table) -> float:
@@ -79,9 +79,9 @@ def main() -> None:
         for k in range(options.repeats + 3):
             new = rows(k)
             for name in sorted(lakes, reverse=bool(k % 2)):
-                taken = commit_ms(lakes[name], new)
-                if k >= 3:  # the first ones load libraries
-                    times[name].append(taken)
+                milliseconds = commit_ms(lakes[name], new)
+                if k >= 3:  # the first commits load libraries
+                    times[name].append(milliseconds)
             disk.append(disk_ms(Path(folder), 20_000))
         last = table_of(lakes["synced"], "magstats").live()
     result = {

@@ -1,9 +1,9 @@
 """Speed of cross-matching: positions with positions against astropy and lsdb, and look-ups in a local catalogue.
 
 `python -m benchmarks.bench_crossmatch [--quick] [--repeats 3] [--lsdb-python PATH]` prints JSON. 10⁵ positions, each
-with a source about half an arcsecond away, among 10⁷ sources over the whole sky, in no order; the nearest within an
-arcsecond. One core, but for the query, which has all. lsdb needs libraries of its own: PATH is a Python that has it
-(default: LSDB_PYTHON of the environment), and its catalogues lie in memory before its clock starts. The look-ups are
+with a source about half an arcsecond away, among 10⁷ unsorted sources over the whole sky; the nearest within an
+arcsecond. One core, except for the query, which uses all. lsdb needs a separate environment: PATH is a Python that has
+it (default: LSDB_PYTHON of the environment), and its catalogues are in memory before its clock starts. The look-ups are
 those of a stream: objects of one exposure in an imported catalogue. The query is `Crossmatch.process` on Spark: packets
 with stamps of new objects in one exposure, from files to committed rows.
 """
@@ -42,8 +42,8 @@ from alerce_spark.surveys.ztf import ZTF
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 RADIUS = 1.0  # arcsec
 EXPOSURE = 3.4  # half the side of an exposure of 47 square degrees [deg]
-#: New objects of the batches of the query; the first batch warms up. The second is what the light curves take at once,
-#: the last the most that the query takes.
+#: New objects of the batches of the query; the first batch warms up. The second is the batch size of the light curves,
+#: the last the largest batch of the query.
 BATCHES = (800, 800, 8000)
 
 _LSDB = """
@@ -91,7 +91,7 @@ def best(call: Callable[[], Any], repeats: int) -> tuple[float, Any]:
 
 
 def in_memory(positions: np.ndarray, sources: np.ndarray, repeats: int) -> dict[str, Any]:
-    """Nearest and all within the radius, against astropy in the same run; the results must agree."""
+    """Nearest source, and all within the radius, against astropy in the same run; the results must agree."""
     nearest(*positions, *sources[:, :10], RADIUS)  # compiles
     ours, (source, _) = best(lambda: nearest(*positions, *sources, RADIUS), repeats)
     ours_all, pairs = best(lambda: within(*positions, *sources, RADIUS), repeats)
@@ -125,7 +125,7 @@ def in_memory(positions: np.ndarray, sources: np.ndarray, repeats: int) -> dict[
 def against_lsdb(
     python: Path | None, folder: Path, positions: np.ndarray, sources: np.ndarray, ours: dict[str, Any], repeats: int
 ) -> dict[str, Any]:
-    """lsdb on the same points, in a process of its own."""
+    """lsdb on the same points, in a separate process."""
     if python is None:
         return {"skipped": "no --lsdb-python"}
     for name, points in (("positions", positions), ("sources", sources)):
@@ -180,14 +180,14 @@ def local_catalogue(folder: Path, sources: np.ndarray, repeats: int, rng: np.ran
             }
     empty = str(folder / "nothing")
     catalogs.local(empty, "allwise")
-    asked = 1000
-    seconds, _ = best(lambda: [catalogs.local(empty, "allwise") for _ in range(asked)], repeats)
-    result["absent_catalogue_microseconds"] = round(seconds / asked * 1e6, 2)
+    calls = 1000
+    seconds, _ = best(lambda: [catalogs.local(empty, "allwise") for _ in range(calls)], repeats)
+    result["absent_catalogue_microseconds"] = round(seconds / calls * 1e6, 2)
     return result
 
 
 def query(folder: Path, sources: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
-    """Seconds that the query takes for batches of new objects, half of them with a source, and when they come again."""
+    """Seconds of the query for batches of new objects, half of them with a source, and for the same objects again."""
     lake = str(folder / "lake")
     write.create(lake, 4)
     near_source = rng.permutation(in_exposure(sources))
@@ -204,22 +204,22 @@ def query(folder: Path, sources: np.ndarray, rng: np.random.Generator) -> dict[s
         night = simulate(number, objects=objects, positions=places.T, alerts_per_object=1)
         for candid, packet in zip(night.candids, night.packets, strict=True):
             (packets / f"{candid}.avro").write_bytes(packet)
-        told = {}
+        figures = {}
         for name in ("s", "again_s"):
             frame = from_files(spark, sorted(packets.iterdir()), slices, names(spark))
             start = time.perf_counter()
             done = crossmatch.process(frame)
-            told[name] = round(time.perf_counter() - start, 2)
+            figures[name] = round(time.perf_counter() - start, 2)
             if name == "s":
-                told |= {"rows": sum(done.rows.values()), "matched": done.found["allwise"]}
-        result["warm_up" if number == 0 else f"{objects}_objects"] = told
-        progress(f"query: {objects} objects {told}")
+                figures |= {"rows": sum(done.rows.values()), "matched": done.found["allwise"]}
+        result["warm_up" if number == 0 else f"{objects}_objects"] = figures
+        progress(f"query: {objects} objects {figures}")
     spark.stop()
     return result | {"cores": len(os.sched_getaffinity(0))}
 
 
 def progress(text: str) -> None:
-    """A line for who waits."""
+    """Print a line of progress."""
     print(f"  {text}", file=sys.stderr, flush=True)
 
 

@@ -58,7 +58,7 @@ def packets() -> list[bytes]:
 
 
 def rounds(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """CPU seconds of each call in each of `repeats` rounds; a round runs them all, so that ratios are of one time."""
+    """CPU seconds of each call in each of `repeats` rounds; a round runs all, so that ratios compare the same time."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()

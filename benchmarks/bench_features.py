@@ -1,9 +1,9 @@
-"""Time of the 152 features: per family and whole, one object a call and a batch of 500, one core.
+"""Time of the 152 features: per family and total, for one object per call and for a batch of 500, on one core.
 
 `python -m benchmarks.bench_features [--objects 500] [--repeats 5]` prints JSON. Light curves are simulated RR Lyrae in
 a realistic cadence over 1000 d, n detections in two bands. The baselines run in the same process on the same grid of
 frequencies: astropy's floating-mean LombScargle (its fast method) and nifty-ls in double precision, both per band;
-neither combines bands nor refines peaks. The figures of ALeRCE's own lc_classifier 2.1 come from another run.
+neither combines bands nor refines peaks. The figures of ALeRCE's lc_classifier 2.1 come from another run.
 """
 
 from __future__ import annotations

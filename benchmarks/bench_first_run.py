@@ -1,6 +1,6 @@
 """The first `make demo` of a fresh clone with empty caches: seconds of each stage and peak of memory; then the second.
 
-Fetches a gigabyte, so what the network does is part of the figures. A third run, with more alerts, is for its memory.
+Fetches a gigabyte, so the figures include the network. A third run, with more alerts, measures memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _INSTALLED = re.compile(r"^Installed in ([0-9]+) s", re.M)
 
 
 def run(clone: Path, home: Path, number: int) -> dict[str, Any]:
-    """One `make demo` with nothing of the user's but the path of programs."""
+    """One `make demo` with a clean environment except the path of programs."""
     # The environment of this process would bring its Python first.
     path = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if p != str(Path(sys.executable).parent))
     keep = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "JAVA_HOME", "LANG"))}
@@ -52,7 +52,7 @@ def run(clone: Path, home: Path, number: int) -> dict[str, Any]:
         "seconds": {"all": round(seconds, 1), "installation": float(installed[1]) if installed else 0.0}
         | {f"demo: {name}": value for name, value in stages.items()},
         "core_seconds": round(processor.seconds, 1),
-        # What the other benchmarks call workers is the demo with its workers, here both below us.
+        # Here "workers" are the demo and its workers, which are both our child processes.
         "peak_mb": {name.split("_")[-1]: mb for name, mb in memory.peak.items() if name != "driver_python"},
         "lines_of_output": len(done.stdout.splitlines()) + len(done.stderr.splitlines()),
     }

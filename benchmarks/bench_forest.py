@@ -2,7 +2,7 @@
 
 `python -m benchmarks.bench_forest [--objects 1000] [--trees 500] [--jobs 2] [--repeats 5]` prints JSON. The matrix is
 synthetic: 15 classes of `objects` rows that overlap about as much as the real ones do, a tenth of the values missing.
-imbalanced-learn classifies the same rows with the very forests that were compiled. One core, except for training.
+imbalanced-learn classifies the same rows with the same forests before compilation. One core, except for training.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from alerce_spark.lake.models import Served
 
 #: Libraries read these when they start; `main` sets them and starts again.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-BATCHES = (1, 100, 10_000)  # there are at least as many rows as the largest
+BATCHES = (1, 100, 10_000)  # the number of rows is at least the largest
 SEED = 5
 
 _FRESH = """
@@ -45,7 +45,7 @@ print(imported - start, loaded - imported, first - loaded)
 
 
 def rows(each: int, seed: int = SEED) -> tuple[np.ndarray, list[str]]:
-    """`each` objects of every class: 40 features carry it, by centres that overlap, the others are noise."""
+    """`each` objects of every class: 40 features depend on it, with overlapping centres; the others are noise."""
     shape = np.random.default_rng(SEED)
     centres = np.zeros((len(LIGHTCURVE_CLASSES), 3, len(FEATURES)))
     centres[:, :, :40] = shape.normal(0, 0.9, (*centres.shape[:2], 40))
@@ -68,7 +68,7 @@ def best(call: Callable[[], object], repeats: int) -> float:
 
 
 def trained(matrix: np.ndarray, labels: list[str], trees: int, jobs: int) -> tuple[LightcurveModel, list[Any], float]:
-    """A model, the forests of imbalanced-learn it was compiled from, and the seconds it took."""
+    """A model, the imbalanced-learn forests it was compiled from, and the seconds of training."""
     forests = []
 
     def keep(forest: Any) -> Forest:
@@ -92,7 +92,7 @@ def inference(model: LightcurveModel, forests: list[Any], matrix: np.ndarray, re
     ]
     report: dict[str, Any] = {"largest_difference": float(max(differences))}
     for batch in BATCHES:
-        # Another row at each call of one: the same again and again would find its paths in the cache.
+        # Each call of one row takes a different row: a repeated row would find its paths in the cache.
         many, few = (range(200), range(5)) if batch == 1 else (range(1), range(1))
         ours = best(lambda: [model.classify(matrix[i : i + batch]) for i in many], repeats) / len(many)  # noqa: B023
         same, theirs = (
@@ -109,7 +109,7 @@ def inference(model: LightcurveModel, forests: list[Any], matrix: np.ndarray, re
 
 
 def registry(file: Path, lake: str, repeats: int) -> dict[str, float]:
-    """Milliseconds of what the registry does; `look` is what a worker pays at each batch."""
+    """Milliseconds of the registry's operations; `look` is the cost for a worker at each batch."""
     for version in ("a", "b"):
         models.register(lake, LIGHTCURVE, version, file)
     changes = [best(lambda v=v: models.promote(lake, LIGHTCURVE, v), 1) for v in ("a", "b") * repeats]  # type: ignore[misc]

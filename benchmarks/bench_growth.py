@@ -1,8 +1,8 @@
-"""What an alert costs with more and more stored objects around: the queries that look things up, each alone.
+"""Cost of an alert as the number of stored objects grows, for each query with look-ups, run alone.
 
 `python -m benchmarks.bench_growth [--sizes 10000 100000 1000000] [--quick]` prints JSON. The same simulated sky goes on
-night after night, as in bench_stream; between the sizes invented objects fill the pixels that the lake has, with 20
-detections each, and every table is compacted. Baseline: the cost at the smallest size, in the same run.
+night after night, as in bench_stream. Between the sizes, invented objects with 20 detections each fill the pixels of
+the lake, and every table is compacted. Baseline: the cost at the smallest size, in the same run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, Bench(Path(scratch), args.objects, args.days) as bench:
         lake = bench.settings("none", QUERIES).lake.path
         costs: dict[int, dict[str, float]] = {}
-        bench.cost(args.alerts // 4)  # the JVM knows every query then
+        bench.cost(args.alerts // 4)  # warms up the JVM for every query
         for size in args.sizes:
             crowd(lake, size, _DETECTIONS, seed=size)
             bench.compact(lake)

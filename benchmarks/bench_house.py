@@ -1,6 +1,6 @@
-"""How the code is laid out: files and lines by room, long or complex functions, imports between rooms and circles.
+"""Layout of the code: files and lines by room, long or complex functions, imports between rooms, import cycles.
 
-A room is a folder of alerce_spark, or a module beside them. `--before DIR` measures another checkout too, as it stood.
+A room is a folder or top-level module of alerce_spark. `--before DIR` also measures another checkout.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def imported(tree: ast.Module) -> Iterator[tuple[str, ...]]:
 
 
 def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
-    """Rooms that reach each other, a list for each group."""
+    """Groups of rooms that import each other, one list per group."""
     reach = {room: set(to) for room, to in arrows.items()}
     for through in arrows:
         for room in arrows:

@@ -91,7 +91,7 @@ def rates(done: list[tuple[float, Summary]]) -> dict[str, Any]:
 
 
 def state(lake: str, alerts: int) -> dict[str, Any]:
-    """Rows and size of the tables. Raises RuntimeError where not every alert is in them: a speed would mean nothing."""
+    """Rows and size of the tables. Raises RuntimeError unless they hold every alert: a speed would be meaningless."""
     rows, size = {}, 0
     for table in TABLES:
         handle = delta_table(lake, table)
@@ -104,7 +104,7 @@ def state(lake: str, alerts: int) -> dict[str, Any]:
 
 
 def stream(spark: SparkSession, settings: Settings, alerts: int) -> dict[str, Any]:
-    """The stream until it has taken everything on the topic, into an empty lake."""
+    """The stream into an empty lake, until it has read everything on the topic."""
     ends: list[tuple[float, Summary]] = []
     start = time.perf_counter()
 
@@ -120,7 +120,7 @@ def stream(spark: SparkSession, settings: Settings, alerts: int) -> dict[str, An
     whole = time.perf_counter() - start
     times = [0.0, *(seconds for seconds, _ in ends)]
     done = [(times[i + 1] - times[i], summary) for i, (_, summary) in enumerate(ends)]
-    # All queries must be through: the archive may end after the tables.
+    # All queries must have finished: the archive may end after the tables.
     behind = whole - ends[0][0]
     found = rates(done) | {"seconds_from_start_to_all_queries_through": round(whole, 1)}
     found["all_queries_warm_alerts_per_s"] = round(found["warm_alerts"] / behind, 1)
@@ -128,7 +128,7 @@ def stream(spark: SparkSession, settings: Settings, alerts: int) -> dict[str, An
 
 
 def progress(text: str) -> None:
-    """A line for who waits."""
+    """Print a line of progress."""
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
@@ -139,13 +139,13 @@ def measure(folder: Path, number: int, batch: int) -> dict[str, Any]:
     alerts.mkdir()
     files = make_alerts(alerts, number)
     sizes = [file.stat().st_size for file in files]
-    made = time.perf_counter() - start
-    progress(f"{len(files)} alerts made in {made:.0f} s")
+    simulated_s = time.perf_counter() - start
+    progress(f"{len(files)} alerts made in {simulated_s:.0f} s")
     result: dict[str, Any] = {
         "alerts": len(files),
         "mean_bytes": round(sum(sizes) / len(sizes)),
         "batch": batch,
-        "simulation_alerts_per_s": round(len(files) / made, 1),
+        "simulation_alerts_per_s": round(len(files) / simulated_s, 1),
     }
     baseline = fastavro_per_second(files[: min(1000, number)])
     result["baseline_fastavro_decode_alone_per_s"] = round(baseline, 1)

@@ -1,4 +1,4 @@
-"""The nightly integrity check of a large night on this machine, with nothing wrong and with something to find.
+"""The nightly integrity check of a large night on this machine, without faults and with some.
 
 `python -m benchmarks.bench_integrity [--alerts 200000] [--quick]` prints JSON. A night of simulated alerts of all
 kinds, with stamps and 30 days of history, stands in a directory as the Avro repository has it, is imported with all
@@ -34,9 +34,9 @@ from benchmarks.processes import Memory, Processor
 from benchmarks.sky import say
 
 START_MJD = 59000
-#: Each place of the sky sends about so many alerts a night.
+#: Mean number of alerts of each place of the sky per night.
 _ALERTS_EACH = 0.5
-#: Every so many alerts of the repository one is hidden.
+#: One in this many alerts of the repository is hidden.
 _HIDDEN = 5000
 _DETECTIONS = "detections"
 
@@ -47,8 +47,8 @@ def store(settings: Settings, count: int) -> list[str]:
     keys: list[str] = []
 
     def items() -> Iterator[tuple[str, bytes]]:
-        made = stream(11, objects=int(count / _ALERTS_EACH), start_mjd=START_MJD, nights=1)
-        for candid, _, packet in islice(made, count):
+        alerts = stream(11, objects=int(count / _ALERTS_EACH), start_mjd=START_MJD, nights=1)
+        for candid, _, packet in islice(alerts, count):
             keys.append(key(ZTF, START_MJD, candid))
             if len(keys) % 20_000 == 0:
                 say(f"{len(keys)} packets made")

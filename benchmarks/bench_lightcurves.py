@@ -1,8 +1,8 @@
-"""Where the time of an alert goes in a worker of the query `lightcurves`, on one core.
+"""Time of the steps of a worker of the query `lightcurves` per alert, on one core.
 
 `python -m benchmarks.bench_lightcurves [--alerts 2000] [--quick]` prints JSON. The sky and the lake of bench_stream;
-the worker's own function over batches of 500 alerts, without Spark and Kafka, its steps and the families of features
-timed apart (CPU time). What Spark and Kafka add is the difference from the cost of the query in bench_stream.
+the worker's function runs over batches of 500 alerts, without Spark and Kafka; its steps and the feature families are
+timed separately (CPU time). The difference from the cost of the query in bench_stream is due to Spark and Kafka.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Stopwatch:
         self.seconds: dict[str, float] = defaultdict(float)
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, with its time kept."""
+        """The function, wrapped to record its time."""
 
         def call(*args: Any, **options: Any) -> Any:
             start = time.process_time()
@@ -71,7 +71,7 @@ class Stopwatch:
         return call
 
     def milliseconds(self, count: int) -> dict[str, float]:
-        """Of each of `count`, the dearest first."""
+        """Time per item of `count`, the most expensive first."""
         ordered = sorted(self.seconds.items(), key=lambda item: -item[1])
         return {name: round(1000 * value / count, 3) for name, value in ordered}
 

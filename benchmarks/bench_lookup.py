@@ -6,7 +6,7 @@ object, spread evenly over one crowded pixel and four small ones; columns that a
 groups have as many rows as Spark puts into 2 MiB of real ones (230 and 35 bytes a row), files as many as 128 MB hold.
 *before*: 120 commits of one file a pixel lie on top of sorted files. *after*: all rows in sorted files again, written
 by delta-rs in the layout of `lake/compact.py`, which would take minutes. Wall clock, medians over different objects;
-*first* is the first look-up in new files, whose footers nobody has read.
+*first* is the first look-up in new files, with footers that are not cached.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def make_rows(table: str, objects: Objects, of: NDArray[np.int64], rng: np.rando
     dec = np.clip(objects.dec[of] + scatter[0], -90, 90)
     ra = (objects.ra[of] + scatter[1] / np.cos(np.radians(dec))) % 360
     index = sky.healpix(ra, dec)
-    given = {
+    known_columns = {
         "oid": pl.Series(objects.oid).gather(of),
         "ra": ra,
         "dec": dec,
@@ -92,15 +92,15 @@ def make_rows(table: str, objects: Objects, of: NDArray[np.int64], rng: np.rando
         "fid": rng.integers(1, 3, n),
         "parent_candid": rng.integers(10**15, 10**16, n),
     }
-    wanted = {"pixel", "healpix29", "survey", *COLUMNS[table]}
+    needed = {"pixel", "healpix29", "survey", *COLUMNS[table]}
     schema = pl.DataFrame(TABLES[table].arrow.empty_table()).schema
-    made = {}
-    for name in (column for column in TABLES[table].names if column in wanted):
-        values: Any = given.get(name)
+    columns = {}
+    for name in (column for column in TABLES[table].names if column in needed):
+        values: Any = known_columns.get(name)
         if values is None:
             values = rng.random(n) < 0.5 if schema[name] == pl.Boolean else rng.normal(19, 1, n)
-        made[name] = pl.Series(values).cast(schema[name])
-    return pl.DataFrame(made).sort("pixel", "healpix29")
+        columns[name] = pl.Series(values).cast(schema[name])
+    return pl.DataFrame(columns).sort("pixel", "healpix29")
 
 
 def put(lake: str, table: str, rows: pl.DataFrame, mode: Literal["append", "overwrite"] = "append") -> None:
@@ -125,14 +125,14 @@ def put(lake: str, table: str, rows: pl.DataFrame, mode: Literal["append", "over
 
 
 def put_sorted(lake: str, table: str, rows: pl.DataFrame) -> None:
-    """All rows anew, in files as compaction makes them."""
+    """Rewrite all rows, in files as compaction makes them."""
     ordered = rows.sort("pixel", "healpix29", "oid", "fid", "mjd")
     for i, piece in enumerate(ordered.iter_slices(FILE_ROWS[table])):
         put(lake, table, piece, "append" if i else "overwrite")
 
 
 def milliseconds(calls: Sequence[Callable[[], int]]) -> tuple[float, float]:
-    """Time of the first call, and the median of the others; a call gives the number of rows that it found."""
+    """Time of the first call, and the median of the others; a call returns the number of rows found."""
     times = []
     for call in calls:
         start = time.perf_counter()
@@ -143,7 +143,7 @@ def milliseconds(calls: Sequence[Callable[[], int]]) -> tuple[float, float]:
 
 
 class Bench:
-    """The lake at hand and its look-ups."""
+    """A lake and its look-ups."""
 
     def __init__(self, spark: SparkSession, lake: str, objects: Objects, rows: dict[str, pl.DataFrame]) -> None:
         self.spark = spark
@@ -197,7 +197,7 @@ class Bench:
         return int(rows.select(*COLUMNS[table]).toArrow().num_rows)
 
     def _check(self, table: str, some: NDArray[np.int64]) -> None:
-        """The look-up finds what is there. Raises RuntimeError: a speed would mean nothing."""
+        """Check that the look-up finds all rows. Raises RuntimeError: a speed would be meaningless."""
         oids = pl.Series(self.objects.oid[some])
         there = self.rows[table].select(pl.col("oid").is_in(oids.implode()).sum()).item()
         found = self._read(table, some)
@@ -251,7 +251,7 @@ def measure(folder: Path, crowded: int, small: int, commits: int, repeats: int) 
 
 
 def progress(text: str) -> None:
-    """A line for who waits."""
+    """Print a line of progress."""
     print(f"  {text}", file=sys.stderr, flush=True)
 
 

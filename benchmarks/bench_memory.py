@@ -1,13 +1,13 @@
-"""Whether a stream that runs on takes ever more: memory, open files and threads of its processes over an hour.
+"""Growth of a running stream: memory, open files and threads of its processes over an hour.
 
 `python -m benchmarks.bench_memory [--minutes 60] [--rate 25] [--quick]` prints JSON. The command `alerce-spark stream`
 runs all queries on a lake with a past, while simulated alerts come from a real broker at a steady rate. Every process
-that it started is looked at from outside every few seconds; the JVM's heap is measured after a full collection, a few
-times a quarter of an hour. Slopes, with 95 % intervals, are of the time after the warm-up.
+of the stream is measured from outside every few seconds; the JVM's heap is measured after a full collection, a few
+times per quarter of an hour. Slopes, with 95 % intervals, cover the time after the warm-up.
 
-What processes keep of the files of the tables fills its bounds in the first twenty minutes. The number of files, beside
-the rest, grows until the stream compacts crowded pixels (`maintenance.max_files`), again and again. `stamps` remembers
-200,000 objects in each worker, 0.2 kB each: 0.1 MB a minute for a day or two.
+Caches of table files reach their limits in the first twenty minutes. The number of files grows until the stream
+compacts crowded pixels (`maintenance.max_files`), repeatedly. `stamps` caches 200,000 objects in each worker, 0.2 kB
+each: 0.1 MB a minute for a day or two.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from benchmarks.sky import Sky, say
 
 TOPIC = "bench_memory"
 _COMMAND = [sys.executable, "-c", "from alerce_spark.cli import main; main()"]
-#: Means of so many parts of the time make a slope: single samples follow each other too closely.
+#: Number of time intervals whose means give a slope: single samples are too correlated.
 _PARTS = 10
-#: A full collection of the JVM's heap every so many samples.
+#: Number of samples between full collections of the JVM's heap.
 _COLLECT_EVERY = 8
 #: Share of the time that is the warm-up.
 _WARM_UP = 0.4
@@ -63,7 +63,7 @@ class Series:
         self.values.append(values)
 
     def slopes(self, begin: float) -> dict[str, dict[str, float]]:
-        """Of each name from the minute `begin` on: mean, growth a minute, and the 95 % interval of that."""
+        """For each name from the minute `begin` on: mean, growth per minute, and its 95 % interval."""
         found = {}
         for name in sorted({name for values in self.values for name in values}):
             points = [(m, v[name]) for m, v in zip(self.minutes, self.values, strict=True) if m >= begin and name in v]
@@ -72,7 +72,7 @@ class Series:
         return found
 
     def table(self, every: float) -> list[dict[str, float]]:
-        """A sample every so many minutes."""
+        """Series thinned to one sample every so many minutes."""
         rows: list[dict[str, float]] = []
         for minute, values in zip(self.minutes, self.values, strict=True):
             if not rows or minute >= rows[-1]["minute"] + every:
@@ -107,7 +107,7 @@ def streaming(environment: dict[str, str], said: Path) -> Iterator[subprocess.Po
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Raises TimeoutError where the condition does not come true."""
+    """Raises TimeoutError if the condition does not become true."""
     end = time.monotonic() + _START_S
     while not condition():
         if time.monotonic() > end:
@@ -116,7 +116,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def sample(driver: int, lake: str, collect: bool) -> dict[str, float]:
-    """What the stream with this driver holds now. `collect`: with the JVM's heap after a full collection."""
+    """Current resources of the stream with this driver. `collect`: with the JVM's heap after a full collection."""
     figures: dict[str, float] = {}
     for kind, kept in held(driver).items():
         figures[f"{kind} processes"] = kept.processes
@@ -141,7 +141,7 @@ def heap(driver: int) -> dict[str, float]:
 
 
 def watch(driver: subprocess.Popen[bytes], lake: str, minutes: float, every_s: float) -> Series:
-    """Samples over so many minutes. Raises RuntimeError where the stream ends by itself."""
+    """Samples over so many minutes. Raises RuntimeError if the stream ends by itself."""
     series, begin = Series(), time.monotonic()
     number = 0
     while (now := time.monotonic() - begin) < 60 * minutes:
@@ -156,7 +156,7 @@ def watch(driver: subprocess.Popen[bytes], lake: str, minutes: float, every_s: f
 
 
 def prepare(folder: Path, environment: dict[str, str], sky: Sky) -> None:
-    """A lake with the sky's past, as the nights before would have left it."""
+    """A lake with the sky's past, as after the previous nights."""
     say(f"the past is {sky.past(folder / 'past')} packets")
     for command in (["import", str(folder / "past")], ["compact"]):
         subprocess.run([*_COMMAND, *command], env=environment, stdout=sys.stderr, check=True)

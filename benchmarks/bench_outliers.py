@@ -1,9 +1,9 @@
 """Speed of outlier scores against scikit-learn's, and of novelties against the same filters in plain NumPy.
 
 `python -m benchmarks.bench_outliers [--objects 670] [--curves 300] [--repeats 5]` prints JSON. Scores are of the model
-that ships, on `objects` simulated objects of each class, rows tiled where a batch is larger; scikit-learn's isolation
-forest and local outlier factor are trained on, and score, the same features as the model maps them. Novelties are of
-all points of `curves` constant sources with 8 to 150 points. One core.
+that ships, on `objects` simulated objects of each class, with rows repeated if a batch is larger; scikit-learn's
+isolation forest and local outlier factor are trained on, and score, the same features after the model's mapping.
+Novelties are of all points of `curves` constant sources with 8 to 150 points. One core.
 """
 
 from __future__ import annotations
@@ -32,13 +32,15 @@ SEED = 5
 
 
 def scores(objects: int, repeats: int) -> dict[str, Any]:
-    """Rows per second at each batch size; the classification that a score needs is not counted, but told."""
+    """Rows per second at each batch size; the time of the classification is reported separately."""
     shipped, forest = bootstrap(OUTLIER), bootstrap(LIGHTCURVE)
     assert shipped is not None
     assert forest is not None
     model, classifier = outliers.load(shipped), lightcurve.load(forest)
-    made = simulated_set(SEED, objects, workers=1).matrix
-    matrix = np.tile(made, (-(-max(BATCHES) // len(made)), 1))[np.random.default_rng(SEED).permutation(max(BATCHES))]
+    simulated = simulated_set(SEED, objects, workers=1).matrix
+    matrix = np.tile(simulated, (-(-max(BATCHES) // len(simulated)), 1))[
+        np.random.default_rng(SEED).permutation(max(BATCHES))
+    ]
     normal, _ = model.normal(matrix)
     isolation = IsolationForest(n_estimators=100, random_state=SEED, n_jobs=1).fit(normal)
     factor = LocalOutlierFactor(novelty=True, n_jobs=1).fit(normal)
@@ -103,7 +105,7 @@ def plain(mjd: np.ndarray, mag: np.ndarray, err: np.ndarray) -> np.ndarray:
 
 
 def novelties(curves: int, repeats: int) -> dict[str, Any]:
-    """Curves per second, every point judged and the last alone, and the largest difference from plain NumPy."""
+    """Curves per second, for every point and for the last only, and the largest difference from plain NumPy."""
     offsets, mjd, mag, err = quiet(SEED, curves)
     spans = list(pairwise(offsets))
     few = spans[: max(5, curves // 10)]

@@ -2,8 +2,8 @@
 
 `python -m benchmarks.bench_stamps [--repeats 9]` prints JSON. Real packets are those of bench_decode. Times are CPU
 time, medians over the repeats: µs for the three stamps of an alert by `alerts.stamps`, against gzip with astropy in the
-same run, and the same from the packet on, against fastavro; simulated alerts and packets a second with stamps of their
-own, with shared ones and without.
+same run, and the same including the packet, against fastavro; simulated alerts and packets a second with individual
+stamps, with shared ones and without.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from benchmarks.bench_decode import ONE_THREAD, packets, rounds
 
 
 def by_astropy(blobs: list[tuple[bytes, ...]]) -> list[np.ndarray]:
-    """All images by Python's gzip and astropy, the way of most brokers."""
+    """All images by Python's gzip and astropy, as most brokers do."""
     return [fits.open(io.BytesIO(gzip.decompress(blob)))[0].data for three in blobs for blob in three]
 
 
@@ -47,7 +47,7 @@ def by_fastavro(data: list[bytes]) -> list[np.ndarray]:
 
 
 def rate(call: Callable[[], int]) -> float:
-    """What `call` counts, a second of CPU time."""
+    """Items per second of CPU time; `call` returns their number."""
     start = time.process_time()
     return call() / (time.process_time() - start)
 
@@ -71,14 +71,14 @@ def measure(repeats: int) -> dict[str, Any]:
     def ratio(baseline: str, name: str) -> float:
         return round(statistics.median(b / t for b, t in zip(times[baseline], times[name], strict=True)), 1)
 
-    made = first_alerts(1, 100)
-    scene, key = np.full(len(made), "star"), made.columns["candid"]
+    alerts = first_alerts(1, 100)
+    scene, key = np.full(len(alerts), "star"), alerts.columns["candid"]
     forms: dict[str, Any] = {"own_stamps": True, "shared_stamps": "pool", "no_stamps": False}
     nights = {name: [] for name in forms}
     drawn, sets = [], []
     simulate(1, objects=20)
     for seed in range(max(1, repeats // 3)):
-        drawn.append(rate(lambda: len(render(made.columns, scene, key))))
+        drawn.append(rate(lambda: len(render(alerts.columns, scene, key))))
         sets.append(rate(lambda seed=seed: len(first_alerts(seed + 2, 300))))
         for name, form in forms.items():
             nights[name].append(

@@ -1,9 +1,9 @@
 """Start of the command: seconds and processor seconds of help, version, status, a refused argument and small tables.
 
 `python -m benchmarks.bench_start [--baseline COMMIT] [--repeats N]` prints JSON. The baseline is a commit, checked out
-beside this tree; both take turns, so that other work on the machine hits both alike. Each run is a process that Python
-starts with nothing loaded; medians. Processor seconds are of the Python process, without a JVM that it starts. Kernels
-are compiled before. `spark_or_not` is `features` of growing tables on the cores of this machine and on Spark.
+next to this tree; both take turns, so that other work on the machine affects both equally. Each run is a fresh Python
+process; medians. Processor seconds are of the Python process, without a JVM that it starts. Kernels are compiled
+before. `spark_or_not` is `features` of growing tables on the cores of this machine and on Spark.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def run(tree: Path, folder: Path, arguments: list[str]) -> tuple[float, float]:
 
 
 def curves(folder: Path, objects: int) -> list[str]:
-    """Arguments of `features` for a table of so many objects, but for the output."""
+    """Arguments of `features` for a table of so many objects, without the output."""
     file = folder / f"{objects}.parquet"
     if not file.exists():
         oid, offsets, columns = rows(objects, _DETECTIONS)
@@ -78,7 +78,7 @@ def checkout(commit: str) -> Iterator[Path]:
 
 
 def compared(before: Path, folder: Path, arguments: list[str], repeats: int, with_out: bool = False) -> dict[str, Any]:
-    """Medians of the baseline and of this tree in turns, after one run of each that is not counted."""
+    """Medians of the baseline and of this tree in turns, after one uncounted run of each."""
     found: dict[str, list[tuple[float, float]]] = {"before": [], "now": []}
     for k in range(repeats + 1):
         for name, tree in (("before", before), ("now", ROOT)):
@@ -86,15 +86,15 @@ def compared(before: Path, folder: Path, arguments: list[str], repeats: int, wit
             used = run(tree, folder, [*arguments, *out])
             if k:
                 found[name].append(used)
-    made: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for name, pairs in found.items():
         wall, cores = (round(statistics.median(values), 3) for values in zip(*pairs, strict=True))
-        made |= {f"{name}_s": wall, f"{name}_core_s": cores}
-    return made | {"before_over_now": round(made["before_s"] / made["now_s"], 1)}
+        figures |= {f"{name}_s": wall, f"{name}_core_s": cores}
+    return figures | {"before_over_now": round(figures["before_s"] / figures["now_s"], 1)}
 
 
 def crossing(folder: Path, sizes: list[int]) -> dict[str, Any]:
-    """Seconds of `features` of so many objects without Spark and on it, the less of two runs."""
+    """Seconds of `features` of so many objects without Spark and on it, the smaller of two runs."""
     found = {}
     for objects in sizes:
         seconds = {}

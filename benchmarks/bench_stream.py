@@ -1,4 +1,4 @@
-"""The whole stream on this machine: what each query costs, the rate it sustains, and its latency.
+"""The whole stream on this machine: cost of each query, sustained rate, and latency.
 
 `python -m benchmarks.bench_stream [--parts cost sustained latency scaling] [--quick]` prints JSON. Simulated
 alerts of a steady sky of all kinds (with stamps and 30 days of history) come night after night; the first 420 days are
@@ -48,7 +48,7 @@ from benchmarks.sky import Sky, mix, say
 
 PAPER_RATE = 150.0
 RUBIN_RATE = 350.0
-#: Those that read alerts, then those that read what these publish.
+#: Queries that read alerts, then queries that read the results of the first.
 QUERIES = sorted(query_names(), key=lambda name: declared(name).reads is not None)
 PARTS = ["cost", "sustained", "latency", "scaling"]
 #: Share of the cores that a stream may use on average, so that it can catch up.
@@ -56,7 +56,7 @@ _LOAD = 0.7
 
 
 class Running:
-    """A stream in a thread while it is entered, with the latencies that its queries report."""
+    """Context with a stream in a thread, and the latencies that its queries report."""
 
     def __init__(self, spark: SparkSession, settings: Settings) -> None:
         self.stream = Stream(spark, settings)
@@ -82,11 +82,11 @@ class Running:
         self._thread.join()
 
     def taken(self, query: str) -> int:
-        """Messages that a query has taken."""
+        """Number of messages that a query has read."""
         return int(self.stream.metrics.status()["queries"][query]["alerts"])
 
     def wait_for(self, queries: Sequence[str], count: int, limit_s: float = 1500.0) -> None:
-        """Until each of the queries has taken so many messages. Raises TimeoutError."""
+        """Wait until each of the queries has read so many messages. Raises TimeoutError."""
         end = time.monotonic() + limit_s
         while any(self.taken(query) < count for query in queries):
             if time.monotonic() > end:
@@ -94,7 +94,7 @@ class Running:
             time.sleep(0.1)
 
     def parts(self) -> dict[str, dict[str, float]]:
-        """Median milliseconds of the parts of a batch of each query, and its messages, by Spark's own account."""
+        """Median milliseconds of the parts of a batch of each query, and its messages, as reported by Spark."""
         found = {}
         for name, query in self.stream._running.items():
             batches = [json.loads(p.json) for p in query.recentProgress if p.numInputRows]
@@ -159,7 +159,7 @@ class Bench:
         )
 
     def topic(self) -> str:
-        """A new topic, and those of today's results."""
+        """Create a new topic, and those of today's results."""
         self._number += 1
         name = f"bench_{self._number}"
         today = f"{datetime.now(UTC):%Y%m%d}"
@@ -225,7 +225,7 @@ class Bench:
         return 1000 * processor.seconds / (2 * alerts)
 
     def sustained(self, count: int) -> dict[str, Any]:
-        """Alerts that wait on a topic, through every query."""
+        """Rate at which every query processes alerts that wait on a topic."""
         topic = self.topic()
         sent = topics.send(self.servers, topic, islice(self.live, count))
         say(f"{sent} alerts wait")

@@ -12,10 +12,10 @@ from types import TracebackType
 
 
 class Memory:
-    """Samples the memory of this process and those below it while it is entered; peaks in MB, shared pages once."""
+    """Context that samples the memory of this process and its descendants; peaks in MB, shared pages once."""
 
     def __init__(self, without: int) -> None:
-        """without: process whose memory, with that of those below it, is not counted."""
+        """without: process whose memory, and that of its descendants, is not counted."""
         self._without = without
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
@@ -43,7 +43,7 @@ class Memory:
 
 @dataclass
 class Held:
-    """What processes of one kind hold: their number, megabytes (shared pages once), threads, descriptors by kind."""
+    """Resources of processes of one kind: their number, megabytes (shared pages once), threads, descriptors by kind."""
 
     processes: int = 0
     mb: float = 0.0
@@ -52,7 +52,7 @@ class Held:
 
 
 def held(root: int) -> dict[str, Held]:
-    """What a Spark application whose driver is the process `root` holds, by driver_python, jvm, daemon and workers."""
+    """Resources of a Spark application with driver process `root`, by driver_python, jvm, daemon and workers."""
     found = {kind: Held() for kind in ("driver_python", "jvm", "daemon", "workers")}
     children = _children()
     for kind, process in _kinds(root, children):
@@ -87,7 +87,7 @@ def _descriptors(process: int) -> Counter[str]:
 
 
 def tree(without: int) -> list[tuple[int, str]]:
-    """This process and those below it, with their names; `without` and what is below that are left out."""
+    """This process and its descendants, with their names; `without` and its descendants are left out."""
     children = _children()
     found = [(os.getpid(), "")]
     for process, _ in found:  # grows while it is walked
@@ -96,7 +96,7 @@ def tree(without: int) -> list[tuple[int, str]]:
 
 
 def _children() -> dict[int, list[tuple[int, str]]]:
-    """Every process of the machine with its name, below the number of its parent."""
+    """Every process of the machine with its name, by the id of its parent."""
     children: dict[int, list[tuple[int, str]]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -108,7 +108,7 @@ def _children() -> dict[int, list[tuple[int, str]]]:
 
 
 def _resident_mb(process: int) -> int:
-    """All pages of a process: cheap also for a large one, right for one that shares nothing."""
+    """All pages of a process: cheap even for a large one, correct if it shares nothing."""
     try:
         pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     except OSError:  # it has ended
@@ -117,7 +117,7 @@ def _resident_mb(process: int) -> int:
 
 
 def _proportional_mb(process: int) -> int:
-    """Pages of a process, shared ones divided among those that share them: workers are forked from one daemon."""
+    """Pages of a process, with shared pages divided among their users: workers are forked from one daemon."""
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:  # it has ended
@@ -126,14 +126,14 @@ def _proportional_mb(process: int) -> int:
 
 
 class Processor:
-    """Processor time of this process and those below it while it is entered, of those that end meanwhile too.
+    """Context that measures the processor time of this process and its descendants, including those that end.
 
-    Spark's daemon does not wait for its workers: the time of one that ends is nowhere but in the samples. What lives
-    between two samples only is not seen.
+    Spark's daemon does not wait for its workers: the time of an ended worker is only in the samples. A process that
+    starts and ends between two samples is missed.
     """
 
     def __init__(self, without: int) -> None:
-        """without: process whose time, with that of those below it, is not counted."""
+        """without: process whose time, and that of its descendants, is not counted."""
         self._without = without
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -155,7 +155,7 @@ class Processor:
 
     @property
     def seconds(self) -> float:
-        """Used since it was entered, up to now or to its end."""
+        """Seconds used since the start of the context, up to now or to its end."""
         if not self._stop.is_set():
             self._sample()
         with self._lock:
@@ -173,7 +173,7 @@ class Processor:
                 fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
             except OSError:  # it has ended
                 continue
-            # Numbers are used again: with its start a process is named for good. Then user and system time.
+            # Process ids are reused: id and start time are unique. Then user and system time.
             found[process, int(fields[19])] = int(fields[11]) + int(fields[12])
         with self._lock:
             self._last |= found

@@ -1,9 +1,9 @@
-"""Runs the benchmarks, each in a process of its own, and keeps what they print in benchmarks/results/.
+"""Run the benchmarks, each in a separate process, and store their output in benchmarks/results/.
 
 `python -m benchmarks.run [NAME …] [--quick]`. A benchmark is a module `bench_<name>` whose main() prints one JSON
-object; keys with `_over_` in them are ratios against the baseline that they name. The file of a benchmark is written
-anew at each run, with machine, date and commit; earlier ones are in git's history. Quick runs try the code only, at
-small sizes, and are not kept.
+object; keys with `_over_` are ratios against the baseline that they name. Each run overwrites the file of a benchmark,
+with machine, date and commit; earlier results are in git's history. Quick runs only test the code, at small sizes, and
+are not stored.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ BENCHMARKS: dict[str, list[str]] = {
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on, without anything that tells whose machine it is."""
+    """Properties of the machine that affect the figures, without anything that identifies its owner."""
     fields = dict(
         line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
     )
@@ -64,7 +64,7 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> dict[str, Any]:
-    """Commit of the checkout, and whether tracked files differ from it (the results themselves apart)."""
+    """Commit of the checkout, and whether tracked files other than the results differ from it."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
@@ -77,7 +77,7 @@ def measure(name: str, arguments: list[str]) -> dict[str, Any]:
     """Run one benchmark; its progress goes to our standard error. Raises CalledProcessError where it fails."""
     command = [sys.executable, "-m", f"benchmarks.bench_{name}", *arguments]
     output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
-    # The JVM may write lines of its own before the object.
+    # The JVM may write other lines before the object.
     lines = output.splitlines()
     begin = next(i for i, line in enumerate(lines) if line.startswith("{"))
     result: dict[str, Any] = json.loads("\n".join(lines[begin:]))
@@ -85,7 +85,7 @@ def measure(name: str, arguments: list[str]) -> dict[str, Any]:
 
 
 def figures(result: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Every number and text of a nested object with the names that lead to it."""
+    """Every number and text of a nested object with its path of names."""
     for name, value in result.items():
         if isinstance(value, dict):
             yield from figures(value, (*path, name))
@@ -103,7 +103,7 @@ def show(name: str, result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Run what the command line names, all by default; ends with 1 where one failed."""
+    """Run the benchmarks named on the command line, all by default; ends with 1 if one failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; default: all")
     parser.add_argument("--quick", action="store_true", help="small sizes, results are not kept")

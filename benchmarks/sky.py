@@ -1,4 +1,4 @@
-"""The sky of the stream's benchmarks: a lake with a past of more than a year, and the alerts that follow it."""
+"""The sky of the stream benchmarks: a lake with more than a year of history, and the alerts that follow."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from alerce_spark.lake.handles import table as table_of
 from alerce_spark.lake.write import Change
 from alerce_spark.simulation import night
 
-#: An alert carries the detections of 30 days: of the past one packet an object in so many days says all.
+#: An alert carries the detections of 30 days, so one packet per object in this many days gives the whole past.
 _THINNED_DAYS = 25
 #: First digits of a candid: days since 2017.
 _CANDID_DAY = 10**15
 #: Days between visits, and visits a night: after 400 days half of the alerts are of objects with 200 detections or more
 #: (benchmarks/results/stream.json); with the simulation's own 3 and 2 it is 400.
 CADENCE, VISITS = 6, 1
-#: Tables in which a look-up meets the rows of other objects, and columns of which nobody's rows are looked up.
+#: Tables whose look-ups also read rows of other objects, and columns that look-ups do not use.
 _FILLED = ("objects", "detections", "non_detections", "magstats", "xmatch", "features", "probabilities")
 _LARGE = ("extra", "attributes")
-#: Rows of invented objects are made for so many at a time.
+#: Number of invented objects whose rows are made at a time.
 _BLOCK = 50_000
 
 
 def say(text: str) -> None:
-    """Progress, beside the result."""
+    """Print progress, separate from the result."""
     print(f"{datetime.now(UTC):%H:%M:%S} {text}", file=sys.stderr, flush=True)
 
 
 class Sky:
-    """A steady sky of `objects`, every kind of object that the simulation knows, night after night, with stamps."""
+    """A steady sky of `objects` of every simulated kind, night after night, with stamps."""
 
     def __init__(self, seed: int, objects: int, days: int) -> None:
         self._alerts = night.stream(seed, objects=objects, cadence=CADENCE, visits_per_night=VISITS)
@@ -47,7 +47,7 @@ class Sky:
         self._first: bytes | None = None
 
     def past(self, folder: Path) -> int:
-        """Files of what an import needs to know the first `days`; their number."""
+        """Write the files that an import needs for the first `days`; return their number."""
         folder.mkdir(parents=True)
         last: dict[str, int] = {}
         begin, written = None, 0
@@ -73,7 +73,7 @@ class Sky:
 
 
 def mix(lake: str, packets_mb: float) -> dict[str, Any]:
-    """What the stored sky is like, in the terms of docs/design.md, "Speed"."""
+    """Properties of the stored sky, in the terms of docs/design.md, "Speed"."""
     opened = lakes.open(lake)
     objects = opened.table("objects").select("oid", "ndet", "deltamjd").collect()
     featured = opened.table("features").select("oid").unique().collect()["oid"]
@@ -94,9 +94,9 @@ def mix(lake: str, packets_mb: float) -> dict[str, Any]:
 
 
 def crowd(lake: str, objects: int, detections: int, seed: int = 0) -> None:
-    """Fill a lake with invented objects, up to `objects`, in the pixels that it has; `detections` each.
+    """Fill a lake with invented objects, up to `objects`, in its existing pixels; `detections` each.
 
-    Their rows are those of stored ones, moved by up to a degree. Nobody sends alerts of them: they are in the way.
+    Their rows are copies of stored rows, moved by up to a degree. They send no alerts: they only make tables larger.
     """
     order = healpix_order(lake)
     rng = np.random.default_rng(seed)

@@ -1,17 +1,17 @@
 """Avro packets to Arrow columns: a table-driven decoder for container files of one alert each.
 
-What a packet is: an Avro object container file (codec null, deflate or snappy) with exactly one record. It is good or
-bad as a whole. It is bad when it cannot be read to its last byte (the reason names the field), when a field that we
-know has a type that our column cannot hold, or when identity, time, place, filter or magnitude of the alert are absent
-or impossible (`Survey.checks`). Entries of its history make a packet bad only through bytes that cannot be decoded.
+A packet is an Avro object container file (codec null, deflate or snappy) with exactly one record. The whole packet is
+either good or bad. It is bad if it cannot be read to its last byte (the reason names the field), if a known field has
+a type that our column cannot hold, or if the identity, time, position, filter or magnitude of the alert is missing or
+impossible (`Survey.checks`). An entry of its history makes a packet bad only if its bytes cannot be decoded.
 
-What a good packet is not: proof that these are the bytes that the survey sent. Avro has no checksum, but for snappy
-blocks. A bit changed inside a number, a stamp or a text usually gives another valid value, and a changed union branch
-may turn a value into a null where the bytes after it still fit. What is promised is that such a packet gives the values
-that any Avro reader finds in its bytes, that its neighbours stay as they are, and that nothing outside it is read.
+A good packet does not prove that these are the bytes that the survey sent. Avro has no checksums except for snappy
+blocks. A bit flipped inside a number, a stamp or a text usually gives another valid value, and a changed union branch
+may turn a value into a null if the bytes after it still fit. The decoder does guarantee three things: such a packet
+gives the values that any Avro reader finds in its bytes, its neighbours are unaffected, and nothing outside it is read.
 
-fastavro is the oracle of the tests, not a fallback: a damaged packet of a schema that contains itself makes it crash
-the process (its readers call themselves in C), and an array of nulls with a damaged count keeps it busy without end.
+fastavro is the oracle of the tests, not a fallback: a damaged packet whose schema is recursive crashes the process
+(fastavro recurses in C), and an array of nulls with a damaged count makes it loop endlessly.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from alerce_spark.alerts.avro_plan import Catalog, Layout, Plan, Target, compile
 from alerce_spark.alerts.model import ERRORS_SCHEMA, EXTRA, Decoded
 from alerce_spark.surveys.survey import Survey
 
-#: Bytes of packets handled in one go, and the most that compressed ones among them may add.
+#: Bytes of packets decoded at a time, and the most bytes that decompression may add to them.
 SLICE_BYTES = 64 << 20
 MAX_RECORD = 16 << 20
 SIDE_BYTES = 64 << 20
@@ -142,7 +142,7 @@ def opened(head: bytes) -> tuple[Longs, int]:
 
 
 def record_ends(schema: bytes, data: bytes, count: int) -> Longs:
-    """Where each of `count` records ends that follow each other; fewer where one cannot be read.
+    """End of each of `count` consecutive records; fewer if one cannot be read.
 
     Raises BlockError for a schema whose records cannot be read.
     """
@@ -155,7 +155,7 @@ def record_ends(schema: bytes, data: bytes, count: int) -> Longs:
 
 @lru_cache(maxsize=4)
 def _plan(schema: bytes) -> Plan:
-    """A schema whose records are skipped only."""
+    """A schema whose records are only skipped."""
     return compile_schema(schema)
 
 
@@ -190,7 +190,7 @@ _BLOCK_REASONS = (
 
 
 class BlockError(ValueError):
-    """A compressed block that cannot be had; the message is one of _BLOCK_REASONS."""
+    """A block that cannot be decompressed; the message is one of _BLOCK_REASONS."""
 
 
 def unpacked(block: bytes, codec: int) -> bytes:
@@ -233,13 +233,13 @@ def _unsnap(block: bytes) -> bytes:
 
 
 def _empty(rows: int, columns: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Memory of Arrow's pool, which comes back without page faults; its content is anything."""
+    """Uninitialised memory from Arrow's pool, which reuses pages without new page faults."""
     size = rows * columns * np.dtype(dtype).itemsize
     return np.frombuffer(pa.allocate_buffer(size), dtype).reshape(columns, rows)
 
 
 class _Output:
-    """The columns of one Arrow table: where the kernels put their values, and those that are made of others."""
+    """The columns of one Arrow table: where the kernels write values, and which columns are derived from others."""
 
     def __init__(self, schema: pa.Schema, layout: Layout, survey: Survey) -> None:
         self.schema = schema
@@ -251,16 +251,16 @@ class _Output:
 
     def table(self, arrays: list[pa.Array], owner: pa.Array, extra: pa.Array) -> pa.Table:
         """The Arrow table: owner and common columns first, `extra` after the fields, before the stamps."""
-        made = [d.make(arrays[self._names.index(d.source)]) for d in self.derived]
+        derived = [d.make(arrays[self._names.index(d.source)]) for d in self.derived]
         at = self._at
-        return pa.Table.from_arrays([owner, *made, *arrays[:at], extra, *arrays[at:]], schema=self.schema)
+        return pa.Table.from_arrays([owner, *derived, *arrays[:at], extra, *arrays[at:]], schema=self.schema)
 
 
 _TEXTS = (k.TO_TEXT, k.TO_STAMP)
 
 
 class _Reader:
-    """State of a process for the packets of a survey: where their values go, and the schemas that it has read."""
+    """Per-process state for the packets of a survey: where their values go, and the schemas read so far."""
 
     def __init__(self, survey: Survey) -> None:
         self.target = target = Target(survey)
@@ -273,7 +273,7 @@ class _Reader:
         self._lock = threading.Lock()
 
     def learn(self, texts: set[bytes]) -> Catalog:
-        """The catalogue with the schemas of `texts`; it is kept for later calls unless it has grown too large."""
+        """The catalogue with the schemas of `texts`; later calls reuse it unless it has grown too large."""
         with self._lock:
             catalog = self.catalog.with_texts(sorted(texts - self.catalog.numbers.keys()), self.target)
             small = len(catalog.plans) <= MAX_PLANS and len(catalog.texts) <= MAX_PLAN_BYTES
@@ -307,7 +307,7 @@ class _Table:
         )
 
     def grow(self) -> None:
-        """Twice the room, with what is there."""
+        """Double the capacity and keep the content."""
         old = self.buffers
         self._allocate(2 * self.capacity)
         for new, before in zip(self.buffers, old, strict=True):
@@ -341,7 +341,7 @@ class _Table:
 
 
 def _read(batch: _Batch, target: Target) -> tuple[list[_Table], Longs, Longs]:
-    """Runs the kernel over a batch: the three tables, the places of unknown fields and the rows used of each table."""
+    """Run the kernel over a batch; return the three tables, positions of unknown fields, and rows used per table."""
     n = len(batch.bodies)
     catalog = batch.catalog
     tables = [_Table(layout, rows) for layout, rows in zip(target.layouts, (n, 32 * n, 16 * n), strict=True)]
@@ -403,10 +403,10 @@ def _decode(batch: _Batch, reader: _Reader, stamps: bool, first_alert: int) -> D
 
 
 def decode(packets: pa.Array | pa.ChunkedArray | Sequence[bytes], survey: Survey, *, stamps: bool = False) -> Decoded:
-    """Packets of a survey to columns. Never raises because of a packet.
+    """Decode packets of a survey to columns. Never raises because of a packet.
 
-    `packets` are binary Arrow arrays of any kind or a sequence of bytes; `stamps` adds the three cutouts, FITS files as
-    they are in the packet. Order is kept; a null is a bad packet.
+    `packets` are binary Arrow arrays of any kind or a sequence of bytes; `stamps` adds the three cutouts, unchanged
+    FITS files. Rows keep the order of the input; a null is a bad packet.
     """
     reader = _reader(survey)
     parts: list[Decoded] = []
@@ -521,7 +521,7 @@ def _value_reason(survey: Survey, code: int, which: int, value: int, limit: int)
 def split(file: bytes) -> tuple[bytes, bytes]:
     """Text of the schema and bytes of the record of a container file: one record, not compressed.
 
-    Raises ValueError with the reason for any other bytes. The record's own bytes are not looked at: see `flaw`.
+    Raises ValueError with the reason for any other bytes. The bytes of the record are not checked: see `flaw`.
     """
     data = _as_bytes(file)
     bodies, problems = np.zeros((1, k.N_BODY), np.int64), np.zeros((1, k.N_PROBLEM), np.int64)
@@ -536,9 +536,9 @@ def split(file: bytes) -> tuple[bytes, bytes]:
 
 
 def flaw(record: bytes, plan: Plan) -> str | None:
-    """Why these bytes are no record of the schema of `plan`, read to the last one; None where they are.
+    """Reason why these bytes are not exactly one record of the schema of `plan`; None if they are.
 
-    Time and memory are bounded by the number of bytes and by k.MAX_DEPTH, whatever the schema and the counts say.
+    The number of bytes and k.MAX_DEPTH bound time and memory, whatever the schema and the counts say.
     """
     state = _state()
     end = k.skip(_as_bytes(record), 0, len(record), 0, plan.node_table, plan.kid_table, state)
@@ -552,12 +552,11 @@ def flaw(record: bytes, plan: Plan) -> str | None:
 
 
 def strip_stamps(packets: pa.Array | pa.ChunkedArray | Sequence[bytes], survey: Survey) -> pa.BinaryArray:
-    """The same packets with their three cutouts null, a third of the size: for sending packets between workers.
+    """Packets with their three cutouts set to null, a third of the size, for sending between workers.
 
-    Each comes back as a container file with codec null whose schema has lost its `doc` texts and whose header keeps no
-    other metadata; its record is the same bytes but for the cutouts. A cutout that the schema does not let be null
-    stays. A packet that cannot be read comes back unchanged, a null as null. Raises pyarrow.ArrowInvalid where the
-    result would be longer than 2 GiB.
+    Each result is a container file with codec null, a schema without `doc` texts and no other metadata; the bytes of
+    its record are the same except for the cutouts. A cutout that the schema does not allow to be null stays. Unreadable
+    packets and nulls are returned unchanged. Raises pyarrow.ArrowInvalid if the result would be longer than 2 GiB.
     """
     parts = [_strip(batch) for batch in _batches(packets, _reader(survey))]
     out = pa.concat_arrays(parts).cast(pa.binary()) if parts else pa.array([], pa.binary())
@@ -566,7 +565,7 @@ def strip_stamps(packets: pa.Array | pa.ChunkedArray | Sequence[bytes], survey: 
 
 
 def _absent(packets: pa.Array | pa.ChunkedArray | Sequence[bytes]) -> pa.Array | None:
-    """Which packets are nulls; None where none is."""
+    """Mask of the packets that are null; None if none is."""
     if not isinstance(packets, pa.Array | pa.ChunkedArray):
         absent = pa.array([packet is None for packet in packets], pa.bool_())
         return absent if pc.any(absent).as_py() else None

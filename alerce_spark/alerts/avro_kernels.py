@@ -9,7 +9,7 @@ A schema reaches these loops as three integer tables, which `avro_plan` makes:
 * `ops`, one row a field of a record whose fields go to columns.
 
 Every read is checked against the end of the record. A function that reads bytes returns the position after them, or
-minus an error code; `state` then says where and what.
+minus an error code; `state` then holds the place and the cause.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NULL, BOOLEAN, INT, LONG, FLOAT, DOUBLE, BYTES, STRING, FIXED, ENUM, ARRAY, MAP,
 KIND, A, B, FIRST_OP, N_OPS, N_NODE = range(6)
 
 # Columns of `ops`. For a field that is a union: encoded branch that is null, and encoded branch and kind of the type
-# that the column has; -1 where there is none. They save looking the branch up.
+# that the column has; -1 if absent. They save looking the branch up.
 OP_NODE, OP_KIND, DESTINATION, COLUMN, VALIDITY, NULL_BRANCH, TYPE_BRANCH, TYPE_KIND, N_OP = range(9)
 
 # Destinations of a field. SKIP: read and checked but not kept. EXTRA: place kept, made into JSON later.
@@ -82,16 +82,16 @@ CHECK_KIND, CHECK_TYPE, CHECK_COLUMN, CHECK_VALIDITY, N_CHECK = range(5)
 NAME, ID, SAME_ID, NUMBER = range(4)
 MAX_ID_CHARACTERS = 64
 
-#: Real packets carry at most a few hundred entries; more is damage, and each costs 0.3 kB of columns.
+#: Real packets carry at most a few hundred entries; a larger number means damage, and an entry takes 0.3 kB of columns.
 MAX_ENTRIES = 10_000
 MAX_EXTRAS = 20_000
 #: Real packets have 45 to 180 kB; one bad producer must not fill a worker.
 MAX_PACKET = 16 << 20
 
-#: Rows that are made ready at a time; capacities are multiples of it.
+#: Rows cleared at a time; capacities are multiples of it.
 BLOCK_ROWS = 64
 
-#: Added to a place that lies in the buffer of decompressed records.
+#: Offset added to positions in the buffer of decompressed records.
 SIDE_BASE = 1 << 62
 
 
@@ -113,7 +113,7 @@ borrowed: Any = intrinsic(_borrowed)
 
 
 def _loader(result: Any) -> Any:
-    """Reader of a little-endian number from any place of an array of bytes; the place is not checked."""
+    """Reader of a little-endian number at any position of an array of bytes, without bounds checks."""
 
     def load(_context: Any, array: Any, _place: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -133,7 +133,7 @@ load8 = _loader(types.uint64)
 
 
 def _copy_bytes(_context: Any, out: Any, _o: Any, buf: Any, _i: Any, _n: Any) -> Any:
-    """n bytes of `buf` at i to `out` at o; the places are not checked. Assigning slices takes four times as long."""
+    """Copy n bytes of `buf` at i to `out` at o without bounds checks. Slice assignment takes four times as long."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         out, o, buf, i, n = arguments
@@ -221,7 +221,7 @@ def is_utf8(buf: Bytes, i: int, end: int) -> bool:
 
 @njit(cache=True)
 def read_length(buf: Bytes, i: int, end: int, state: Longs) -> tuple[int, int]:
-    """Length of a text or of bytes, checked against what is left."""
+    """Length of a text or of bytes, checked against the bytes left."""
     n, i = read_long(buf, i, end)
     if i >= 0 and (n < 0 or n > end - i):
         state[VALUE] = n
@@ -232,9 +232,9 @@ def read_length(buf: Bytes, i: int, end: int, state: Longs) -> tuple[int, int]:
 
 @njit(cache=True)
 def read_block(buf: Bytes, i: int, end: int, state: Longs) -> tuple[int, int, int]:
-    """Head of an array or map block: entries, place where the block must end (-1 where not stated), next position.
+    """Head of an array or map block: entries, position where the block must end (-1 if not stated), next position.
 
-    An entry takes at least one byte (`avro_plan` sees to it), so a count above the bytes left is damage.
+    An entry takes at least one byte (`avro_plan` ensures it), so a count above the bytes left means damage.
     """
     n, i = read_long(buf, i, end)
     stop = -1
@@ -302,8 +302,8 @@ def skip_leaf(buf: Bytes, i: int, end: int, node: int, nodes: Longs, state: Long
 def skip(buf: Bytes, i: int, end: int, node: int, nodes: Longs, kids: Longs, state: Longs) -> int:  # noqa: PLR0911
     """Position after a value of any type; the value is checked on the way.
 
-    The records, arrays and maps that are open are kept at the end of `state`: a function that calls itself crashes when
-    numba loads it from its cache (numba issue 6061).
+    A stack of open records, arrays and maps is kept at the end of `state`: recursive functions crash when numba loads
+    them from its cache (numba issue 6061).
     """
     bottom = STATE_SIZE - FRAME
     frame = bottom
@@ -379,7 +379,7 @@ def read_fields(  # noqa: PLR0911  every read can fail
     extras: Longs,
     state: Longs,
 ) -> int:
-    """Fields of operations [first, first + count) into row `row` of `columns`; `base` is added to the places kept."""
+    """Read fields of operations [first, first + count) into row `row` of `columns`; add `base` to stored positions."""
     _, words4, words8, text_start, text_length, valid = columns
     floats4 = words4.view(np.float32)
     floats8 = words8.view(np.float64)
@@ -467,7 +467,7 @@ def read_fields(  # noqa: PLR0911  every read can fail
 
 @njit(cache=True)
 def add_extra(extras: Longs, state: Longs, table: int, row: int, packet: int, op: int, start: int, end: int) -> int:
-    """Notes where the value of an unknown field is; 0, or minus an error code."""
+    """Record the position of an unknown field's value; return 0, or minus an error code."""
     n = state[N_EXTRAS]
     if state[PACKET_EXTRAS] >= MAX_EXTRAS:
         return -EXTRA_LIMIT
@@ -486,7 +486,7 @@ def add_extra(extras: Longs, state: Longs, table: int, row: int, packet: int, op
 
 @njit(cache=True)
 def open_rows(columns: Columns, row: int) -> None:
-    """Rows [row, row + BLOCK_ROWS) empty: buffers come from the memory pool as they are."""
+    """Clear rows [row, row + BLOCK_ROWS): buffers from the memory pool are uninitialised."""
     _, words4, words8, _, text_length, valid = columns
     for c in range(words4.shape[0]):
         for r in range(row, row + BLOCK_ROWS):
@@ -504,7 +504,7 @@ def open_rows(columns: Columns, row: int) -> None:
 
 @njit(cache=True)
 def undo_rows(columns: Columns, first: int, stop: int) -> None:
-    """Rows [first, stop) as if never written: no valid values, no texts."""
+    """Reset rows [first, stop): no valid values, no texts."""
     text_length, valid = columns[4], columns[5]
     if stop <= first:
         return
@@ -534,7 +534,7 @@ def read_entries(  # noqa: PLR0911  every read can fail
     extras: Longs,
     state: Longs,
 ) -> int:
-    """An array of records, one row of `columns` each; null entries leave no row."""
+    """Read an array of records, one row of `columns` each; null entries give no row."""
     owner = columns[0]
     op = state[OP]
     entry = 0
@@ -594,7 +594,7 @@ def read_packet(
     extras: Longs,
     state: Longs,
 ) -> int:
-    """The record of a packet into the next row of `alerts` and rows of `previous` and `forced`."""
+    """Read the record of a packet into the next row of `alerts` and into rows of `previous` and `forced`."""
     row = state[ROWS + ALERTS]
     if row & (BLOCK_ROWS - 1) == 0:
         open_rows(alerts, row)
@@ -637,7 +637,7 @@ def read_packet(
 
 @njit(cache=True)
 def check_name(buf: Bytes, start: int, length: int, state: Longs) -> int:
-    """Whether a text may name an object: 0 or an error code; `state` explains."""
+    """Check that a text can name an object: 0 or an error code; `state` holds the cause."""
     characters = 0
     control = -1
     is_blank = True
@@ -661,7 +661,7 @@ def check_name(buf: Bytes, start: int, length: int, state: Longs) -> int:
 
 @njit(cache=True)
 def check_alert(buf: Bytes, base: int, alerts: Columns, row: int, checks: Longs, ranges: Doubles, state: Longs) -> int:
-    """Whether an alert has the values of `checks`: 0 or an error code; `state` explains."""
+    """Check that an alert passes `checks`: 0 or an error code; `state` holds the cause."""
     _, words4, words8, text_start, text_length, valid = alerts
     ints4, floats4 = words4.view(np.int32), words4.view(np.float32)
     ints8, floats8 = words8.view(np.int64), words8.view(np.float64)
@@ -700,7 +700,7 @@ def check_alert(buf: Bytes, base: int, alerts: Columns, row: int, checks: Longs,
 
 @njit(cache=True)
 def note_problem(problems: Longs, packet: int, code: int, state: Longs) -> None:
-    """The fault of a packet."""
+    """Record the fault of a packet in `problems`."""
     problems[packet, CODE] = code
     for k in range(1, N_PROBLEM):
         problems[packet, k] = state[k - 1]
@@ -725,10 +725,10 @@ def read_packets(
     extras: Longs,
     state: Longs,
 ) -> tuple[int, int]:
-    """Packets from `packet` on into the tables; stops where a table is full.
+    """Read packets from number `packet` on into the tables; stop when a table is full.
 
-    Returns the packet to go on with (their number when done) and 0 or GROW + table. What a bad packet has written is
-    undone and its reason is in `problems`.
+    Returns the packet to continue with (the number of packets when done), and 0 or GROW + table. Rows of a bad packet
+    are reset and its reason is in `problems`.
     """
     data, side, bodies, problems = borrowed(data), borrowed(side), borrowed(bodies), borrowed(problems)
     plans, all_nodes = borrowed(plans), borrowed(all_nodes)
@@ -798,7 +798,7 @@ def same_bytes(a: Bytes, i: int, b: Bytes, j: int, n: int) -> bool:
 
 @njit(cache=True)
 def find_plan(data: Bytes, start: int, end: int, texts: Bytes, text_starts: Longs, likely: int) -> int:
-    """Number of the schema whose whole text is bytes [start, end), -1 where none is; `likely` is tried first."""
+    """Number of the schema whose text equals bytes [start, end), or -1; tries `likely` first."""
     n = end - start
     for k in range(-1, text_starts.shape[0] - 1):
         plan = likely if k < 0 else k
@@ -818,7 +818,7 @@ def is_word(data: Bytes, start: int, end: int, word: Bytes) -> bool:
 
 @njit(cache=True)
 def read_header(data: Bytes, start: int, end: int, words: Bytes, body: Longs, state: Longs) -> int:
-    """Header of a container file: schema, codec and marker into `body`. 0 or an error code."""
+    """Parse the header of a container file: schema, codec and marker into `body`. 0 or an error code."""
     body[TEXT] = -1
     body[CODEC_OF] = NULL_CODEC
     codec = -1
@@ -874,7 +874,7 @@ def read_header(data: Bytes, start: int, end: int, words: Bytes, body: Longs, st
 def read_container(  # noqa: PLR0911  one a reason
     data: Bytes, start: int, end: int, words: Bytes, body: Longs, state: Longs
 ) -> int:
-    """A container file with a single record: where everything is into `body`. 0 or an error code."""
+    """Parse a container file with one record: positions of its parts into `body`. 0 or an error code."""
     if start == end:
         return EMPTY
     if end - start < 4 or load4(data, start) != 0x016A624F:  # "Obj" and version 1
@@ -919,7 +919,7 @@ def split_containers(
     problems: Longs,
     state: Longs,
 ) -> None:
-    """Container files [offsets[p], offsets[p + 1]) of `data` into `bodies`; the plan is -1 where the schema is new.
+    """Parse container files [offsets[p], offsets[p + 1]) of `data` into `bodies`; the plan is -1 for a new schema.
 
     `words` holds `avro.schema`, `avro.codec`, `null`, `deflate`, `snappy` as rows of (length, bytes).
     """
@@ -937,7 +937,7 @@ def split_containers(
 
 @njit(cache=True)
 def record_ends(data: Bytes, nodes: Longs, kids: Longs, ends: Longs, state: Longs) -> int:
-    """Where each of the records ends that follow each other from the beginning of `data`; how many could be read."""
+    """Ends of the consecutive records from the beginning of `data`, and how many could be read."""
     i = 0
     for record in range(ends.shape[0]):
         for k in range(nodes[0, A], nodes[0, A] + nodes[0, B]):
@@ -953,7 +953,7 @@ def record_ends(data: Bytes, nodes: Longs, kids: Longs, ends: Longs, state: Long
 
 @njit(cache=True)
 def text_offsets(text_length: npt.NDArray[np.int32], rows: int, offsets: npt.NDArray[np.int32]) -> None:
-    """Offsets (columns, rows + 1) of the texts of each column, each from 0."""
+    """Offsets (columns, rows + 1) of the texts of each column, each column from 0."""
     for c in range(offsets.shape[0]):
         total = 0
         for r in range(rows):
@@ -966,7 +966,7 @@ def text_offsets(text_length: npt.NDArray[np.int32], rows: int, offsets: npt.NDA
 def copy_texts(
     data: Bytes, side: Bytes, text_start: Longs, offsets: npt.NDArray[np.int32], starts: Longs, out: Bytes
 ) -> None:
-    """Bytes of the texts to `out`, where column c begins at starts[c]."""
+    """Copy the bytes of the texts to `out`, where column c begins at starts[c]."""
     data, side, out = borrowed(data), borrowed(side), borrowed(out)
     for c in range(offsets.shape[0]):
         for r in range(offsets.shape[1] - 1):
@@ -987,7 +987,7 @@ def copy_texts(
 def skip_fields(
     buf: Bytes, i: int, end: int, first: int, count: int, nodes: Longs, kids: Longs, ops: Longs, state: Longs
 ) -> int:
-    """Position after the fields of operations [first, first + count), with their short cuts; values are not checked."""
+    """Position after the fields of operations [first, first + count), by their short cuts; does not check values."""
     for k in range(first, first + count):
         kind = ops[k, OP_KIND]
         start = i
@@ -1043,7 +1043,7 @@ def skip_entries(buf: Bytes, i: int, end: int, node: int, nodes: Longs, kids: Lo
 
 @njit(cache=True)
 def null_branch(node: int, nodes: Longs, kids: Longs) -> int:
-    """Number of the null branch of a type, if its encoding is one byte; -1 where there is none."""
+    """Number of the null branch of a type, if its encoding is one byte; else -1."""
     if nodes[node, KIND] == UNION:
         for branch in range(min(nodes[node, B], 64)):
             if nodes[kids[nodes[node, A] + branch], KIND] == NULL:
@@ -1078,10 +1078,10 @@ def find_stamps(
     sizes: Longs,
     state: Longs,
 ) -> None:
-    """Where the stamps of each packet are, and how long its record and the whole packet are without them.
+    """Positions of the stamps of each packet, and lengths of its record and the whole packet without them.
 
-    `cuts` (packets, 3, 3): start, end and null branch of each cutout in wire order, start -1 where there is nothing to
-    cut. Packets that cannot be read get a problem and keep their `sizes`.
+    `cuts` (packets, 3, 3): start, end and null branch of each cutout in wire order, start -1 if there is nothing to
+    cut. Unreadable packets get a problem and keep their `sizes`.
     """
     data, side, bodies, problems = borrowed(data), borrowed(side), borrowed(bodies), borrowed(problems)
     all_nodes, all_kids, all_ops = borrowed(all_nodes), borrowed(all_kids), borrowed(all_ops)
@@ -1139,7 +1139,7 @@ def write_without_stamps(
     starts: Longs,
     out: Bytes,
 ) -> None:
-    """Packets with null cutouts to out[starts[p] : starts[p + 1]]; unreadable ones as they are."""
+    """Write packets with null cutouts to out[starts[p] : starts[p + 1]]; copy unreadable ones unchanged."""
     data, side, out = borrowed(data), borrowed(side), borrowed(out)
     for p in range(bodies.shape[0]):
         o = starts[p]

@@ -5,9 +5,9 @@ specification:
 
 * fields are matched by name, in any order; unions may have any branches in any order;
 * a value may be promoted (int to long, float or double; long to float or double; float to double; bytes to string), and
-  a long may fill an int, as long as the value stays what it was;
-* fields that take no bytes (null, fixed of size 0, records of only such fields) hold nothing and are left out. So every
-  entry of an array takes at least one byte, which bounds the work a damaged count can cause.
+  a long may fill an int, if the value does not change;
+* fields that take no bytes (null, fixed of size 0, records of only such fields) are left out. So every entry of an
+  array takes at least one byte, which bounds the work that a damaged count can cause.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _TEXTS = {pa.string(): k.TO_TEXT, pa.binary(): k.TO_STAMP}
 
 
 class SchemaError(ValueError):
-    """A writer schema that is not Avro or not that of an alert; the message is the reason its packets are bad."""
+    """A writer schema that is not valid Avro or not of an alert; the message is the reason why its packets are bad."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Layout:
 
 
 class Target:
-    """Where the fields of a survey's packets go: the columns of each table, and the checks of an alert."""
+    """Destinations of the fields of a survey's packets: the columns of each table, and the checks of an alert."""
 
     def __init__(self, survey: Survey) -> None:
         self.survey, self.schemas = survey, schemas(survey)
@@ -138,7 +138,7 @@ def _known(record: Record, layout: Layout) -> dict[str, Column]:
 
 @dataclass
 class Plan:
-    """A compiled schema. `reason` says why its packets cannot be read; it is empty where they can."""
+    """A compiled schema. `reason` says why its packets cannot be read; it is empty if they can."""
 
     text: bytes
     reason: str = ""
@@ -263,9 +263,9 @@ def container_header(schema: bytes) -> bytes:
 
 
 def compile_schema(text: bytes, target: Target | None = None) -> Plan:
-    """Plan of a schema text; one with a `reason` where packets of this schema cannot be read.
+    """Plan of a schema text, with a `reason` if packets of this schema cannot be read.
 
-    Without a target its records can be checked and skipped, and no field goes to a column.
+    Without a target, records can only be checked and skipped: no field goes to a column.
     """
     try:
         if len(text) > MAX_SCHEMA:
@@ -282,7 +282,7 @@ def compile_schema(text: bytes, target: Target | None = None) -> Plan:
 
 
 class _Compiler:
-    """Types of a schema become nodes; then the records whose fields have columns get operations."""
+    """Turns the types of a schema into nodes, then gives operations to the records whose fields have columns."""
 
     def __init__(self, text: bytes, target: Target | None) -> None:
         self.plan = Plan(text)
@@ -405,7 +405,7 @@ class _Compiler:
         return list(zip(self.plan.names[record], self.plan.kids[first : first + count], strict=True))
 
     def _append(self, fields: list[tuple[int, Column, str, str]]) -> tuple[int, int]:
-        """Operations of one record from node, column, path and key of each field: the first one and their number."""
+        """Add operations of one record from node, column, path and key of each field; return first and number."""
         for node, column, path, key in fields:
             branches = self._branches(node, column.destination)
             kind = self.plan.nodes[node][k.KIND]
@@ -415,7 +415,7 @@ class _Compiler:
         return len(self.plan.ops) - len(fields), len(fields)
 
     def _branches(self, node: int, destination: int) -> tuple[int, int, int]:
-        """Encoded null branch, encoded branch of the column's own type and its kind, of a union; -1 where absent."""
+        """Of a union: encoded null branch, encoded branch of the column's type, and its kind; -1 if absent."""
         kind, first, count = self.plan.nodes[node][:3]
         kinds = [self.plan.nodes[kid][k.KIND] for kid in self.plan.kids[first : first + count]]
         wanted = PRIMITIVES.get(DESTINATION_NAMES.get(destination, ""), -1)
@@ -426,21 +426,21 @@ class _Compiler:
 
     def _packet(self, root: int, target: Target) -> None:
         fields = self._fields(root)
-        taken = {name for name, _ in fields} - {*target.top, *target.alert, *target.entries, *target.cutouts}
-        made = []
+        reserved = {name for name, _ in fields} - {*target.top, *target.alert, *target.entries, *target.cutouts}
+        fields_of_record = []
         for name, node in fields:
             to, column = node, Column(k.EXTRA, 0, 0)
             if name in target.top:
                 column = target.top[name]
             elif name in target.alert:
-                to, column = self._in_role(node, target.alert[name], name, k.EXTRA, taken), Column(k.CANDIDATE, 0, 0)
+                to, column = self._in_role(node, target.alert[name], name, k.EXTRA, reserved), Column(k.CANDIDATE, 0, 0)
             elif name in target.entries:
                 table, known = target.entries[name]
                 to, column = self._items_in_role(node, known, f"{name}[]"), Column(k.ENTRIES, table, 0)
             elif name in target.cutouts:
                 to, column = self._cutout(node, target, name)
-            made.append((to, column, name, name))
-        self.plan.top = self._append(made)
+            fields_of_record.append((to, column, name, name))
+        self.plan.top = self._append(fields_of_record)
 
     def _cutout(self, node: int, target: Target, name: str) -> tuple[int, Column]:
         column, content = target.cutouts[name], target.survey.cutouts.content
@@ -448,22 +448,24 @@ class _Compiler:
             return node, column
         return self._in_role(node, {content: column}, name, k.SKIP, set()), Column(k.CUTOUT, 0, 0)
 
-    def _in_role(self, node: int, known: dict[str, Column], path: str, others: int, taken: set[str]) -> int:
-        """A copy of `node` whose records write their `known` fields to columns; `others` is where the rest goes.
+    def _in_role(self, node: int, known: dict[str, Column], path: str, others: int, reserved: set[str]) -> int:
+        """A copy of `node` whose records write their `known` fields to columns, and the other fields to `others`.
 
-        Unknown fields with a name in `taken` get their path as key.
+        Unknown fields with a name in `reserved` get their path as key.
         """
         kind, first, count = self.plan.nodes[node][:3]
         if kind == k.UNION:
-            branches = [self._in_role(kid, known, path, others, taken) for kid in self.plan.kids[first : first + count]]
+            branches = [
+                self._in_role(kid, known, path, others, reserved) for kid in self.plan.kids[first : first + count]
+            ]
             return self._add(k.UNION, *self._children(branches))
         if kind != k.RECORD:
             return node
-        made = []
+        members = []
         for name, kid in self._fields(node):
-            key = f"{path}.{name}" if name in taken else name
-            made.append((kid, known.get(name, Column(others, 0, 0)), f"{path}.{name}", key))
-        copy = self._add(k.RECORD, first, count, *self._append(made))
+            key = f"{path}.{name}" if name in reserved else name
+            members.append((kid, known.get(name, Column(others, 0, 0)), f"{path}.{name}", key))
+        copy = self._add(k.RECORD, first, count, *self._append(members))
         self.plan.names[copy] = self.plan.names[node]
         return copy
 
@@ -476,7 +478,7 @@ class _Compiler:
 
 
 def _without_docs(schema: Any) -> Any:
-    """The schema without the `doc` texts of types and fields, most of its length."""
+    """The schema without the `doc` texts of types and fields, which are most of its length."""
     if isinstance(schema, list):
         return [_without_docs(branch) for branch in schema]
     if not isinstance(schema, dict):
@@ -510,7 +512,7 @@ class Catalog:
             self.starts[number + 1, : k.TOP] = self.starts[number, : k.TOP] + lengths
 
     def with_texts(self, texts: list[bytes], target: Target) -> Catalog:
-        """This catalogue and the schemas of `texts`, compiled for the survey of the others."""
+        """This catalogue extended by the schemas of `texts`, compiled for the same survey."""
         return Catalog([*self.plans, *(compile_schema(text, target) for text in texts)])
 
 

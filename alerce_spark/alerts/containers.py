@@ -1,7 +1,7 @@
-"""Avro container files with any number of records, taken apart into packets of one record each.
+"""Split Avro container files with any number of records into packets of one record each.
 
-Topics carry a record a message; files that people make may hold a whole night. A packet that is alone in its file stays
-the bytes that it is; others get the header of their file, with codec null, and its marker.
+Topics carry one record a message; a user's file may hold a whole night. A packet alone in its file keeps its bytes;
+other packets get the header of their file, with codec null, and its marker.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from alerce_spark.alerts import avro_kernels as k
 from alerce_spark.alerts.avro_plan import container_header, encoded_long
 
 MAGIC = b"Obj\x01"
-#: Bytes of a file that hold its header, and the most that one record may have.
+#: Bytes read to find the header of a file, and the largest size of a record.
 HEAD = k.MAX_PACKET
 _MARKER = 16
 
 
 class ContainerError(ValueError):
-    """A container that cannot be read on; the records before it are good."""
+    """A container that cannot be read any further; the records before this point are good."""
 
 
 class Readable(Protocol):
-    """Bytes from somewhere: `read(n)` gives n of them, and fewer only at the end."""
+    """A source of bytes: `read(n)` returns n bytes, and fewer only at the end."""
 
     def read(self, n: int, /) -> bytes:
         """The next n bytes."""
 
 
 def is_one_packet(head: bytes) -> bool:
-    """Whether the bytes are to be judged as one packet (`avro.decode`): all but a container with more than a record.
+    """Whether `avro.decode` should judge the bytes as one packet: true unless a container has several records.
 
-    So is one that another file follows, as `cat` puts them together: its own packets are good.
+    Also false if another file follows, as after `cat`: the packets of the first file are good.
     """
     body, problem = avro.opened(head)
     if problem == k.RECORDS:
@@ -54,27 +54,27 @@ def _begins_block(data: bytes) -> bool:
 
 
 def packets(head: bytes, rest: Readable) -> Iterator[bytes]:
-    """Packets of a container of several records, from its first bytes (HEAD of them at the most) and what follows.
+    """Packets of a container of several records: `head` is its first bytes (at most HEAD), `rest` what follows.
 
-    Raises ContainerError at the first block that cannot be read, and what `rest` raises.
+    Raises ContainerError at the first block that cannot be read, and any error of `rest`.
     """
     body, _ = avro.opened(head)
     start = int(body[k.MARKER])
     marker, schema = head[start : start + _MARKER], head[body[k.TEXT] : body[k.TEXT_END]]
     header = container_header(schema) + marker
     blocks = _Reader(head[start + _MARKER :], rest)
-    taken = 0
+    good = 0
     while not blocks.is_at_end:
         try:
             for record in _records(*_block(blocks, marker, int(body[k.CODEC_OF])), schema):
                 yield header + b"\x02" + encoded_long(len(record)) + record + marker
-                taken += 1
+                good += 1
         except (ContainerError, avro.BlockError) as error:
-            raise ContainerError(f"{error}; the {taken} records before it are taken") from error
+            raise ContainerError(f"{error}; the {good} records before it are read") from error
 
 
 class _Reader:
-    """Bytes that are there, then those that follow."""
+    """Bytes in memory, followed by those of a source."""
 
     def __init__(self, ahead: bytes, rest: Readable) -> None:
         self._ahead, self._rest, self._at = ahead, rest, 0
@@ -87,13 +87,13 @@ class _Reader:
         return not self._ahead
 
     def take(self, n: int) -> bytes:
-        taken = self._ahead[self._at : self._at + n]
-        self._at += len(taken)
-        if len(taken) < n:
-            taken += self._rest.read(n - len(taken))
-        if len(taken) < n:
-            raise ContainerError(f"the file ends inside a block, {n - len(taken)} bytes are missing")
-        return taken
+        data = self._ahead[self._at : self._at + n]
+        self._at += len(data)
+        if len(data) < n:
+            data += self._rest.read(n - len(data))
+        if len(data) < n:
+            raise ContainerError(f"the file ends inside a block, {n - len(data)} bytes are missing")
+        return data
 
     def long(self) -> int:
         value = shift = 0
@@ -108,7 +108,7 @@ class _Reader:
 
 
 def _size(blocks: _Reader) -> tuple[int, int]:
-    """Number and bytes of the records of the next block, from its beginning."""
+    """Number of records and bytes of the next block, which begins here."""
     count, size = blocks.long(), blocks.long()
     if count < 1 or not 0 <= size <= k.MAX_PACKET:
         raise ContainerError(f"no block: {count} records in {size} bytes, at most {k.MAX_PACKET}")
@@ -116,7 +116,7 @@ def _size(blocks: _Reader) -> tuple[int, int]:
 
 
 def _block(blocks: _Reader, marker: bytes, codec: int) -> tuple[int, bytes]:
-    """Number and bytes of the records of the next block."""
+    """Number of records and bytes of the next block."""
     count, size = _size(blocks)
     block = blocks.take(size)
     if blocks.take(_MARKER) != marker:

@@ -1,9 +1,9 @@
 """Packets on disk: Avro files, gzipped ones, and tar archives of them, as surveys publish a night.
 
-Content decides how a file is read, its name only whether a folder's file is one of ours. Everything is streamed and
-read to its end, so that its checksums count, and memory is bounded: a packet has at most 16 MiB, whatever a header
-says. What cannot be read is named, what came before it is kept, and whatever comes after it in another file or member
-is read.
+The content of a file decides how it is read; its name only decides whether a file in a folder is read at all. Every
+file is streamed to its end, so that its checksums are verified. Memory is bounded: a packet has at most 16 MiB,
+whatever a header says. A file or member that cannot be read is reported; packets before the fault are kept, and the
+files or members after it are read.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from typing import Any
 from alerce_spark.alerts import containers
 from alerce_spark.errors import InputError
 
-#: Told about each file or member that gives no packet: where it is, and why.
+#: Called with place and reason for each file or member that gives no packet.
 Unread = Callable[[str, str], None]
-#: The reason of files and members that are no packets by name and content: nothing is lost with them.
+#: The reason for files and members that neither by name nor by content are packets: no alert is lost.
 OTHER = "not a packet, by its name and its content"
 
-#: Names of packets and archives, also of those in formats that are not read: these are named as such.
-#: The last are names of packets that could not be read, in our own archive.
+#: Names of packets and archives, including formats that are not supported, which are reported as such.
+#: The last are names of unreadable packets in the broker's archive.
 _NAME = re.compile(r"\.(avro|tar|tgz|tbz2?|txz|zip)(\.(gz|bz2|xz|zst|lz4|z))?\Z|\A[0-9a-f]{64}\Z", re.IGNORECASE)
 _TAR_NAME = re.compile(r"\.(tar(\.gz)?|tgz)\Z", re.IGNORECASE)
 _PACKED = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstandard"}
 _GZIP = b"\x1f\x8b"
 _BLOCK = tarfile.BLOCKSIZE
-#: Archives within archives, and gzip counts as one.
+#: Most levels of archives within archives; gzip counts as one level.
 _MAX_DEPTH = 5
-#: Headers of a tar archive that hold the name or the fields of the next member, and the most bytes of one.
+#: Types of tar headers that hold the name or the fields of the next member, and the most bytes of one.
 _TAR_FIELDS = (b"L", b"K", b"x", b"g", b"X")
 _MAX_TAR_FIELDS = 1 << 17
-#: Bytes that are read or inflated in one go: what comes before a fault in them is lost with it.
+#: Bytes read or inflated at a time: a fault loses the bytes before it in the same chunk.
 _READ, _INFLATED = 1 << 14, 1 << 12
 _MAX_SHOWN = 500
 
 
 def find_files(paths: Sequence[Path], unread: Unread) -> list[Path]:
-    """Packets and archives at or below `paths`, in order. Links are followed to places inside the folder that is given.
+    """Packets and archives at or below `paths`, in order. Links are followed only within the given folder.
 
-    Raises InputError for a missing path and for a folder without any of them.
+    Raises InputError for a missing path and for a folder without packets or archives.
     """
     found: list[Path] = []
     for path in paths:
@@ -62,7 +62,7 @@ def find_files(paths: Sequence[Path], unread: Unread) -> list[Path]:
 
 
 def insist(where: str, reason: str) -> None:
-    """As `unread` where every packet is needed. Raises InputError for what should have been one."""
+    """An `unread` callback for callers that need every packet: raises InputError for a file that should be one."""
     if reason != OTHER:
         raise InputError(f"{where}: {reason}")
 
@@ -92,9 +92,9 @@ def _below(folder: Path, unread: Unread) -> Iterator[Path]:
 
 
 def packets_of(path: str | Path, unread: Unread) -> Iterator[tuple[bytes, str]]:
-    """Packets of a file or of an archive, each with where it was found. Bad ones are among them, `decode` says why.
+    """Packets of a file or an archive, each with its location. Bad packets are included; `decode` gives the reason.
 
-    `unread` is told what gives no packet: files and members that are damaged, too large, or of another kind.
+    `unread` is called for files and members that give no packet: damaged, too large, or of another kind.
     """
     where = shown(path)
     try:
@@ -113,7 +113,7 @@ def shown(path: str | Path) -> str:
 
 
 class _Damaged(Exception):
-    """A stream that cannot be read on: the file or member that is damaged, and how."""
+    """A stream that cannot be read any further: the damaged file or member, and the damage."""
 
     def __init__(self, where: str, reason: str) -> None:
         super().__init__(where, reason)
@@ -121,19 +121,19 @@ class _Damaged(Exception):
 
 
 class _Source:
-    """The bytes of a file or member. Faults of its own are _Damaged with its name, those of what it lies in with that.
+    """The bytes of a file or member. A fault raises _Damaged with the name of this file, or of the enclosing archive.
 
-    What came before a fault is given first.
+    Bytes before the fault are returned first.
     """
 
     def __init__(self, stream: Any, where: str, is_checked: bool = False) -> None:
-        """is_checked: what it lies in has a checksum at its end, so it is not cut off."""
+        """is_checked: the enclosing stream ends with a checksum, so this file is not cut off."""
         self._stream, self.where, self.is_checked = stream, where, is_checked
         self._ahead = b""
         self._fault: _Damaged | None = None
 
     def peek(self, n: int) -> bytes:
-        """The next n bytes, which are still to be read; fewer at the end or before a fault."""
+        """The next n bytes without consuming them; fewer at the end or before a fault."""
         while len(self._ahead) < n and (more := self._more(n - len(self._ahead))):
             self._ahead += more
         return self._ahead[:n]
@@ -197,13 +197,13 @@ class _Gunzip:
         if len(self._packed) < len(_GZIP):
             self._packed += self._source.read(_READ)
         if not self._packed.startswith(_GZIP):
-            raise EOFError("bytes that are no gzip follow the gzip stream")
+            raise EOFError("other bytes follow the gzip stream")
         self._part = zlib.decompressobj(wbits=31)
         return True
 
 
 class _Member(tarfile.TarInfo):
-    """A member's header. The library takes a damaged one for the end of the archive, and fields of any size."""
+    """A member's header. The library takes a damaged header for the end of the archive, and allows any field size."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
@@ -226,7 +226,7 @@ class _Member(tarfile.TarInfo):
 
 
 class _CheckedMember(_Member):
-    """A header in an archive that is whole by its checksum: it may end without the mark, as some writers leave it."""
+    """A header in an archive with a verified checksum: the end mark may be missing, as some writers leave it out."""
 
     ends = (*_Member.ends, tarfile.EmptyHeaderError)  # type: ignore[attr-defined]
 
@@ -277,7 +277,7 @@ def _members(source: _Source, unread: Unread, depth: int) -> Iterator[tuple[byte
 
 
 def _opened(source: _Source) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """A tar archive that stands at each of its members. The library raises anything where a header is damaged."""
+    """A tar archive, positioned at each of its members in turn. The library raises any error for a damaged header."""
     try:
         kind = _CheckedMember if source.is_checked else _Member
         archive = tarfile.open(fileobj=source, mode="r|", tarinfo=kind)  # type: ignore[call-overload]  # noqa: SIM115

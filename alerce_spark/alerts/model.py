@@ -26,7 +26,7 @@ ERRORS_SCHEMA = pa.schema([pa.field("row", pa.int32()), pa.field("reason", pa.st
 
 @dataclass(frozen=True)
 class Schemas:
-    """Arrow schemas of a survey's decoded tables: the owner of the row, common columns that are made, fields, `extra`.
+    """Arrow schemas of a survey's decoded tables: the owner of the row, derived common columns, fields, `extra`.
 
     `alerts_stamps` is `alerts` followed by the three stamps.
     """
@@ -51,8 +51,8 @@ def schemas(survey: Survey) -> Schemas:
 def _schema(owner: str, fields: Iterable[Field], survey: Survey) -> pa.Schema:
     columns = [pa.field(f.target, ARROW_TYPES[f.type]) for f in fields]
     names = {column.name for column in columns}
-    made = [pa.field(d.name, ARROW_TYPES[d.type]) for d in survey.derived if d.source in names]
-    return pa.schema([pa.field(owner, pa.int32()), *made, *columns, EXTRA])
+    derived = [pa.field(d.name, ARROW_TYPES[d.type]) for d in survey.derived if d.source in names]
+    return pa.schema([pa.field(owner, pa.int32()), *derived, *columns, EXTRA])
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Decoded:
     """
 
     #: One row a good packet, in input order: `Schemas.alerts`, or `alerts_stamps` where stamps were asked for.
-    #: `row` is the packet's index in the input; stamps are FITS files as they are in the packet.
+    #: `row` is the packet's index in the input; stamps are the unchanged FITS files of the packet.
     alerts: pa.Table
     #: One row an entry of `Survey.previous`; `alert` is the row number in `alerts`.
     previous: pa.Table

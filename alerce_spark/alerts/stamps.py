@@ -1,9 +1,9 @@
 """Stamps of an alert, three gzipped FITS images, to one float32 array: a fast gunzip and a minimal FITS reader.
 
 A stamp is the primary image of a FITS file (Pence et al. 2010, A&A 524, A42), 63 × 63 pixels with the candidate in the
-middle one. Near the border of the detector the survey cuts off what lies beyond it; such a stamp is smaller, and its
-candidate no longer in the middle. Here every alert has 63 × 63 pixels and its candidate in the middle; pixels beyond
-the border are NaN, as are those that have no value in the file (NaN, infinite, or at the limit of float32).
+middle one. Near the border of the detector the survey cuts the stamp at the border, so it is smaller and its candidate
+is not in the middle. This module pads every stamp to 63 × 63 pixels with the candidate in the middle. Pixels beyond
+the border are NaN, and so are pixels without a value in the file (NaN, infinite, or at the limit of float32).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from alerce_spark.surveys.survey import Survey
 #: Pixels on a side, and the index of the pixel with the candidate.
 SIDE = 63
 CENTRE = SIDE // 2
-#: Least pixels on a side: the candidate's own and those on its whole side.
+#: Least pixels on a side: the candidate's pixel and those on its uncut side.
 LEAST_SIDE = SIDE - CENTRE
 NAMES = ("science", "template", "difference")
-#: Bytes that a stamp may have when inflated; one of 63 × 63 doubles needs 34,560.
+#: Most bytes of a stamp when inflated; 63 × 63 doubles need 34,560.
 MAX_FITS = 1 << 20
 
 #: The largest float32. Some templates of ZTF have its negative, not NaN, where they were not observed (3 of 416).
@@ -40,7 +40,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class StampError(ValueError):
-    """A stamp that is no image; the message says why."""
+    """A stamp that is not an image; the message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Stamps:
 
     images: float32 (n, 3, 63, 63): science, template, difference; y, x as in the file; in DN. NaN where a pixel has no
     value, lies beyond the detector, or the alert has a reason. shape: int16 (n, 3, 2): rows and columns of each file,
-    0 where it cannot be read. reason: object (n,): None, or what is wrong with the alert's stamps.
+    0 where it cannot be read. reason: object (n,): None, or the fault of the alert's stamps.
     """
 
     images: Floats
@@ -61,7 +61,7 @@ class Stamps:
 
 
 def of(alerts: pa.Table, survey: Survey) -> Stamps:
-    """Stamps of decoded alerts (`avro.decode(…, stamps=True)`), in their order. Raises KeyError where there are none.
+    """Stamps of decoded alerts (`avro.decode(…, stamps=True)`), in their order. Raises KeyError if columns are missing.
 
     See `decode`.
     """
@@ -75,10 +75,10 @@ def decode(
 ) -> Stamps:
     """Images of n alerts from their three columns of gzipped FITS files. Never raises because of a stamp.
 
-    xpos, ypos: places of the candidates on the detector in pixels, from 1 on; they tell which side of a cut stamp is
-    missing. Without them (NaN) the far sides, those of large x and y. An alert without one of its images, with one that
-    cannot be read, with images of different or impossible size or with one that has no finite pixel gets a reason
-    that begins with the image's name. Raises ValueError for columns of different length.
+    xpos, ypos: positions of the candidates on the detector in pixels, from 1 on; they tell which side of a cut stamp is
+    missing. Without them (NaN) the sides of large x and y are taken as missing. An alert gets a reason, which begins
+    with the image's name, if an image is missing, cannot be read, has a different or impossible size, or has no finite
+    pixel. Raises ValueError for columns of different length.
     """
     columns = [list(_blobs(column)) for column in (science, template, difference)]
     n = len(columns[0])
@@ -105,7 +105,7 @@ def decode(
 
 
 def _blobs(column: Column) -> Iterator[Blob | None]:
-    """The values of a column, those of Arrow without a copy."""
+    """The values of a column; of an Arrow column, without a copy."""
     if not isinstance(column, pa.Array | pa.ChunkedArray):
         yield from column
         return
@@ -120,7 +120,7 @@ def _blobs(column: Column) -> Iterator[Blob | None]:
 
 
 def _missing_at_begin(position: npt.ArrayLike, n: int) -> npt.NDArray[np.int64]:
-    """Rows or columns that a stamp lacks before its first one: the detector begins at pixel 1."""
+    """Number of rows or columns missing before the first one of a stamp: the detector begins at pixel 1."""
     places = np.broadcast_to(np.asarray(position, np.float64), n)
     is_known = np.isfinite(places)
     pixel = np.rint(np.where(is_known, places, SIDE)).clip(1, SIDE).astype(np.int64)
@@ -213,7 +213,7 @@ def _number(cards: Mapping[str, str], name: str, default: float | None = None) -
             raise StampError(f"FITS header without {name}")
         return default
     try:
-        # Integers stay integers: a BLANK of 64 bits has no double of its own.
+        # Integers stay integers: a BLANK of 64 bits has no exact double.
         number = int(text) if text.lstrip("+-").isdecimal() else float(text.upper().replace("D", "E"))
     except ValueError as error:
         raise StampError(f"{name} is {text}") from error

@@ -1,1 +1,1 @@
-"""Tables of a user: their features on the cores of this machine, and their classes."""
+"""Features and classes of a user's tables, computed on the cores of this machine."""

@@ -1,4 +1,4 @@
-"""Classes of a table of features, by a model file, by the current model of a lake or by the one that is shipped."""
+"""Classes of a table of features, by a model file, by the current model of a lake, or by the shipped model."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from alerce_spark.lake.serving import LightcurveModels
 def classify(features: pa.Table, model: Path | None = None, lake: str | None = None) -> pa.Table:
     """Class, probability, all classes and branches of each row of `features`: `oid` and columns of the 152.
 
-    `compute_features` makes such tables. Features that are absent count as missing. Raises InputError for a table
-    without any of them, ModelError for a file that holds no model of light curves.
+    `compute_features` makes such tables. Absent features count as missing. Raises InputError for a table without any
+    feature, ModelError for a file that is not a light-curve model.
     """
     return lightcurve.classify_table(features, light_curve_model(model, lake))[0]
 

@@ -14,11 +14,11 @@ from alerce_spark.features.io import from_objects, schema
 from alerce_spark.features.select import select
 from alerce_spark.processes import submitted
 
-#: Rows of all inputs up to which one machine does without Spark (docs/decisions.md, "Features without a JVM").
+#: Most rows of all inputs that are computed without Spark (docs/decisions.md, "Features without a JVM").
 MOST_ROWS = 5_000_000
-#: Objects that are computed at a time; no object depends on others, so the size changes no value.
+#: Objects computed at a time; no object depends on others, so the size changes no value.
 _PART = 250
-#: Objects for which one more process is worth its start.
+#: Least number of objects that justify starting one more process.
 _WORTH_A_PROCESS = 2_000
 
 
@@ -30,12 +30,12 @@ def table(
 ) -> pa.Table:
     """As `features.io.table`, of tables that `features.io.checked` has made, with ids as text.
 
-    `progress` is called with the number of objects that are done, and of all. Large tables take a process a core.
+    `progress` is called with the number of finished objects, and of all. Large tables use one process per core.
     """
     oids = pc.unique(_with_text(detections)["oid"]).sort()
     tables = [None if rows is None else _cut(oids, _with_text(rows)) for rows in (detections, non_detections, xmatch)]
     parts = [tuple(rows and rows[k] for rows in tables) for k in range(-(-len(oids) // _PART))]
-    # The first one alone: several processes would each compile what the disk does not have yet.
+    # The first chunk runs alone: otherwise several processes would each compile kernels that are not on disk yet.
     found = [_features(*part) for part in parts[:1]]
     processes = max(1, min(needs.cores(), len(oids) // _WORTH_A_PROCESS))
     progress(min(_PART, len(oids)), len(oids))
@@ -60,7 +60,7 @@ def _with_text(rows: pa.Table) -> pa.Table:
 
 
 def _cut(oids: pa.Array, rows: pa.Table) -> list[pa.Table]:
-    """The rows of each part of `oids`, in their order; rows of other objects go."""
+    """The rows of each part of `oids`, in their order; drops rows of other objects."""
     place = pc.fill_null(pc.index_in(rows["oid"], value_set=oids), -1).to_numpy()
     order = np.argsort(place, kind="stable")
     edges = np.searchsorted(place[order], [*range(0, len(oids), _PART), len(oids)])

@@ -15,7 +15,7 @@ from alerce_spark.features.io import checked
 from alerce_spark.features.select import REQUIRED, REQUIRED_LIMITS
 
 _REQUIRED = {"detections": REQUIRED, "non-detections": REQUIRED_LIMITS}
-#: Columns that features use where they are there, in any of the three tables.
+#: Optional columns that features use, in any of the three tables.
 USED = (
     *(*tablefiles.OIDS, *REQUIRED, *REQUIRED_LIMITS, "candid", "has_stamp", "parent_candid", "isdiffpos"),
     *("magpsf_corr", "sigmapsf_corr_ext", "corrected", "ra", "dec", "rb", "sgscore1"),
@@ -24,7 +24,7 @@ USED = (
 
 
 def read(what: str, path: str) -> pa.Table:
-    """The columns that count of a table of `what`, checked. Raises InputError."""
+    """The used columns of a table of `what`, checked. Raises InputError."""
     if Path(path).is_file():
         rows = tablefiles.read(path)
     else:
@@ -36,13 +36,13 @@ def read(what: str, path: str) -> pa.Table:
 
 
 def count_rows(what: str, path: str) -> int:
-    """Rows of a folder, by the ends of its files. Raises InputError."""
+    """Number of rows of a folder, from the footers of its files. Raises InputError."""
     with _blaming(what, path):
         return int(_folder(path).count_rows())
 
 
 def _folder(path: str) -> dataset.Dataset:
-    """Files of a folder as Spark takes them, with the columns that stand in names of folders."""
+    """Files of a folder as Spark selects them, with the partition columns from folder names."""
     return dataset.dataset(path, format="parquet", partitioning="hive")
 
 

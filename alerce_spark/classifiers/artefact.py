@@ -8,8 +8,8 @@
     ...          arrays, little-endian, each at a multiple of 64 bytes
     last 32      SHA-256 of everything before
 
-A file is written beside its place and renamed. It is read into memory, not mapped: where a mapped file is cut, by a
-copy over it say, the next access ends the process. Files that ship have their checksums in SHA256SUMS beside them.
+A file is written under a temporary name and renamed. It is read into memory, not mapped: if a mapped file is truncated,
+for instance by copying over it, the next access kills the process. Shipped files have checksums in SHA256SUMS.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ModelError(AlerceError):
 
 
 def write(path: Path, kind: str, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
-    """Write a model file whole or not at all. `header` must be JSON; `arrays` of the types u4, i8, f4 and f8."""
+    """Write a model file atomically. `header` must be JSON; `arrays` have the types u4, i8, f4 and f8."""
     data, listed = bytearray(), []
     for name, array in arrays.items():
         data += bytes(-len(data) % _ALIGNMENT)
@@ -92,9 +92,9 @@ def read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]
 
 
 def load(path: Path) -> memoryview:
-    """The bytes of a model file, read-only and at a multiple of 64.
+    """The bytes of a model file, read-only and aligned to 64 bytes.
 
-    Raises ModelError where it cannot be read, or has not the checksum that SHA256SUMS beside it says.
+    Raises ModelError if it cannot be read, or its checksum differs from the one in SHA256SUMS in the same folder.
     """
     try:
         with path.open("rb") as file:
@@ -104,14 +104,14 @@ def load(path: Path) -> memoryview:
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from None
     content = memoryview(memory)[:got].toreadonly()
-    wanted = _listed(path)
-    if wanted is not None and hashlib.sha256(content).hexdigest() != wanted:
+    checksum = _listed(path)
+    if checksum is not None and hashlib.sha256(content).hexdigest() != checksum:
         raise ModelError(f"{path} is not the file that ships: it has another checksum than in {_SUMS}; install again")
     return content
 
 
 def _listed(path: Path) -> str | None:
-    """The checksum of a file in SHA256SUMS beside it (as sha256sum writes it); None where it is not listed."""
+    """The checksum of a file in SHA256SUMS in its folder (format of sha256sum); None if it is not listed."""
     try:
         lines = path.with_name(_SUMS).read_text().splitlines()
     except OSError:
@@ -130,7 +130,7 @@ def _header(path: Path, head: bytes) -> dict[str, Any]:
 
 
 def _array(path: Path, data: memoryview, entry: object) -> tuple[str, NDArray[Any]]:
-    """An array as the header describes it. Raises ModelError unless it lies within `data`."""
+    """The array that a header entry describes. Raises ModelError unless it lies within `data`."""
     match entry:
         case [str(name), str(code), [*sizes], int(offset)] if code in _TYPES:
             shape = [n for n in sizes if type(n) is int and 0 <= n <= len(data)]

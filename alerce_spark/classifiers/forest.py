@@ -1,4 +1,4 @@
-"""Compiled inference of a forest of decision trees, from flat arrays of eight bytes a split.
+"""Compiled inference of a forest of decision trees, from flat arrays with eight bytes per split.
 
 A forest is stored as its splits only, tree after tree, each tree in preorder. A split is a 32-bit threshold and a link:
 
@@ -8,8 +8,8 @@ A forest is stored as its splits only, tree after tree, each tree in preorder. A
                 one leaf: its row in the table of leaves (the other side begins at the next split)
                 two leaves: row of the left leaf, the right leaf's is the next row
 
-Fully grown trees have pure leaves almost everywhere, so the table has few rows. A step is always forward, so a walk
-ends; that it stays inside its tree and the table is checked once, when a forest is made.
+Fully grown trees have pure leaves almost everywhere, so the table has few rows. Every step goes forward, so a walk
+ends; `Forest` checks once, when created, that all walks stay inside their tree and the table.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Forest:
     def __init__(
         self, splits: NDArray[Any], trees: NDArray[Any], leaves: NDArray[Any], classes: tuple[str, ...], columns: int
     ) -> None:
-        """Take arrays over without a copy; they must not change afterwards. Raises ValueError for what is no forest.
+        """Take arrays without a copy; they must not change afterwards. Raises ValueError if they are not a forest.
 
         splits: (n,) SPLIT, or (n, 2) uint32 with the same bytes. trees: (t + 1,) uint32, where each tree begins, and n.
         leaves: (m, k) float32, probabilities of the k classes.
@@ -83,14 +83,14 @@ class Forest:
         link = self._splits["link"]
         kind, reach = (link >> 8) & 3, (link >> 10).astype(np.int64)
         left_after = np.repeat(begins[1:], np.diff(begins)) - np.arange(count)  # splits to the end of the tree
-        _require(bool(((link & 0xFF) < self.columns).all()), "a split compares a column that is not there")
+        _require(bool(((link & 0xFF) < self.columns).all()), "a split compares a column that does not exist")
         _require(not np.isnan(self._splits["threshold"]).any(), "a threshold is NaN")
         _require(bool((left_after[kind != 3] > 1).all()), "a tree ends without a leaf")
         forks = kind == 0
         _require(bool(((reach > 1) & (reach < left_after))[forks].all()), "a split leads out of its tree")
         _require(bool((reach[~forks] + (kind[~forks] == 3) < len(leaves)).all()), "a leaf lies outside the table")
-        _require(bool(((leaves >= 0) & (leaves <= 1)).all()), "leaves are no probabilities")
-        _require(bool((np.abs(leaves.sum(axis=1) - 1) < _SUM_TOLERANCE).all()), "leaves are no probabilities")
+        _require(bool(((leaves >= 0) & (leaves <= 1)).all()), "leaves are not probabilities")
+        _require(bool((np.abs(leaves.sum(axis=1) - 1) < _SUM_TOLERANCE).all()), "leaves are not probabilities")
 
 
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:
@@ -112,7 +112,7 @@ def _require(holds: bool, what: str) -> None:
 
 @njit(cache=True)
 def _step(value, split, at):  # type: ignore[no-untyped-def]
-    """Where a walk goes from split `at`: the next split, or -1 - row of the leaf."""
+    """Next step of a walk from split `at`: the next split, or -1 - row of the leaf."""
     link = np.int64(split.link)
     right = 0 if value <= split.threshold else 1
     kind, reach = (link >> 8) & 3, link >> 10
@@ -150,7 +150,7 @@ def _add_leaves_tree_by_tree(rows, splits, trees, leaves, sums):  # type: ignore
 
 @njit(cache=True)
 def _add_leaves_row_by_row(rows, splits, trees, leaves, sums):  # type: ignore[no-untyped-def]
-    """The same with trees side by side, for few rows."""
+    """Like `_add_leaves_tree_by_tree`, but walks several trees side by side, for few rows."""
     classes, count = leaves.shape[1], trees.size - 1
     at = np.empty(_LANES, np.int64)
     for row in range(rows.shape[0]):
@@ -208,7 +208,7 @@ def from_sklearn(model: Any) -> Forest:
 
 
 class _Tree:
-    """Splits of a scikit-learn tree in preorder: columns, thresholds, and what lies on the two sides.
+    """Splits of a scikit-learn tree in preorder: columns, thresholds, and the two sides.
 
     `sides` (2, n) is the number of a leaf in `leaves` where `is_leaf`, else how many splits further that side begins.
     """

@@ -1,7 +1,7 @@
 """The light-curve classifier: a hierarchy of four balanced random forests over the 152 features (paper, section 3.4).
 
-One forest tells the branches Stochastic, Periodic and Transient apart, one for each branch tells its classes apart, and
-P(class) = P(branch) · P(class | branch). Classification needs NumPy and numba alone; training needs imbalanced-learn.
+One forest separates the branches Stochastic, Periodic and Transient; one per branch separates its classes.
+P(class) = P(branch) · P(class | branch). Classification needs only NumPy and numba; training needs imbalanced-learn.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from alerce_spark.tablefiles.values import ids, strict_numbers
 Float = NDArray[np.float64]
 
 TOP = "top"
-#: The forests by name, each with the classes it may know, in the order of its columns.
+#: The forests by name, each with its possible classes in the order of its columns.
 LEVELS: dict[str, tuple[str, ...]] = {TOP: tuple(BRANCHES), **BRANCHES}
 
-#: What a missing feature is to the forests: a value of its own.
+#: Value of a missing feature in the forests' input.
 MISSING = -999.0
 #: Magnitude above which a value is a failed fit and counts as 0.
 LARGEST = 1e32
@@ -75,16 +75,16 @@ class Classification:
 
     @property
     def class_names(self) -> list[str | None]:
-        """Name of the most probable class of each object, None without one."""
+        """Name of the most probable class of each object; None for an unclassified object."""
         return [LIGHTCURVE_CLASSES[code] if code >= 0 else None for code in self.class_codes.tolist()]
 
 
 class LightcurveModel:
-    """The four forests with what they were trained on. `train`, `load` and `save` make and keep one.
+    """The four forests and the facts of their training. Use `train`, `load` and `save`.
 
-    `version` names the model, `features` the columns its forests read, `features_version` the definitions that made
-    their training values; `importances[level]` (one number a feature, sum 1) are the mean decreases of impurity;
-    `training` is what the trainer said of the training.
+    `version` names the model, `features` the columns its forests read, `features_version` the feature definitions of
+    the training set; `importances[level]` (one number per feature, sum 1) are the mean decreases of impurity;
+    `training` holds what the trainer recorded about the training.
     """
 
     names = LIGHTCURVE_CLASSES
@@ -99,7 +99,7 @@ class LightcurveModel:
         importances: dict[str, NDArray[np.float32]],
         training: dict[str, Any],
     ) -> None:
-        """Raises ValueError where forests, classes and features do not fit together."""
+        """Raises ValueError if forests, classes and features do not match."""
         self.version, self.features, self.features_version = version, tuple(features), features_version
         self.importances, self.training = importances, training
         self._forests = forests
@@ -143,7 +143,7 @@ class LightcurveModel:
         return Classification(probabilities, top, children, np.where(known, probabilities.argmax(axis=1), -1))
 
     def save(self, path: str | Path) -> None:
-        """Write the model file, whole or not at all."""
+        """Write the model file atomically."""
         header = {
             "version": self.version,
             "taxonomy_version": VERSION,
@@ -212,8 +212,8 @@ def train(
 ) -> LightcurveModel:
     """Train the four forests on rows of FEATURES (n, 152; NaN missing) with light-curve classes as labels.
 
-    The model depends on the rows, their order and the seed, not on `jobs`. A class without rows gets probability 0.
-    Raises ValueError for unknown labels, rows without a single feature, and branches with fewer than two classes.
+    The model depends on the rows, their order and the seed, not on `jobs`. A class without rows has probability 0.
+    Raises ValueError for unknown labels, rows without any feature, and branches with fewer than two classes.
     """
     values = np.asarray(matrix, np.float64)
     names = np.asarray(labels, dtype=object)
@@ -276,8 +276,8 @@ def _libraries() -> dict[str, str]:
 def read_features(path: str | Path) -> pa.Table:
     """Ids and features of a table in any format of `tablefiles`: `oid` as text or integers, then numbers.
 
-    Columns are called as `classify_table` wants them, in any case; others are left out. Raises TableFileError for a
-    file without ids, without a single feature or without rows, for a feature that is no number, and for ids that are
+    Column names are those of `classify_table`, in any case; other columns are left out. Raises TableFileError for a
+    file without ids, without any feature or without rows, for a feature that is not a number, and for ids that are
     missing or have lost digits.
     """
     with opened(path) as file:
@@ -311,9 +311,9 @@ def classify_table(features: pa.Table, model: LightcurveModel) -> tuple[pa.Table
     """Classify a table with `oid` (or `objectId`) and columns named as in FEATURES or RENAMED, null where undefined.
 
     Other columns are ignored. Returns the classes in the order of the rows: `oid`, `class_name`, `probability`, one
-    column for each of the 15 classes and the 3 branches, `model_version`, null for rows without a single feature; and
-    the names of the features that the table does not have: their values count as missing. Raises InputError for a
-    table without ids and for a feature that is not numeric.
+    column for each of the 15 classes and the 3 branches, `model_version`, null for rows without any feature; and the
+    names of the features that the table lacks, whose values count as missing. Raises InputError for a table without
+    ids and for a feature that is not numeric.
     """
     id_column = next((name for name in OIDS if name in features.schema.names), None)
     if id_column is None:
@@ -326,7 +326,7 @@ def classify_table(features: pa.Table, model: LightcurveModel) -> tuple[pa.Table
 
 
 def _columns_of(features: pa.Table) -> tuple[pa.Table, list[str]]:
-    """The 152 columns of a table as numbers; the first of a name counts. And the names of those it does not have."""
+    """The 152 columns of a table as numbers (the first if a name repeats), and the names of the missing ones."""
     found: dict[str, int] = {}
     for index, name in enumerate(features.schema.names):
         found.setdefault(RENAMED.get(name, name), index)

@@ -1,16 +1,16 @@
-"""Outlying objects (paper, section 3.7): how little the features of an object fit any class of its branch.
+"""Outlier scores (paper, section 3.7): how badly the features of an object fit every class of its branch.
 
-Two kinds of evidence, weighed in `_WEIGHTS`:
+Two kinds of evidence are combined with `_WEIGHTS`:
 
-- what the light-curve classifier says: a small probability of the best class, one spread over the branch's classes;
-- distances in the space of the features: each feature is mapped to a normal distribution by its quantiles in the
-  training set, each class there is a Gaussian with its own mean and covariance, and the distance to the nearest class
-  is compared with those to the whole branch and to all objects (relative Mahalanobis distance, Ren et al. 2021,
-  arXiv:2106.09022), since an object with few or bad points is far from everything.
+- probabilities of the light-curve classifier: a low best probability, or one spread over the branch's classes;
+- distances in feature space: each feature is mapped to a normal distribution by its quantiles in the training set,
+  each class is a Gaussian with a separate mean and covariance, and the distance to the nearest class is compared with
+  those to the whole branch and to all objects (relative Mahalanobis distance, Ren et al. 2021, arXiv:2106.09022),
+  since an object with few or bad points is far from everything.
 
-Within a branch the evidence is told as the share of its ordinary objects that have less, over the branches as the mean
-weighted by their probability, and the score is the share of all ordinary objects whose mean is lower: it means the same
-in every version. Inference needs NumPy and numba; `fit` needs labelled features and a classifier.
+Within a branch the evidence is expressed as the share of its ordinary objects that have less. These shares are averaged
+over the branches, weighted by probability, and the score is the share of all ordinary objects with a lower mean, so it
+means the same in every version. Inference needs NumPy and numba; `fit` needs labelled features and a classifier.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 Single = NDArray[np.float32]
 
-#: Quantiles that a feature is known by, and that the evidence of ordinary objects of a branch is known by.
+#: Number of quantiles stored for a feature, and for the evidence of ordinary objects of a branch.
 KNOTS, LEVELS = 63, 400
-#: Share of the diagonal in a covariance, and least number of objects of a class to have one of its own.
+#: Share of the diagonal in a covariance, and the least number of objects for a class to get a Gaussian.
 SHRINKAGE, ENOUGH = 0.2, 10
-#: What the training says of the classifier's version.
+#: Key of the classifier's version in `training`.
 CLASSIFIER_KEY = "lc_classifier"
 #: Largest value of a mapped feature, in standard deviations.
 _LIMIT = 6.0
 
-#: What the kinds of evidence weigh: the inverse of their scatter among simulated objects, rounded; half of that for the
-#: plain distance, which finds injected events better and classes that were left out of the training less well. Fitted
-#: weights were no better (docs/reports/outliers.html).
+#: Weights of the kinds of evidence: the inverse of their scatter among simulated objects, rounded; half of that for the
+#: plain distance, which is better at injected events and worse at classes left out of the training. Fitted weights
+#: were no better (docs/reports/outliers.html).
 _WEIGHTS = {
     "best_class": 5.0,
     "undecided": 4.0,
@@ -65,11 +65,11 @@ _ALL = len(_GAUSSIANS) - 1
 
 
 class OutlierModel:
-    """Gaussians of the classes with what maps features and evidence. `fit`, `load` and `save` make and keep one.
+    """Gaussians of the classes, and quantiles of features and evidence. Use `fit`, `load` and `save`.
 
     `knots` (152, KNOTS) are quantiles of the features; `means` (19, 152) and `whitening` (19, 152, 152) are those of
-    the classes, branches and all objects, NaN for a class that was not known; `levels` (4, LEVELS) are quantiles of the
-    evidence in each branch and of their mean; `training` is what the trainer said of the training.
+    the classes, branches and all objects, NaN for an unknown class; `levels` (4, LEVELS) are quantiles of the evidence
+    in each branch and of their mean; `training` holds what the trainer recorded about the training.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class OutlierModel:
         features_version: str,
         training: dict[str, Any],
     ) -> None:
-        """Raises ValueError where the arrays do not fit together."""
+        """Raises ValueError if the arrays do not match."""
         p, g = len(FEATURES), len(_GAUSSIANS)
         shapes = (knots.shape, means.shape, whitening.shape, levels.shape)
         for shape, wanted in zip(shapes, ((p, KNOTS), (g, p), (g, p, p), (len(BRANCHES) + 1, LEVELS)), strict=True):
@@ -95,13 +95,13 @@ class OutlierModel:
 
     @property
     def classifier(self) -> str:
-        """Version of the light-curve classifier whose answers the scores are calibrated on; "" where nobody said."""
+        """Version of the light-curve classifier that the scores were calibrated with; "" if not recorded."""
         return str(self.training.get(CLASSIFIER_KEY, ""))
 
     def score(self, matrix: ArrayLike, found: Classification) -> Float:
         """Scores (n,) from 0 (ordinary) to 1 of rows of the features of FEATURES, (n, 152), NaN where undefined.
 
-        `found` is their classification. NaN for a row without a single feature. Raises ValueError for another shape.
+        `found` is their classification. NaN for a row without any feature. Raises ValueError for another shape.
         """
         values = _checked(matrix, len(found.class_codes))
         mean = self._mean_share(values, found)
@@ -150,9 +150,10 @@ class OutlierModel:
         return np.sqrt(squares / np.maximum((~missing).sum(axis=1), 1))
 
     def odd_features(self, matrix: ArrayLike, found: Classification, count: int = 5) -> list[list[tuple[str, float]]]:
-        """The features that make each row odd, largest first: name and share of the distance to the nearest class.
+        """The features that make each row an outlier, largest first: name and share of the distance to its class.
 
-        The squared distance is a sum over features of deviation times whitened deviation; only those above 0 are told.
+        The squared distance to the nearest class is a sum over features of deviation times whitened deviation; returns
+        only terms above 0.
         """
         values = _checked(matrix, len(found.class_codes))
         normal, missing = self.normal(values)
@@ -168,7 +169,7 @@ class OutlierModel:
         return names
 
     def save(self, path: str | Path) -> None:
-        """Write the model file, whole or not at all."""
+        """Write the model file atomically."""
         header = {"version": self.version, "features_version": self.features_version, "training": self.training}
         arrays: dict[str, NDArray[Any]] = {
             "knots": self._knots,
@@ -216,7 +217,7 @@ def _checked(matrix: ArrayLike, n: int) -> Float:
 
 @njit(cache=True)
 def _normalise(values: Float, knots: Single, targets: Float, out: Single) -> None:
-    """Map values (n, p) by the quantiles of their column to a normal distribution; tails grow by the logarithm."""
+    """Map values (n, p) by the quantiles of their column to a normal distribution; tails grow logarithmically."""
     last = targets.size - 1
     for j in range(values.shape[1]):
         column = knots[j]
@@ -272,11 +273,11 @@ def fit(
     version: str,
     training: dict[str, Any] | None = None,
 ) -> OutlierModel:
-    """A model of labelled rows of FEATURES (n, 152), NaN missing; classes with fewer than ENOUGH rows are not known.
+    """Fit a model to labelled rows of FEATURES (n, 152), NaN missing; classes with fewer than ENOUGH rows are unknown.
 
-    `ordinary` (m, 152) are rows that were in nobody's training, `found` is their classification by the model that the
-    scores will be made with: they say which evidence is usual. Raises ValueError where a branch has no class, or no
-    ordinary object.
+    `ordinary` (m, 152) are rows that no model was trained on, and `found` is their classification by the model that
+    will be used for scores: they define the usual evidence. Raises ValueError if a branch has no class, or no ordinary
+    object.
     """
     values = _checked(matrix, len(labels))
     names = np.asarray(labels, dtype=object).astype(str)
@@ -291,7 +292,7 @@ def fit(
     members |= {branch: np.isin(names, classes) for branch, classes in BRANCHES.items()} | {"all": names != ""}
     pairs = [gaussian(normal[members[name]]) for name in _GAUSSIANS]
     means, whitening = (np.stack([pair[k] for pair in pairs]) for k in (0, 1))
-    made = OutlierModel(
+    model = OutlierModel(
         knots,
         means,
         whitening,
@@ -300,8 +301,8 @@ def fit(
         features_version=FEATURES_VERSION,
         training=training or {},
     )
-    _calibrate(made, _checked(ordinary, len(found.class_codes)), found)
-    return made
+    _calibrate(model, _checked(ordinary, len(found.class_codes)), found)
+    return model
 
 
 def _quantiles(values: Float) -> Single:
@@ -334,7 +335,7 @@ def gaussian(rows: Single, shrinkage: float = SHRINKAGE) -> tuple[Single, Single
 
 
 def _calibrate(model: OutlierModel, matrix: Float, found: Classification) -> None:
-    """Set the quantiles of evidence, by the objects of each most probable branch, and then of its mean by all."""
+    """Set the quantiles of evidence from the objects of each most probable branch, then those of the mean from all."""
     shares = (np.arange(LEVELS) + 0.5) / LEVELS
     known = found.class_codes >= 0
     for k, name in enumerate(BRANCHES):

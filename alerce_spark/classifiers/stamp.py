@@ -1,18 +1,18 @@
 """Stamp classifier: class of an alert from its first three images and a few columns, by ONNX Runtime (paper §4.2).
 
-The network is `training.stamps`; here are its inputs and its answers. Two views of the images enter it, each with a
-channel for science, template and difference, and one for the share of pixels with a value:
+The network is in `training.stamps`; this module prepares its inputs and reads its outputs. Its inputs are two views of
+the images, each with a channel for science, template and difference, and one for the share of pixels with a value:
 
 fine, the central 21 × 21 pixels; coarse, all 63 × 63 as sums of 3 × 3 pixels, for the host and the surroundings.
 
-All three images have their median taken off, are divided by one number, the noise of the difference (1.4826 MAD), so
-that the difference stays science minus template, and are compressed by asinh; sums are in units of their own noise.
-Median and MAD do not move for NaN, saturated pixels, cosmic rays or a bright neighbour; minimum and maximum, by which
-ALeRCE scales, do.
+Each image has its median subtracted. All three are divided by one number, the noise of the difference (1.4826 MAD), so
+that the difference stays science minus template, and compressed by asinh; sums are in units of their noise. NaN,
+saturated pixels, cosmic rays or a bright neighbour do not change median and MAD; they do change minimum and maximum,
+by which ALeRCE scales.
 
-How outlying an alert is, the network says too: in the space that its head judges, of the pooled features of the images
-and the columns, each class is a Gaussian (`training.stamps.with_outliers`), and the score is the share of ordinary
-alerts that are nearer to one.
+The network also gives an outlier score. In the input space of its head (pooled features of the images, and columns)
+each class is a Gaussian (`training.stamps.with_outliers`), and the score is the share of ordinary alerts that are
+nearer to a class.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Columns: TypeAlias = Mapping[str, Any] | pa.Table
 
-#: Version of the layout of model files; a file of another one is refused.
+#: Version of the layout of model files; other versions are rejected.
 FORMAT = "1"
 SIDE = stamps.SIDE
 #: Pixels on a side of both views, and of a block of the coarse one.
@@ -48,10 +48,10 @@ CROP, BLOCK = 21, 3
 CHANNELS = 4
 #: Noise levels at which asinh turns from linear to logarithmic.
 KNEE = 2.0
-#: Larger values are no fluxes; ZTF's templates hold −3.4e38.
+#: Larger values are not fluxes; ZTF's templates hold −3.4e38.
 ABSURD = 1e10
-#: Arc seconds between an alert and the place where a known Solar System object should be, at the most. Orbits of
-#: numbered objects are good to 1″; within 30″, as far as ZTF looks, chance neighbours on the ecliptic are common.
+#: Largest distance [arcsec] between an alert and the predicted position of a known Solar System object. Orbits of
+#: numbered objects are good to 1″; within 30″, ZTF's search radius, chance neighbours on the ecliptic are common.
 MOVER_RADIUS = 5.0
 
 _BATCH = 64
@@ -62,9 +62,9 @@ _PACKETS, _PACKET_BYTES = 200, 32 << 20
 
 @dataclass(frozen=True)
 class Input:
-    """A number that enters the network next to the images: clipped to [low, high], then (x − mean) / std.
+    """A numeric input of the network besides the images: clipped to [low, high], then (x − mean) / std.
 
-    fill: the value of the survey's sentinel (−999) and of an absent one; None for the mean of the training set.
+    fill: the value for the survey's sentinel (−999) and for a missing value; None for the mean of the training set.
     """
 
     name: str
@@ -75,8 +75,8 @@ class Input:
     std: float = 1.0
 
 
-#: What may enter, in ALeRCE's order and with its clips (algorithms of ALeRCE's early classifier, production model).
-#: Where PS1 has no source within 30″ the distance is 30″ and the kind undecided; ALeRCE takes −1 for both.
+#: Possible inputs, in ALeRCE's order and with its clips (algorithms of ALeRCE's early classifier, production model).
+#: If PS1 has no source within 30″, the distance is 30″ and the score undecided; ALeRCE takes −1 for both.
 INPUTS: tuple[Input, ...] = (
     *(one for i in (1, 2, 3) for one in (Input(f"sgscore{i}", 0.0, 1.0, 0.5), Input(f"distpsnr{i}", 0.0, 30.0, 30.0))),
     Input("isdiffpos"),
@@ -103,7 +103,7 @@ INPUTS: tuple[Input, ...] = (
 
 
 def _numbers(columns: Columns, name: str) -> Doubles:
-    """A column as float64; NaN for null, for sentinels (−999 and below) and where there is no such column."""
+    """A column as float64; NaN for null, for sentinels (−999 and below) and if there is no such column."""
     try:
         column = columns[name]
     except KeyError:
@@ -115,7 +115,7 @@ def _numbers(columns: Columns, name: str) -> Doubles:
 
 
 def _signs(columns: Columns) -> Doubles:
-    """1 brighter, −1 fainter than the reference, NaN where the packet does not say."""
+    """1 if brighter, −1 if fainter than the reference, NaN if the packet does not say."""
     try:
         column = columns["isdiffpos"]
     except KeyError:
@@ -165,7 +165,7 @@ def normalise(table: Doubles, wanted: Sequence[Input]) -> Floats:
 
 
 def is_known_mover(columns: Columns, name: str, distance: str, radius: float = MOVER_RADIUS) -> npt.NDArray[np.bool_]:
-    """Whether a named Solar System object should be within `radius` [arcsec] of the alert, by the survey's ephemeris.
+    """Whether the survey's ephemeris predicts a named Solar System object within `radius` [arcsec] of the alert.
 
     Reads the columns of its name ("null" or null: none) and distance (−999 or null: none near), `Survey.mover`. ALeRCE
     takes any distance but −999, so also a null, for an asteroid.
@@ -268,7 +268,7 @@ def _views(images: Floats, fine: Floats, coarse: Floats, state: npt.NDArray[np.i
 
 
 def views(images: npt.ArrayLike) -> tuple[Floats, Floats, npt.NDArray[np.object_]]:
-    """The two views of images (n, 3, 63, 63), each float32 (n, 4, 21, 21); and why one has none (n,), or None.
+    """The two views of images (n, 3, 63, 63), each float32 (n, 4, 21, 21), and per alert None or why it has none (n,).
 
     Raises ValueError for images of another shape.
     """
@@ -289,9 +289,9 @@ def views(images: npt.ArrayLike) -> tuple[Floats, Floats, npt.NDArray[np.object_
 
 @dataclass(frozen=True)
 class StampModel:
-    """A trained network with what it needs: version, classes in the order of its probabilities, and its inputs.
+    """A trained network with its version, its classes in the order of its probabilities, and its inputs.
 
-    `levels` are quantiles of the distances of ordinary alerts, empty for a model file that says nothing of outliers.
+    `levels` are quantiles of the distances of ordinary alerts, empty for a model file without outlier scores.
     """
 
     version: str
@@ -302,9 +302,9 @@ class StampModel:
 
     @classmethod
     def load(cls, path: str | Path) -> StampModel:
-        """Read a model file (ONNX); the session computes on the calling thread alone.
+        """Read a model file (ONNX); the session computes only on the calling thread.
 
-        Raises ModelError for a file that is no stamp model of this format, ModuleNotFoundError without ONNX Runtime.
+        Raises ModelError for a file that is not a stamp model of this format, ModuleNotFoundError without ONNX Runtime.
         """
         import onnxruntime as ort  # noqa: PLC0415  an optional extra
 
@@ -315,20 +315,20 @@ class StampModel:
             session = ort.InferenceSession(bytes(load(Path(path))), options, providers=["CPUExecutionProvider"])
         except ModelError:
             raise
-        except Exception as error:  # noqa: BLE001  the library's errors have no base class of their own
-            raise ModelError(f"{path} is no ONNX model: {error}") from None
+        except Exception as error:  # noqa: BLE001  the library's errors have no common base class
+            raise ModelError(f"{path} is not an ONNX model: {error}") from None
         about = session.get_modelmeta().custom_metadata_map
         if about.get("format") != FORMAT:
             raise ModelError(f"{path} is a stamp model of format {about.get('format')}, this code reads {FORMAT}")
-        wanted = tuple(Input(*one) for one in json.loads(about["inputs"]))
+        inputs_of_model = tuple(Input(*one) for one in json.loads(about["inputs"]))
         levels = np.array(json.loads(about.get("outlier_levels", "[]")), np.float64)
-        return cls(about["version"], tuple(json.loads(about["classes"])), wanted, levels, session)
+        return cls(about["version"], tuple(json.loads(about["classes"])), inputs_of_model, levels, session)
 
     def _answers(self, fine: Floats, coarse: Floats, table: Floats) -> tuple[Doubles, Doubles]:
         """Probabilities (n, classes) and outlier scores (n,) of views (n, 4, 21, 21) and normalised inputs (n, c)."""
-        given = {"fine": fine, "coarse": coarse, "columns": table}
-        taken = [one.name for one in self._session.get_inputs()]
-        answer, *distance = self._session.run(None, {name: given[name] for name in taken})
+        feed = {"fine": fine, "coarse": coarse, "columns": table}
+        names = [one.name for one in self._session.get_inputs()]
+        answer, *distance = self._session.run(None, {name: feed[name] for name in names})
         probabilities: Doubles = answer.astype(np.float64)
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         if not distance:
@@ -343,9 +343,9 @@ class StampModel:
     def judge(self, images: npt.ArrayLike, columns: Columns) -> tuple[Doubles, Doubles, npt.NDArray[np.object_]]:
         """Probabilities, float64 (n, classes), each row of sum 1; outlier scores (n,); why an alert has none (n,).
 
-        images: (n, 3, 63, 63) as of `alerts.stamps`; columns: those of the candidates, as far as they are there. Rows
-        with a reason are NaN, others have None. Scores are from 0 (ordinary) to 1, NaN throughout where the model file
-        knows of none. Raises ValueError as of `views` and `inputs`.
+        images: (n, 3, 63, 63) as of `alerts.stamps`; columns: those of the candidates that exist. Rows with a reason
+        are NaN; other rows have None as reason. Scores are from 0 (ordinary) to 1, all NaN if the model file has no
+        outlier scores. Raises ValueError like `views` and `inputs`.
         """
         array = np.asarray(images)
         n = len(array)
@@ -372,8 +372,8 @@ class Classified:
 def classify_paths(paths: Sequence[Path], model: StampModel, survey: Survey) -> Classified:
     """Classify the alerts of Avro files, tar archives and all such files below directories, in their order.
 
-    Columns: oid, candid, one a class in the model's order, class_name (the most probable), model_version. A packet, an
-    archive or stamps that cannot be read are listed under the name of the file, `archive:member` in a tar. Raises
+    Columns: oid, candid, one per class in the model's order, class_name (the most probable), model_version. Packets,
+    archives or stamps that cannot be read are listed under the name of the file, `archive:member` in a tar. Raises
     InputError for a path that does not exist or a folder without packets.
     """
     schema = pa.schema(
@@ -406,7 +406,7 @@ def classify_paths(paths: Sequence[Path], model: StampModel, survey: Survey) -> 
 
 
 def _packets(paths: Sequence[Path], skipped: list[tuple[str, str]]) -> Iterator[tuple[list[bytes], list[str]]]:
-    """Packets and their names in bounded portions; what gives no packet is added to `skipped`."""
+    """Packets and their names in bounded portions; adds files that give no packet to `skipped`."""
     packets: list[bytes] = []
     names: list[str] = []
     size = 0

@@ -26,12 +26,12 @@ LIGHTCURVE_CLASSES: tuple[str, ...] = tuple(name for classes in BRANCHES.values(
 #: The 5 classes of the stamp classifier.
 STAMP_CLASSES: tuple[str, ...] = ("AGN", "SN", "VS", "asteroid", "bogus")
 
-#: Digits that numbers in versions are compared by.
+#: Digits to which numbers in versions are padded for comparison.
 _DIGITS = 16
 
 
 def version_order(version: str) -> str:
-    """Text by which versions sort in the order in which they came: numbers by value, shipped models first."""
+    """Sort key of versions in order of release: numbers by value, shipped models first."""
     shipped = version.startswith("bootstrap")
     return f"{not shipped:d} " + re.sub(r"\d+", lambda number: number[0].zfill(_DIGITS), version)
 
@@ -40,7 +40,7 @@ _ACTIVE_NUCLEI = ("AGN", "Blazar", "QSO")
 
 
 def branch_of(name: str) -> str:
-    """Branch of a light-curve class. Raises ValueError for a name that is none."""
+    """Branch of a light-curve class. Raises ValueError for an unknown name."""
     for branch, classes in BRANCHES.items():
         if name in classes:
             return branch

@@ -1,1 +1,1 @@
-"""Cross-match: positions with catalogues, neighbours that packets carry, local and remote catalogues."""
+"""Cross-match: positions with catalogues, neighbours listed in packets, local and remote catalogues."""

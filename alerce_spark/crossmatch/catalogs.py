@@ -1,4 +1,4 @@
-"""Settings of local catalogues (conf/catalogs.toml): which columns of their files matter and how they are matched."""
+"""Settings of local catalogues (conf/catalogs.toml): which columns of their files are used and how to match them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from alerce_spark.errors import InputError
 from alerce_spark.surveys.survey import Survey
 
-#: Largest radius of a local match [arcsec]: what a look-up reads around each object stays small.
+#: Largest radius of a local match [arcsec]: bounds the region that a look-up reads around each object.
 LARGEST_RADIUS = 60.0
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 #: Columns of every imported catalogue; attributes have other names.
@@ -23,7 +23,7 @@ Spellings = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class CatalogSettingsError(InputError):
-    """Settings of catalogues that cannot be used; the message names file, catalogue and key."""
+    """Invalid settings of catalogues; the message names file, catalogue and key."""
 
 
 class _Section(BaseModel):
@@ -31,7 +31,7 @@ class _Section(BaseModel):
 
 
 class Attribute(_Section):
-    """A column that is kept with a match: its spellings in files, unit, and whether it is a number."""
+    """A column stored with a match: its spellings in files, its unit, and whether it is a number."""
 
     names: Spellings
     unit: str = ""
@@ -39,7 +39,7 @@ class Attribute(_Section):
 
 
 class Catalog(_Section):
-    """One catalogue; the head of conf/catalogs.toml says what each field is."""
+    """One catalogue; the head of conf/catalogs.toml explains each field."""
 
     title: str
     where: str = ""
@@ -66,15 +66,15 @@ class Catalog(_Section):
 
     @model_validator(mode="after")
     def _attributes_have_names_of_their_own(self) -> Catalog:
-        if taken := set(self.attributes) & set(OWN_COLUMNS):
-            raise ValueError(f"attributes cannot be called {', '.join(sorted(taken))}")
+        if reserved := set(self.attributes) & set(OWN_COLUMNS):
+            raise ValueError(f"attributes cannot be called {', '.join(sorted(reserved))}")
         return self
 
 
 def load(file: Path, survey: Survey) -> dict[str, Catalog]:
     """Settings of every catalogue of a TOML file, by name. Raises CatalogSettingsError.
 
-    None may have the name of a catalogue whose sources the packets of the survey carry.
+    No name may be that of a catalogue whose sources the packets of the survey list.
     """
     carried = {neighbour.catalog for neighbour in survey.neighbours}
     try:

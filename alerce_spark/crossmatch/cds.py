@@ -1,8 +1,8 @@
 """The X-Match service of the CDS (Boch, Pineau & Derriere 2012, ASP 461, 291): sources near positions, by HTTP.
 
-One request asks for up to a thousand positions that lie together on the sky, and only one is under way, since the CDS
-bans who sends many. An answer counts when it is whole and about what was asked: anything else is an error and never "no
-match". Answers are VOTables, which show where they were cut off; the end of a CSV would not.
+One request holds up to a thousand positions that are close on the sky, and only one request runs at a time, since the
+CDS bans clients that send many. An answer counts only if it is complete and about the requested positions: anything
+else is an error and never "no match". Answers are VOTables, which show if they were cut off; a CSV would not.
 """
 
 from __future__ import annotations
@@ -41,30 +41,30 @@ from alerce_spark.crossmatch.catalogs import Catalog, CatalogSettingsError
 from alerce_spark.crossmatch.rows import ATTEMPTS, CdsError, attempts
 from alerce_spark.tablefiles import find
 
-with contextlib.redirect_stdout(io.StringIO()):  # it prints what it would do with a package that we do not need
+with contextlib.redirect_stdout(io.StringIO()):  # it prints a hint about an optional package that we do not need
     from astroquery.xmatch import XMatchClass
 
 log = logging.getLogger(__name__)
 
-#: Of the positions that a request asks about; the answer repeats these columns.
+#: Columns of the positions in a request; the answer repeats them.
 _ROW, _RA, _DEC = "alerce_row", "alerce_ra", "alerce_dec"
 _DISTANCE = "angDist"
 _ID = "source_id"
 _POSITION_DIGITS = 10  # of degrees: a third of a microarcsecond
-_SAME_POSITION = 1e-6  # deg, 3.6 mas: whatever the service makes of our digits
+_SAME_POSITION = 1e-6  # deg, 3.6 mas: tolerance for rounding by the service
 _ROUNDING = 1e-3  # arcsec
 _LARGEST_ANSWER = 64 << 20  # bytes; a thousand positions with one AllWISE source each make 0.7 MB
-#: Waits between the attempts of one request double from the first to the longest; chance adds up to the first [s].
+#: Waits [s] between attempts of one request: they double from the first to the second; a random part is added.
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 20.0
-#: No attempt begins after this part of the time for a request: it could only run out of time.
+#: No attempt begins after this fraction of the time for a request: it would only time out.
 _LAST_BEGINS = 0.8
-#: Answers of a server that may have another one later, besides 500 and above, and what the CDS says then.
+#: HTTP statuses worth a retry, besides 500 and above, and the text of the CDS in such a case.
 _PASSING_STATUS = (408, 425, 429)
 _PASSING_REASON = "try later"
-#: A service that failed is asked again after the first of these waits, doubled each time up to the second [s].
+#: Waits [s] before a failed service is asked again: the first, doubled each time up to the second.
 _FIRST_PROBE_S, _LONGEST_PROBE_S = 30.0, 3600.0
 
-#: Rows that `Asynchronous` gives: an attempt with the object and the position that it was made for.
+#: Rows that `Asynchronous` returns: an attempt with its object and position.
 FINISHED = pa.schema(
     [
         pa.field("oid", pa.string(), nullable=False),
@@ -79,20 +79,20 @@ class _PassingError(CdsError):
     """The same request may succeed later."""
 
 
-#: A source as it is remembered: source_id, separation, attributes; Nones where there is none.
+#: A cached source: source_id, separation, attributes; all None for "no source".
 _Source = tuple[str | None, float | None, list[tuple[str, str]] | None]
 _NOTHING: _Source = (None, None, None)
 
 
 class Cds:
-    """Asks the service about positions; safe to use from several threads, which then wait for each other.
+    """Client of the service; safe to use from several threads, which then wait for each other.
 
-    tables: the VizieR table of each catalogue to ask about, by its name in `catalogs`, which say radius and columns.
-    timeout_s: longest time of one request with its repetitions. url: None for that of the CDS. batch: positions in a
-    request. pause_s: shortest time between the starts of two requests. remembered: answers about single positions that
-    are kept, the latest used (about 2 kB each). They serve objects that are asked for again, when another catalogue
-    failed or rows were lost before they were stored; a stream asks for each object once and in ever new company, so
-    keeping whole answers on disk would serve nothing. Raises CatalogSettingsError for a table without settings.
+    tables: the VizieR table of each catalogue to query, by its name in `catalogs`, which hold radius and columns.
+    timeout_s: longest time of one request with its retries. url: None for that of the CDS. batch: positions per
+    request. pause_s: shortest time between the starts of two requests. remembered: number of cached answers about
+    single positions, the most recently used (about 2 kB each). They serve objects requested again, after another
+    catalogue failed or rows were lost before they were stored. A stream requests each object once and in a different
+    group, so caching whole answers on disk would not help. Raises CatalogSettingsError for a table without settings.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Cds:
         remembered: int = 20_000,
     ) -> None:
         if unknown := sorted(set(tables) - set(catalogs)):
-            raise CatalogSettingsError(f"the CDS is to be asked about {', '.join(unknown)}, without settings of that")
+            raise CatalogSettingsError(f"no settings for the CDS catalogues {', '.join(unknown)}")
         self.batch = batch
         self._tables = {name: (table, catalogs[name]) for name, table in tables.items()}
         self._timeout_s, self._pause_s, self._most = timeout_s, pause_s, remembered
@@ -121,9 +121,9 @@ class Cds:
     def attempts(self, ra: ArrayLike, dec: ArrayLike) -> pa.Table:
         """Nearest source of every catalogue to each position [deg]: one row (schema ATTEMPTS) for each.
 
-        Of sources at the same distance that with the smaller id is taken. `separation` is as the service says, which
-        moves sources with known proper motions to J2000. Positions that are not on the sphere have no source. Takes no
-        longer than `timeout_s` for each request. Raises CdsError; what was answered until then is remembered.
+        Of sources at the same distance the one with the smaller id counts. `separation` comes from the service, which
+        moves sources with known proper motions to J2000. Positions outside the sphere have no source. Each request
+        takes at most `timeout_s`. Raises CdsError; answers received before the error stay cached.
         """
         ra, dec = np.asarray(ra, float), np.asarray(dec, float)
         sources = {name: [_NOTHING] * len(ra) for name in self._tables}
@@ -132,11 +132,11 @@ class Cds:
             for name in self._tables:
                 for row, source in zip(rows.tolist(), self._sources(name, ra[rows] % 360, dec[rows]), strict=True):
                     sources[name][row] = source
-        made = [_as_table(name, self._tables[name][1].radius, found) for name, found in sources.items()]
-        return pa.concat_tables([ATTEMPTS.empty_table(), *made])
+        tables = [_as_table(name, self._tables[name][1].radius, found) for name, found in sources.items()]
+        return pa.concat_tables([ATTEMPTS.empty_table(), *tables])
 
     def _sources(self, name: str, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> list[_Source]:
-        """Remembered sources, and those of one request about the other positions."""
+        """Cached sources, and those of one request about the other positions."""
         keys = [(name, *position) for position in zip(ra.tolist(), dec.tolist(), strict=True)]
         with self._one_at_a_time:
             found = {key: self._known[key] for key in keys if key in self._known}
@@ -175,8 +175,8 @@ class Cds:
 class _Service(XMatchClass):
     """astroquery's client with a limit on time and size, without its cache and its list of tables.
 
-    The cache keeps error pages and single use requests on disk; the list is a request of its own before each other one,
-    and the service itself refuses tables that it lacks.
+    The cache would keep error pages and requests that are never repeated on disk; the list would cost one more request
+    each time, and the service itself rejects unknown tables.
     """
 
     _deadline = float("inf")
@@ -184,7 +184,7 @@ class _Service(XMatchClass):
     def content(
         self, table: str, radius: float, ra: NDArray[np.float64], dec: NDArray[np.float64], deadline: float
     ) -> bytes:
-        """The answer's bytes. radius [arcsec]; `deadline` is one of the monotonic clock. Raises CdsError."""
+        """The bytes of the answer. radius [arcsec]; `deadline` is a time of the monotonic clock. Raises CdsError."""
         positions = Table({_ROW: np.arange(len(ra)), _RA: ra, _DEC: dec})
         positions[_RA].format = positions[_DEC].format = f".{_POSITION_DIGITS}f"
         self._deadline = deadline
@@ -208,13 +208,13 @@ class _Service(XMatchClass):
         except requests.HTTPError as error:
             raise CdsError(f"refused the request: {_excerpt(str(error))}") from error
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise _PassingError(f"no whole answer: {type(error).__name__}: {error}") from error
+            raise _PassingError(f"no complete answer: {type(error).__name__}: {error}") from error
         except Exception as error:
             # astroquery takes the page of an HTTP error for a VOTable, and its parser may raise anything on others.
             raise CdsError(f"refused the request with an answer that cannot be read: {error}") from error
 
     def is_table_available(self, table_id: object) -> bool:
-        """Whether it is a table's name rather than positions."""
+        """Whether the argument is the name of a table rather than positions."""
         return isinstance(table_id, str)
 
     def _request(self, method: str, url: str, **options: Any) -> requests.Response:
@@ -227,7 +227,7 @@ class _Service(XMatchClass):
         return response
 
     def _body(self, response: requests.Response) -> bytes:
-        """All bytes until the deadline; the limit of the library is on each wait for data, not on their sum."""
+        """All bytes until the deadline; the library's time limit applies to each wait for data, not to the total."""
         clock = threading.Timer(max(self._deadline - time.monotonic(), 0), _shut, [response.raw])
         clock.start()
         body = bytearray()
@@ -239,17 +239,17 @@ class _Service(XMatchClass):
         finally:
             clock.cancel()
         if time.monotonic() >= self._deadline:
-            raise _PassingError(f"the answer was not whole in time; {len(body)} bytes had come")
+            raise _PassingError(f"the answer was incomplete after the time limit; {len(body)} bytes received")
         return bytes(body)
 
 
 def _shut(raw: urllib3.HTTPResponse) -> None:
-    with contextlib.suppress(OSError, RuntimeError, ValueError):  # it had come to its end by itself
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # already closed
         raw.shutdown()
 
 
 def batches(ra: NDArray[np.float64], dec: NDArray[np.float64], size: int) -> Iterator[NDArray[np.int64]]:
-    """Rows of positions [deg], in groups of at most `size` that lie together on the sky."""
+    """Rows of positions [deg], in groups of at most `size` that are close on the sky."""
     known = _on_sphere(ra, dec)
     order = np.argsort(sky.healpix(np.where(known, ra, 0.0), np.where(known, dec, 0.0)), kind="stable")
     for start in range(0, len(order), size):
@@ -269,7 +269,7 @@ def _as_table(name: str, radius: float, sources: Sequence[_Source]) -> pa.Table:
 
 
 def _parsed(content: bytes) -> Table:
-    """The one table of an answer. Raises CdsError where it is not whole or says that it is not."""
+    """The one table of an answer. Raises CdsError if it is incomplete or marked as incomplete."""
     try:
         document = votable.parse(io.BytesIO(content))
         table = document.get_first_table()
@@ -277,20 +277,20 @@ def _parsed(content: bytes) -> Table:
     except Exception as error:
         # The parser may raise anything on what is no VOTable.
         shown = _excerpt(content.decode(errors="replace"))
-        raise _PassingError(f"the answer is no whole VOTable ({type(error).__name__}): {shown}") from error
+        raise _PassingError(f"the answer is not a complete VOTable ({type(error).__name__}): {shown}") from error
     infos = [*document.infos, *(info for r in document.resources for info in r.infos), *table.infos]
     for info in infos:
         if info.name == "QUERY_STATUS" and info.value != "OK":
-            said = f"{info.value} {_excerpt(info.content or '')}".strip()
-            kind = _PassingError if _PASSING_REASON in said else CdsError
-            raise kind(f"the answer is marked {said}: it is not whole")
+            message = f"{info.value} {_excerpt(info.content or '')}".strip()
+            kind = _PassingError if _PASSING_REASON in message else CdsError
+            raise kind(f"the answer is marked {message}: it is incomplete")
     return rows
 
 
 def _nearest(
     answer: Table, name: str, catalog: Catalog, ra: NDArray[np.float64], dec: NDArray[np.float64]
 ) -> list[_Source]:
-    """The source of each position in an answer, after it was checked that the answer is about these positions."""
+    """The source of each position in an answer, after checking that the answer is about these positions."""
     columns = _chosen(answer, catalog)
     try:
         row = np.asarray(columns[_ROW].cast(pa.int64()))
@@ -298,7 +298,7 @@ def _nearest(
     except pa.ArrowInvalid as error:
         raise CdsError(f"the answer has text for numbers: {error}") from error
     if not np.isin(row, np.arange(len(ra))).all():
-        raise CdsError("the answer has rows about positions that were not asked for")
+        raise CdsError("the answer has rows about positions that were not requested")
     row = row.astype(np.int64)
     if not (np.abs(given - dec[row]) < _SAME_POSITION).all() or not (np.abs(asked - ra[row]) < _SAME_POSITION).all():
         raise CdsError("the answer is about other positions")
@@ -307,7 +307,7 @@ def _nearest(
     found = pl.DataFrame({"row": row, "separation": distance, "id": columns[_ID], "at": np.arange(len(row))})
     first = found.sort("row", "separation", "id", "at").unique("row", keep="first", maintain_order=True)
     at = first["at"].to_arrow()
-    made = attempts(
+    rows = attempts(
         first["row"].to_numpy(),
         name,
         catalog.radius,
@@ -316,7 +316,7 @@ def _nearest(
         {attribute: columns[attribute].take(at) for attribute in catalog.attributes},
     )
     sources = [_NOTHING] * len(ra)
-    for source in made.to_pylist():
+    for source in rows.to_pylist():
         sources[source["row"]] = (source["source_id"], source["separation"], source["attributes"])
     return sources
 
@@ -324,7 +324,7 @@ def _nearest(
 def _chosen(answer: Table, catalog: Catalog) -> dict[str, pa.Array]:
     """Columns that the service adds, the id under _ID, and attributes by our names. Raises CdsError for missing ones.
 
-    None may be missing: what was stored without it would not be asked for again.
+    None may be missing: a stored row without an attribute would never be requested again.
     """
     spellings = {name: (name,) for name in (_ROW, _RA, _DEC, _DISTANCE)} | {_ID: catalog.id}
     spellings |= {name: attribute.names for name, attribute in catalog.attributes.items()}
@@ -345,18 +345,18 @@ def _arrow(column: Any) -> pa.Array:
 
 
 def _excerpt(text: str, length: int = 200) -> str:
-    """The beginning of a page without its marks."""
+    """The beginning of a page without its markup."""
     return " ".join(re.sub(r"<[^>]*>?", " ", text).split())[:length]
 
 
 class Asynchronous:
-    """Asks the service in a thread of its own, so that nobody waits for it.
+    """Asks the service in a separate thread, so that the caller does not wait.
 
-    Objects are handed in and finished attempts fetched at any time. What it cannot take or fails on it forgets: the
-    caller finds these objects again, since they have no row. After a failure it takes nothing until a wait is over,
-    then one request's worth of objects as a probe; each failure doubles the wait and the first success ends it.
+    The caller can submit objects and fetch finished attempts at any time. Objects that are rejected or fail are
+    dropped: the caller finds them again, since they have no row. After a failure no objects are accepted until a wait
+    is over, then one request's worth as a probe; each failure doubles the wait and the first success ends it.
 
-    room: most objects that are waiting, asked for, or finished and not yet fetched.
+    room: most objects that are waiting, requested, or finished and not yet fetched.
     """
 
     def __init__(self, cds: Cds, *, room: int = 20_000, clock: Callable[[], float] = time.monotonic) -> None:
@@ -374,13 +374,13 @@ class Asynchronous:
 
     @property
     def alarm(self) -> str | None:
-        """Why the service is not in use now, None while all is well."""
+        """Reason why the service is not in use now; None if it is in use."""
         return self._alarm
 
     def submit(self, oids: Sequence[str], ra: ArrayLike, dec: ArrayLike) -> int:
-        """Hand in objects at positions [deg]; returns how many were taken. Never waits for the service.
+        """Submit objects at positions [deg]; returns how many were accepted. Never waits for the service.
 
-        Objects that are known here are passed over.
+        Skips objects that are already submitted.
         """
         with self._changed:
             room = self._free()
@@ -394,13 +394,13 @@ class Asynchronous:
             return len(self._queue) - before
 
     def collect(self) -> pa.Table:
-        """Attempts that were finished since the last call (schema FINISHED). Never waits for the service."""
+        """Attempts finished since the last call (schema FINISHED). Never waits for the service."""
         with self._changed:
             tables, self._finished, self._done = self._finished, [], set()
         return pa.concat_tables([FINISHED.empty_table(), *tables])
 
     def close(self) -> None:
-        """End the thread after the request that is under way; what waits is forgotten."""
+        """End the thread after the current request; waiting objects are dropped."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -419,9 +419,9 @@ class Asynchronous:
                 self._changed.wait_for(lambda: self._queue or self._closed)
                 if self._closed:
                     return
-                taken, self._queue = self._queue, {}
-                self._in_hand = set(taken)
-            self._ask(list(taken), np.array(list(taken.values())))
+                batch, self._queue = self._queue, {}
+                self._in_hand = set(batch)
+            self._ask(list(batch), np.array(list(batch.values())))
 
     def _ask(self, oids: list[str], places: NDArray[np.float64]) -> None:
         ra, dec = places.T
@@ -431,7 +431,7 @@ class Asynchronous:
                 self._succeeded(_finished(found, [oids[k] for k in batch], ra[batch], dec[batch]))
                 if self._closed:
                     return
-        except Exception as error:  # noqa: BLE001  (whatever it is, it is told, and the thread lives on)
+        except Exception as error:  # noqa: BLE001  (any error is reported, and the thread goes on)
             self._failed(str(error) if isinstance(error, CdsError) else f"{type(error).__name__}: {error}")
 
     def _succeeded(self, rows: pa.Table) -> None:

@@ -1,9 +1,8 @@
 """Rows of catalogue files in chunks, from every format of `tablefiles` and from HATS folders.
 
-FITS, Parquet and text with delimiters are read piece by piece, other formats whole. A row is bad when it has no id, no
-position that can be read, or another number of values than the header: it is counted and left out. Values of
-attributes that cannot be read become null and are counted too. A file that is damaged or cut gives an error, so that
-nothing of an import counts.
+FITS, Parquet and delimited text are read in chunks, other formats whole. A row is bad if it has no id, no readable
+position, or not as many values as the header: it is counted and left out. Attribute values that cannot be read become
+null and are counted too. A damaged or cut file raises an error, so that no part of an import counts.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Counts:
 
     @property
     def kept(self) -> int:
-        """Rows that are good."""
+        """Number of good rows."""
         return self.rows - self.bad.total()
 
     def __str__(self) -> str:
@@ -47,7 +46,7 @@ class Counts:
 
 
 def schema(catalog: Catalog) -> pa.Schema:
-    """Columns of the rows of a catalogue: index, id, position [deg], motions where it has them, attributes."""
+    """Columns of the rows of a catalogue: index, id, position [deg], proper motions if it has them, attributes."""
     numbers = [("ra", "deg"), ("dec", "deg"), *((name, "mas/yr") for name in ("pmra", "pmdec") if catalog.moves)]
     return pa.schema(
         [
@@ -63,7 +62,7 @@ def schema(catalog: Catalog) -> pa.Schema:
 
 
 def rows(catalog: Catalog, paths: Sequence[Path], counts: Counts) -> Iterator[pa.Table]:
-    """Good rows of files and HATS folders, in chunks with the columns of `schema`; `counts` grows meanwhile.
+    """Good rows of files and HATS folders, in chunks with the columns of `schema`; updates `counts`.
 
     Raises TableFileError for a file that cannot be read or lacks the id or position.
     """
@@ -101,13 +100,13 @@ def _is_data(file: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Columns of a file by what they are for: None where the file lacks them."""
+    """Columns of a file by their role; None if the file lacks them."""
 
     id: str
     positions: Positions
     motion: tuple[str | None, ...]
     attributes: dict[str, str | None]
-    factors: dict[str, float]  # that take the numbers of a column to the unit of the settings
+    factors: dict[str, float]  # from the unit of a column to that of the settings
 
     def all(self) -> list[str]:
         """Every column to read, once."""
@@ -126,10 +125,10 @@ def _choose(file: TableFile, catalog: Catalog) -> _Chosen:
     attributes = {name: file.find(a.names) for name, a in catalog.attributes.items()}
     motion = tuple(file.find(spellings) if spellings else None for spellings in (catalog.pmra, catalog.pmdec))
     by_name = [str(column) for column in found.values()]
-    wanted = [(column, "mas/yr") for column in motion] + [
+    units_of = [(column, "mas/yr") for column in motion] + [
         (attributes[name], a.unit) for name, a in catalog.attributes.items() if a.type == "number"
     ]
-    factors = {column: file.factor(column, unit) for column, unit in wanted if column is not None}
+    factors = {column: file.factor(column, unit) for column, unit in units_of if column is not None}
     return _Chosen(by_name[0], file.positions(by_name[1:]), motion, attributes, factors)
 
 
@@ -163,14 +162,14 @@ def _good(file: TableFile, chosen: _Chosen, chunk: pa.Table, catalog: Catalog, c
             values[name] = pa.nulls(len(chunk), pa.string()) if column is None else words(chunk[column])
     kept = pa.table(values).filter(pa.array(good))
     index = pa.array(sky.healpix(kept["ra"].to_numpy(), kept["dec"].to_numpy()))
-    wanted = schema(catalog)
-    return pa.Table.from_arrays([index, *(kept[name] for name in wanted.names[1:])], schema=wanted)
+    target = schema(catalog)
+    return pa.Table.from_arrays([index, *(kept[name] for name in target.names[1:])], schema=target)
 
 
 def _motions(
     pmra: pa.Array, pmdec: pa.Array, catalog: Catalog, counts: Counts, good: np.ndarray
 ) -> dict[str, pa.Array]:
-    """Proper motions; both are null where one is missing or where they are too fast to be true."""
+    """Proper motions; both are null if one is missing or they are faster than `pm_max`."""
     east, north = (pm.fill_null(np.nan).to_numpy(zero_copy_only=False) for pm in (pmra, pmdec))
     total = np.hypot(east, north)
     too_fast = good & (total > catalog.pm_max)

@@ -1,9 +1,9 @@
-"""Positions with positions: the nearest source of a catalogue, or all within a radius; exact, also at poles and ra 0.
+"""Match positions: the nearest source of a catalogue, or all within a radius; exact, also at the poles and at ra 0.
 
 The shorter list is entered into a grid: each position into every cell that its disc touches. A row of the longer list
-lies in one cell, so each pair is met once. Cells are parts of declination bands and are found without trigonometry;
-only those that are used exist, in a hash table, so that the grid is as fine for a cluster as for the whole sky. The
-longer list is read once in its own order and need not be sorted.
+lies in one cell, so each pair is found once. Cells are parts of declination bands and are computed without
+trigonometry. Only occupied cells exist, in a hash table, so the grid is as fine for a cluster as for the whole sky.
+The longer list is read once and need not be sorted.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _YEAR = 365.25  # Julian year [d]
 
 @dataclass(frozen=True)
 class Motion:
-    """Proper motions of catalogue sources, and when each position is to be compared.
+    """Proper motions of catalogue sources, and the time of each position.
 
-    pmra (with the factor cos dec), pmdec [mas/yr] of each source, NaN where unknown (then it stays); `epoch` [Julian
-    year] of the catalogue's positions; `mjd` of each of the other positions.
+    pmra (with the factor cos dec), pmdec [mas/yr] of each source, NaN where unknown (the source then does not move);
+    `epoch` [Julian year] of the catalogue's positions; `mjd` of each of the other positions.
     """
 
     pmra: ArrayLike
@@ -74,9 +74,9 @@ def within(
     ids: Ids | None = None,
     motion: Motion | None = None,
 ) -> Pairs:
-    """All pairs of positions and catalogue sources [deg] that are no more than `radius` arcsec apart.
+    """All pairs of positions and catalogue sources [deg] with a separation of at most `radius` arcsec.
 
-    Of sources at the same distance that with the smaller of `ids` comes first (default: the earlier row). Positions
+    Of sources at the same distance the one with the smaller of `ids` comes first (default: the earlier row). Positions
     that are not finite or not on the sphere match nothing. With `motion` sources are moved to the time of each
     position, in a straight line through space at constant distance (Hipparcos catalogue, ESA SP-1200, 1.5.5, without
     parallax and radial velocity). Raises ValueError for a radius that is not in (0, MAX_RADIUS].
@@ -95,7 +95,7 @@ def nearest(
     ids: Ids | None = None,
     motion: Motion | None = None,
 ) -> tuple[Ints, Floats]:
-    """For each position the nearest catalogue source within `radius`: its row and separation [arcsec]; else -1, NaN.
+    """Row and separation [arcsec] of the nearest catalogue source within `radius` of each position; -1 and NaN if none.
 
     Ties, motion and errors as of `within`.
     """
@@ -115,7 +115,7 @@ def nearest(
 
 
 def motion_margin(pm_max: float, epoch: float, mjd: ArrayLike) -> float:
-    """Farthest that a source of total proper motion `pm_max` [mas/yr] gets from where a catalogue has it [arcsec]."""
+    """Largest displacement [arcsec] of a source of proper motion `pm_max` [mas/yr] from its catalogue position."""
     years = np.abs(_years(epoch, _floats(mjd)))
     return float(pm_max / 1000 * years.max(initial=0.0))
 
@@ -131,7 +131,7 @@ def _floats(values: ArrayLike) -> Floats:
 def _sorted(found: Pairs, ids: Ids | None) -> Pairs:
     rank = found.source
     if ids is not None:
-        # Only ids of pairs become Python's: a catalogue has many more.
+        # Only ids of pairs become Python objects: a catalogue has many more.
         of_pairs = ids[found.source] if isinstance(ids, np.ndarray) else ids.take(pa.array(found.source)).to_numpy()
         rank = np.unique(of_pairs, return_inverse=True)[1]
     order = np.lexsort((rank, found.separation, found.row))
@@ -161,7 +161,7 @@ def _grid(ra: Floats, dec: Floats, reach: float) -> tuple[float, int, int, Float
     """Grid in which positions [deg] are entered with all cells within `reach` arcsec.
 
     Bands per degree, bits of a band within its strip, bits of the hash, cells per degree of right ascension in each
-    strip; then entries sorted by hash: where those of each hash begin, their cells and positions.
+    strip; then entries sorted by hash: first entry of each hash, and the cells and positions of entries.
     """
     height = float(np.clip(_CELL_RADII * reach, _MIN_CELL, _MAX_CELL)) / 3600
     per_degree = 1 / height
@@ -290,7 +290,7 @@ def _scan(  # type: ignore[no-untyped-def]
     pmdec,
     years,
 ):
-    """Pairs of gridded and other positions: rows of both and separations. The others move if they have motions."""
+    """Pairs of gridded and other positions: rows of both and separations. Moves the others if they have motions."""
     size = max(ra.size, 16)
     row, other, apart = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size)
     n = 0

@@ -1,8 +1,8 @@
-"""Neighbours that an alert itself carries, normalised into attempts (`Survey.neighbours`).
+"""Neighbours listed in alert packets, normalised into attempts (`Survey.neighbours`).
 
-The survey looked for them at the alert's position, so each packet is an attempt on these catalogues, within the radii
-of its documentation. Codes for "none" (-999, the text "null") are no match. Packets without a catalogue's fields are no
-attempt.
+The survey searched for them at the alert's position, so each packet is an attempt on these catalogues, within the radii
+of the survey's documentation. Codes for "none" (-999, the text "null") mean "no match". A packet without the fields of
+a catalogue is not an attempt on it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def neighbours(alerts: pa.Table, survey: Survey) -> pa.Table:
 
 
 def _attempts(alerts: pa.Table, neighbour: Neighbour) -> pa.Table:
-    asked = np.flatnonzero(alerts[neighbour.distance].is_valid())
-    about = alerts.take(pa.array(asked))
+    rows = np.flatnonzero(alerts[neighbour.distance].is_valid())
+    about = alerts.take(pa.array(rows))
     distance = pc.cast(_known(about[neighbour.distance]), pa.float64()).fill_null(np.nan)
-    ids = pa.nulls(len(asked), pa.string()) if neighbour.id is None else _known(about[neighbour.id]).cast(pa.string())
+    ids = pa.nulls(len(rows), pa.string()) if neighbour.id is None else _known(about[neighbour.id]).cast(pa.string())
     columns = {name: _known(about[name]) for name in neighbour.attributes}
-    return attempts(asked, neighbour.catalog, neighbour.radius, ids, distance.to_numpy(), columns)
+    return attempts(rows, neighbour.catalog, neighbour.radius, ids, distance.to_numpy(), columns)
 
 
 def _known(column: pa.ChunkedArray) -> pa.Array:
-    """The column with nulls for the survey's codes for "none"."""
+    """The column with null for the survey's codes for "none"."""
     values = column.combine_chunks()
     if pa.types.is_string(values.type):
         return pc.if_else(pc.is_in(values, pa.array(["null", ""])), None, values)

@@ -1,4 +1,4 @@
-"""Rows of attempts: what was asked of a catalogue about a position, and the source that was found, if any."""
+"""Rows of attempts: a query of a catalogue at a position, and the source found, if any."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from alerce_spark.errors import AlerceError
 
 
 class CdsError(AlerceError):
-    """A service gave no answer that can be used; the message says what happened. It is not "no match"."""
+    """A service gave no usable answer; the message gives the reason. It does not mean "no match"."""
 
 
 ATTRIBUTES = pa.map_(pa.string(), pa.string())
 
-#: An attempt: `row` of the position asked about; without a source `separation` and `attributes` are null. A source has
-#: a null `source_id` where who knows of it does not name it.
+#: An attempt: `row` of the queried position; without a source `separation` and `attributes` are null. A source has a
+#: null `source_id` if the catalogue or packet does not name it.
 ATTEMPTS = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
@@ -42,7 +42,7 @@ def attempts(
 ) -> pa.Table:
     """Attempts on one catalogue, schema ATTEMPTS; all arrays have one entry a row.
 
-    separation: NaN where there is no source; ids and columns of such rows are left out.
+    separation: NaN without a source; ids and columns of such rows are ignored.
     """
     found = pa.array(np.isfinite(separation))
     size = len(row)
@@ -71,7 +71,7 @@ def _maps(columns: Mapping[str, pa.Array], found: pa.Array) -> pa.Array:
 
 
 def numbers(maps: pa.Array, names: tuple[str, ...]) -> list[NDArray[np.float64]]:
-    """Attributes of each row as float64, one array a name; NaN where there is no row, no attribute or no number."""
+    """Attributes of each row as float64, one array per name; NaN without a row, an attribute or a number."""
     found = []
     for name in names:
         texts = pc.map_lookup(maps, pa.scalar(name), "first")

@@ -1,4 +1,4 @@
-"""Many light curves as flat arrays with offsets: what every feature family reads, and what a family declares."""
+"""Many light curves as flat arrays with offsets, the input of every feature family; and the description of a family."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Objects:
     """n objects after the selection of docs/features.md: `bands[b]` and `limits[b]` hold the n curves of BANDS[b].
 
     `both` holds the g and r rows of each object merged in time order. `rb`, `sgscore1`, `meanra`, `meandec` [deg] and
-    the AllWISE magnitudes `w1` … `w4` are one value an object, NaN where unknown. `corrected` is the object's flag.
+    the AllWISE magnitudes `w1` … `w4` have one value per object, NaN where unknown. `corrected` is the object's flag.
     """
 
     oid: NDArray[np.object_]
@@ -83,8 +83,8 @@ class Scratch:
 class Family:
     """A feature family: `compute(objects, scratch)` returns float64 (n, len(columns)), NaN where undefined.
 
-    `columns` are final names, band suffix included, in the order of the returned columns. `needs` names the families
-    that must have run before (by `name`).
+    `columns` are final names, band suffix included, in the order of the returned columns. `needs` lists the names of
+    families that must run first.
     """
 
     name: str

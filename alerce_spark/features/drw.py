@@ -1,4 +1,4 @@
-"""Damped random walk of one band's light curve: variance and time scale of largest likelihood."""
+"""Damped random walk of one band's light curve: variance and time scale of maximum likelihood."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def _fit(t: Float, m: Float, e: Float) -> tuple[float, float]:
 
 @njit(cache=True, error_model="numpy")
 def _all(offsets: Int, mjd: Float, mag: Float, err: Float, out: Float) -> None:
-    """One row of out a curve; NaN for curves that are too short."""
+    """Fill one row of `out` per curve; NaN for curves that are too short."""
     for c in range(offsets.size - 1):
         a = offsets[c]
         b = offsets[c + 1]
@@ -233,9 +233,9 @@ def damped_random_walk(curves: Curves) -> Float:
 
     Kernel a·exp(-Δt/tau) plus err² on the diagonal, magnitudes minus their mean (docs/features.md); the likelihood is
     that of Foreman-Mackey et al. (2017, AJ 154, 220) for a real term. GP_DRW_sigma is a, **a variance** despite its
-    name. Both are searched within VARIANCE_BOUNDS and TAU_BOUNDS. Fewer than 6 points or equal magnitudes: NaN. Where
-    the errors explain all scatter a is its lower bound, and tau, on which the likelihood then does not depend, is NaN.
-    Errors below 1e-10 standard deviations of the curve count as that.
+    name. Both are searched within VARIANCE_BOUNDS and TAU_BOUNDS. Fewer than 6 points or equal magnitudes: NaN. If the
+    errors explain all scatter, a is its lower bound, and tau, on which the likelihood then does not depend, is NaN.
+    Errors below 1e-10 standard deviations of the curve are raised to that value.
     """
     out = np.empty((len(curves), len(NAMES)))
     _all(curves.offsets, curves.mjd, curves.mag, curves.err, out)

@@ -1,4 +1,4 @@
-"""All 152 features of many objects: runs the families one after the other over the same arrays."""
+"""All 152 features of many objects: run the families one after the other over the same arrays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from alerce_spark.features import (
 from alerce_spark.features.curves import Family, Float, Objects, Scratch
 from alerce_spark.features.names import FEATURES
 
-#: Every family, those that others need first. A new family is a module with a `FAMILY` and a line here.
+#: Every family, in order of their needs. A new family is a module with a `FAMILY` and a line here.
 FAMILIES: tuple[Family, ...] = tuple(
     module.FAMILY
     for module in (
@@ -50,13 +50,13 @@ FAMILIES: tuple[Family, ...] = tuple(
 
 
 def columns_of(families: tuple[Family, ...]) -> dict[str, int]:
-    """Position in FEATURES of each column that `families` give, in their order.
+    """Position in FEATURES of each column that `families` return, in their order.
 
-    Raises ValueError where the families do not give each of the 152 exactly once, or one comes before what it needs.
+    Raises ValueError unless the families return each of the 152 exactly once, and each comes after those it needs.
     """
-    given = [column for family in families for column in family.columns]
-    if sorted(given) != sorted(FEATURES):
-        wrong = sorted(set(given) ^ set(FEATURES)) or sorted({name for name in given if given.count(name) > 1})
+    columns = [column for family in families for column in family.columns]
+    if sorted(columns) != sorted(FEATURES):
+        wrong = sorted(set(columns) ^ set(FEATURES)) or sorted({name for name in columns if columns.count(name) > 1})
         raise ValueError(f"feature families must give each of the 152 features once; wrong: {', '.join(wrong)}")
     ran: set[str] = set()
     for family in families:
@@ -64,14 +64,14 @@ def columns_of(families: tuple[Family, ...]) -> dict[str, int]:
             raise ValueError(f"feature family {family.name} needs {', '.join(sorted(missing))} to run before it")
         ran.add(family.name)
     place = {name: k for k, name in enumerate(FEATURES)}
-    return {column: place[column] for column in given}
+    return {column: place[column] for column in columns}
 
 
 _PLACES = np.array(list(columns_of(FAMILIES).values()))
 
 
 def extract_with_scratch(objects: Objects) -> tuple[Float, Scratch]:
-    """The matrix of `extract`, and what families left for each other: period, its power, false-alarm probability."""
+    """The matrix of `extract` and the values that families pass on: period, its power, false-alarm probability."""
     scratch = Scratch()
     matrix = np.full((len(objects), len(FEATURES)), np.nan)
     if len(objects):
@@ -82,8 +82,8 @@ def extract_with_scratch(objects: Objects) -> tuple[Float, Scratch]:
 
 
 def extract(objects: Objects) -> Float:
-    """Features of n objects, float64 (n, 152) in the order of `names.FEATURES`; NaN where a definition gives no value.
+    """Features of n objects, float64 (n, 152) in the order of `names.FEATURES`; NaN where undefined.
 
-    Objects without enough detections (docs/features.md) are rows of NaN. No row depends on the other objects.
+    Objects with too few detections (docs/features.md) are rows of NaN. No row depends on the other objects.
     """
     return extract_with_scratch(objects)[0]

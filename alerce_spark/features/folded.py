@@ -15,7 +15,7 @@ MIN_POINTS = 2
 
 @njit(cache=True, error_model="numpy")
 def _all(offsets: Int, mjd: Float, mag: Float, origin: Float, period: Float, out: Float) -> None:
-    """One row of `out` a curve, phases counted from `origin` [d]; NaN without a period, points or variation."""
+    """Fill one row of `out` per curve, phases from `origin` [d]; NaN without a period, points or variation."""
     for c in range(offsets.size - 1):
         lo, hi = offsets[c], offsets[c + 1]
         n = hi - lo

@@ -1,10 +1,9 @@
 """Fourier series of seven harmonics at the best period: amplitudes, relative phases, residual (docs/features.md).
 
-Weighted least squares, rows scaled by 1/(e + 0.01), solved as the pseudo-inverse does: where the points do not
-determine all 15 coefficients the shortest solution is taken. Two choices are ours: the mean magnitude is subtracted
-first, which matters only there and keeps the zero point of the magnitudes out of the amplitudes; and singular values
-below 1e-6 of the largest count as zero (upstream: 1e-15), since beyond that the solution is the rounding noise of the
-epochs.
+Weighted least squares with rows scaled by 1/(e + 0.01), solved by the pseudo-inverse: if the points do not determine
+all 15 coefficients, it gives the solution of least norm. Two choices are ours. The mean magnitude is subtracted first,
+which matters only in that case and keeps the zero point of the magnitudes out of the amplitudes. Singular values below
+1e-6 of the largest count as zero (upstream: 1e-15), since smaller ones carry only the rounding noise of the epochs.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def _dot(a: Float, b: Float) -> float:
 def _shortest(rows: Float, target: Float) -> Float:
     """Solution of least norm of `rows` (n, p) x = `target` (n,), n ≤ p; both are overwritten.
 
-    One-sided Jacobi rotations make the rows orthogonal, and turn the target along: then each row gives its own part.
+    One-sided Jacobi rotations, also applied to the target, make the rows orthogonal; then rows contribute separately.
     """
     n, p = rows.shape
     for _ in range(40):
@@ -160,7 +159,7 @@ def model(time: Float, period: float, coefficients: Float) -> Float:
 
 @njit(cache=True, error_model="numpy")
 def _all(offsets: Int, mjd: Float, mag: Float, err: Float, period: Float, out: Float) -> None:
-    """One row of `out` a curve; NaN without a period or points."""
+    """Fill one row of `out` per curve; NaN without a period or points."""
     for c in range(offsets.size - 1):
         lo, hi = offsets[c], offsets[c + 1]
         out[c, :] = np.nan

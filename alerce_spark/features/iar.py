@@ -85,8 +85,8 @@ def _slope(phi: float, dt: Float, y: Float, v: Float) -> tuple[float, float]:
 def _polish(dt: Float, y: Float, v: Float, a: float, b: float, x: float) -> float:
     """Zero of the slope between a and b, by secants from x, by halving where they leave the bracket or lag.
 
-    The objective is flat to rounding about its minimum, over a wide range of phi where all gaps are long. Its slope is
-    not, so that the place does not depend on the last bits of exp and log, which differ between machines.
+    Around its minimum the objective is flat to rounding, over a wide range of phi if all gaps are long. Its slope is
+    not, so the result does not depend on the last bits of exp and log, which differ between machines.
     """
     slope, curvature = _slope(x, dt, y, v)
     before = b - a
@@ -216,8 +216,8 @@ def iar(curves: Curves) -> Float:
 
     The objective is that of docs/features.md (turbo-fats), minimised over (0, 1). It differs from the likelihood of
     Eyheramendy et al. (2018, MNRAS 481, 4311) by dividing the residual of a point by the variance predicted with
-    the next point's error; published values have it so. Fewer than 6 points or equal magnitudes: NaN. Errors
-    below 1e-10 standard deviations of the curve count as that.
+    the next point's error; published values do the same. Fewer than 6 points or equal magnitudes: NaN. Errors
+    below 1e-10 standard deviations of the curve are raised to that value.
     """
     out = np.empty((len(curves), len(NAMES)))
     _all(curves.offsets, curves.mjd, curves.mag, curves.err, out)

@@ -1,4 +1,4 @@
-"""Features of whole tables: Arrow tables of detections in, one row an object out."""
+"""Features of whole tables: Arrow tables of detections in, one row per object out."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def schema(oid_type: pa.DataType | None = None) -> pa.Schema:
 def table(detections: pa.Table, non_detections: pa.Table | None = None, xmatch: pa.Table | None = None) -> pa.Table:
     """Features of every object of `detections`, sorted by oid, with the columns of `schema`; null where undefined.
 
-    Columns and rules of the input are those of `select.select`; `checked` says what is refused, with an InputError.
-    `ndet_used` counts the detections in g and r that count, 0 for objects with too few: these are rows of nulls.
+    Columns and rules of the input are those of `select.select`; `checked` lists the inputs that raise an InputError.
+    `ndet_used` is the number of detections used in g and r, 0 for objects with too few, whose rows are null.
     `period_false_alarm` is the probability that noise alone gives as high a peak in the periodogram.
     """
     detections = checked(detections, REQUIRED, "detections")
@@ -42,12 +42,12 @@ def table(detections: pa.Table, non_detections: pa.Table | None = None, xmatch: 
 
 
 def checked(table: pa.Table, required: Sequence[str], what: str, *, part: bool = False) -> pa.Table:
-    """The columns of a user's table that features use, in their types: ids exact, flags and signs in any spelling.
+    """The columns of a user's table that features use, converted to their types: exact ids, flags and signs.
 
-    Names may be in any case, bands 1, 2, 3 or g, r, i. A column without a single value counts as absent, but stays in
-    a `part` of a table: what counts there must not depend on how the table is cut. Raises TableFileError for columns
-    that are missing or there twice, rows without an oid, ids that have lost digits, flags and numbers that are none,
-    and times that are no MJD or lie more than a century apart.
+    Names may be in any case, bands 1, 2, 3 or g, r, i. A column without any value counts as absent, but stays in a
+    `part` of a table: the result must not depend on how the table is split. Raises TableFileError for missing or
+    repeated columns, rows without an oid, ids that have lost digits, invalid flags and numbers, and times that are not
+    MJD or lie more than a century apart.
     """
     names = table.schema.names
     if missing := [name for name in required if find(names, [name]) is None]:
@@ -91,7 +91,7 @@ def _bands(column: pa.ChunkedArray, what: str) -> pa.Array:
     return values.strict_numbers(found, what)
 
 
-#: Longest span of a table of light curves [d]: period search takes memory and time in proportion.
+#: Longest time span of a table of light curves [d]: memory and time of the period search grow with it.
 _LONGEST = 36_525.0
 _READERS: dict[str, Callable[[pa.ChunkedArray, str], pa.Array]] = {
     "mjd": _mjd,
@@ -106,7 +106,7 @@ _READERS: dict[str, Callable[[pa.ChunkedArray, str], pa.Array]] = {
 
 
 def from_objects(objects: Objects, oid_type: pa.DataType | None = None) -> pa.Table:
-    """The table of `table` of selected objects, in their order; `oid_type` is the Arrow type of their ids."""
+    """The result of `table` for selected objects, in their order; `oid_type` is the Arrow type of their ids."""
     columns = schema(oid_type)
     matrix, scratch = extract_with_scratch(objects)
     count = len(objects)

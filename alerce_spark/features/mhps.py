@@ -1,8 +1,8 @@
 """Mexican-hat power spectrum: variance of the flux on scales of 100 and 10 days (Arévalo et al. 2012, MNRAS 426, 1793).
 
-Definition in docs/features.md. The flux minus its mean is smoothed with two Gaussians of widths σ and 2σ, both
-normalised by what the same Gaussians make of the sampling; the mean square of the difference, over the square integral
-of the filter and the squared mean flux, is the power on that scale.
+Definition in docs/features.md. The flux minus its mean is smoothed with two Gaussians of widths σ and 2σ, each
+normalised by the sampling smoothed with the same Gaussian. The power on that scale is the mean square of the
+difference, divided by the square integral of the filter and the squared mean flux.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ NAMES = ("MHPS_high", "MHPS_low", "MHPS_ratio")
 
 #: Time scales [d] of MHPS_low and MHPS_high.
 LOW, HIGH = 100.0, 10.0
-#: The filter reaches at least six times this [d]. Published values were made with 5.0 (docs/differences.md D15).
+#: The filter extends to at least six times this [d]. Published values used 5.0 (docs/differences.md D15).
 DT = 5.0
-#: A point is used when more than this many points, itself among them, lie within two thirds of the filter's reach.
+#: A point is used if more than this many points, itself included, lie within two thirds of the filter's reach.
 MIN_NEIGHBOURS = 3
 
 _ZERO_POINT = 19.0
@@ -87,7 +87,7 @@ def _smooth(mjd: Float, flux: Float, scale: float, dt: float, used: Int) -> floa
 
 @njit(cache=True, error_model="numpy")
 def _all(offsets: Int, mjd: Float, mag: Float, err: Float, dt: float, out: Float) -> None:
-    """One row (high, low, ratio) of `out` a curve; NaN where no point has enough neighbours."""
+    """Fill one row (high, low, ratio) of `out` per curve; NaN if no point has enough neighbours."""
     for c in range(offsets.size - 1):
         lo, hi = offsets[c], offsets[c + 1]
         n = hi - lo

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alerce_spark.features.curves import per_band
 
-#: Changes whenever a value of any feature can change for the same light curve; stored with every row of features.
+#: Must change when the value of any feature can change for the same light curve; stored with every row of features.
 FEATURES_VERSION = "1.0.0"
 
 #: The 65 features of one band, in alphabetical order.

@@ -5,16 +5,15 @@ L107), which equals a weighted Lomb-Scargle periodogram with floating mean (Zech
 each band has its own mean and sinusoid, and the bands share the frequency. Here it is kept as x = Σθ/Σχ²₀, the share of
 the weighted sum of squares that the model explains; the power of the features is F = Σd₂·x/(d₁·(1 − x)).
 
-A search has two passes. The coarse one evaluates x on the whole grid in single precision, as products of matrices: with
-f = f_c ± δ, sums over points such as Σ w cos 2πf(t − t₀) follow from products of a factor that depends on (f_c, t) with
-one that depends on (δ, t), so 6 multiply-adds a point and frequency at the speed of the linear algebra library. It only
-chooses which frequencies are looked at again. The second pass works in double precision with a fixed order of
-operations, and every number that leaves `search` comes from it; so results depend neither on the vector width nor on
-that library.
+A search has two passes. The coarse pass evaluates x on the whole grid in single precision, as matrix products: with
+f = f_c ± δ, sums over points such as Σ w cos 2πf(t − t₀) are products of a factor that depends on (f_c, t) and one that
+depends on (δ, t), which takes 6 multiply-adds per point and frequency at the speed of the linear algebra library. It
+only chooses candidate frequencies. The second pass works in double precision with a fixed order of operations, and all
+results of `search` come from it, so they depend neither on the vector width nor on that library.
 
-One harmonic finds the period of any shape, but what a sinusoid leaves over of an RR Lyrae or a Cepheid acts as noise on
-the place of the maximum, up to 1e-3 of long periods. So the period is that of the maximum of a series of up to five
-harmonics within the peak that one harmonic chose, as many as the Bayesian information criterion supports.
+One harmonic finds the period of any shape, but the residual of an RR Lyrae or a Cepheid from a sinusoid acts as noise
+on the position of the maximum, up to 1e-3 of long periods. So the period is that of the maximum of a series of up to
+five harmonics within the peak of one harmonic, with as many as the Bayesian information criterion supports.
 """
 
 from __future__ import annotations
@@ -36,18 +35,18 @@ Float32 = NDArray[np.float32]
 MIN_PERIOD, MAX_PERIOD = 0.045, 500.0
 #: Largest phase shift [turns] over half the time span between neighbouring grid frequencies (D12).
 MAX_SHIFT = 0.2
-#: Least size of the grid: short spans have few independent frequencies, but their peaks must be resolved as well.
+#: Least size of the grid: short spans have few independent frequencies, but their peaks must be resolved too.
 MIN_GRID = 1000
 #: Longest time span [d] that is searched. Longer ones are broken dates; the grid would grow without bound.
 MAX_SPAN = 36525.0
-#: A band takes part with at least this many points: three are spent on its mean and sinusoid.
+#: A band is used if it has at least this many points: three are needed for its mean and sinusoid.
 MIN_POINTS = 6
 #: Highest local maxima that are refined, and how many grid values enter PPE.
 PEAKS, PPE_VALUES = 10, 100
 #: Power_rate_k compares the power at k times the best period (docs/features.md, "Period").
 RATE_FACTORS = (0.25, 1 / 3, 0.5, 2.0, 3.0, 4.0)
 
-#: Harmonics that may take part in the last step; each band needs this many points for every coefficient.
+#: Most harmonics of the last step; each band needs this many points for every coefficient.
 MAX_HARMONICS, POINTS_A_TERM = 5, 2
 
 # How far from the maximum of one harmonic that of the series may lie, in units of 1/(time span), and the steps to it.
@@ -116,7 +115,7 @@ class _Grid:
 
 @dataclass(frozen=True)
 class Search:
-    """Result of the period search of one object: periods [d], powers F, a probability; NaN where there is none.
+    """Result of the period search of one object: periods [d], powers F, a probability; NaN without a period.
 
     `rates` are the powers at the grid frequencies nearest to 1/(k·period), over `power`, for k in RATE_FACTORS.
     """
@@ -434,7 +433,7 @@ def _repair(x: Float32, first: float, step: float, points: _Points) -> None:
 
 @njit(cache=True, error_model="numpy")
 def _maxima(x: Float32, want: int) -> Int:
-    """Indices of the `want` highest interior local maxima of x, highest first; fewer where there are fewer."""
+    """Indices of at most `want` highest interior local maxima of x, highest first."""
     index = np.empty(want, np.int64)
     value = np.empty(want, np.float32)
     n = 0
@@ -481,7 +480,7 @@ def _normalise(starts: Int, mag: Float, err: Float) -> tuple[Float, Float, Float
 
 
 def _take(curves: tuple[Curves, ...], i: int) -> tuple[list[int], _Points, float] | None:
-    """Bands that can take part in the search of object i, their points and time span [d]; None where there are none."""
+    """Usable bands of object i for the search, their points and time span [d]; None without any."""
     parts = []
     for band, curve in enumerate(curves):
         rows = slice(curve.offsets[i], curve.offsets[i + 1])
@@ -530,7 +529,7 @@ def _scan(points: _Points, grid: _Grid) -> Float32:
 
 
 def _best(x: Float32, grid: _Grid, points: _Points) -> tuple[float, float]:
-    """Frequency and x of the highest refined maximum of one harmonic, `x` on the grid; NaN where there is none."""
+    """Frequency and x of the highest refined maximum of one harmonic, from `x` on the grid; NaN without a maximum."""
     index = _maxima(x, PEAKS + _SPARE_PEAKS)
     exact = _evaluate(grid.at(index), points)
     index = np.sort(index[np.lexsort((index, -exact))][:PEAKS])
@@ -575,11 +574,11 @@ def _false_alarm(x: float, points: _Points) -> float:
 
 
 def search(curves: tuple[Curves, ...], i: int) -> Search:
-    """Period search of object i over its bands `curves`; everything NaN where no band has enough points that vary."""
-    taken = _take(curves, i)
-    if taken is None:
+    """Period search of object i over its bands `curves`; all NaN if no band has enough points that vary."""
+    usable = _take(curves, i)
+    if usable is None:
         return Search()
-    bands, points, span = taken
+    bands, points, span = usable
     grid = _grid(span)
     x = np.zeros(grid.size, np.float32)
     band_period = [np.nan] * len(curves)
@@ -595,8 +594,8 @@ def search(curves: tuple[Curves, ...], i: int) -> Search:
         return Search()
     frequency = _polish(frequency, span, points)
     nearest = np.rint((frequency / np.array(RATE_FACTORS) - grid.first) / grid.step).clip(0, grid.size - 1)
-    wanted = np.append(_evaluate(grid.at(nearest), points), best)
-    *rates, power = _power(wanted, points)
+    values = np.append(_evaluate(grid.at(nearest), points), best)
+    *rates, power = _power(values, points)
     return Search(
         period=1.0 / frequency,
         ppe=_ppe(x, grid, points),
@@ -608,16 +607,16 @@ def search(curves: tuple[Curves, ...], i: int) -> Search:
 
 
 def spectrum(objects: Objects, i: int) -> tuple[Float, Float]:
-    """Frequencies [1/d] and power F of object i on the grid of the search, for figures; empty where there is none."""
+    """Frequencies [1/d] and power F of object i on the grid of the search, for figures; empty without a search."""
     return power_of(objects.bands, i)
 
 
 def power_of(curves: tuple[Curves, ...], i: int) -> tuple[Float, Float]:
     """The same of object i over its bands `curves`."""
-    taken = _take(curves, i)
-    if taken is None:
+    usable = _take(curves, i)
+    if usable is None:
         return np.empty(0), np.empty(0)
-    bands, points, span = taken
+    bands, points, span = usable
     grid = _grid(span)
     x = np.zeros(grid.size)
     for k in range(len(bands)):

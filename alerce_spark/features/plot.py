@@ -14,7 +14,7 @@ from alerce_spark.text import printable
 
 _BANDS = (("g", "#1a9850"), ("r", "#d73027"))
 _PHASES = np.linspace(0.0, 2.0, 401)
-_DAYS = 0.99727  # sidereal day [d]: daily observations repeat a peak at frequencies so far apart
+_DAYS = 0.99727  # sidereal day [d]: daily observations give aliases at ± 1 per day
 
 
 def figure(objects: Objects, i: int, period: float | None = None) -> Figure:
@@ -22,8 +22,7 @@ def figure(objects: Objects, i: int, period: float | None = None) -> Figure:
 
     Panels: apparent light curve with upper limits; the light curve folded at the period and at twice the period, with
     the series of seven harmonics; periodogram with the period marked; signed difference flux with the supernova model.
-    `period` [d] takes the place of the best one. A panel says so where there is nothing to show. Raises IndexError
-    where there is no such object.
+    `period` [d] replaces the best one. A panel without data says so. Raises IndexError if there is no such object.
     """
     oid = objects.oid[i]
     bands = tuple(_one(curves, i) for curves in objects.bands)

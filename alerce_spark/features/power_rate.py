@@ -8,7 +8,7 @@ COLUMNS = ("Power_rate_1/4", "Power_rate_1/3", "Power_rate_1/2", "Power_rate_2",
 
 
 def _compute(objects: Objects, scratch: Scratch) -> Float:
-    """The period search evaluates them while it has the object's points at hand (periodogram.RATE_FACTORS)."""
+    """The period search evaluates these powers, since it holds the object's points (periodogram.RATE_FACTORS)."""
     return scratch.extra["rates"]
 
 

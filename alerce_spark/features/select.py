@@ -2,17 +2,17 @@
 
 Columns have ALeRCE's names. Required: `oid` (or `objectId`), `mjd`, `fid`, `magpsf`, `sigmapsf`. Used where present:
 `candid`, `has_stamp`, `parent_candid` (which copy of a detection counts); `isdiffpos` (absent: all positive);
-`magpsf_corr`, `sigmapsf_corr_ext`, `corrected` (absent: the difference photometry is used as it is); `ra`, `dec`, `rb`,
+`magpsf_corr`, `sigmapsf_corr_ext`, `corrected` (absent: the difference photometry is used); `ra`, `dec`, `rb`,
 `sgscore1` (absent: NaN, and no cut on rb). Upper limits: `oid`, `mjd`, `fid`, `diffmaglim`. AllWISE: `oid`, `w1mpro` …
-`w4mpro`. Forced photometry does not belong here (docs/differences.md D24).
+`w4mpro`. Forced photometry is not used (docs/differences.md D24).
 
-The rules, in this order; each is deterministic, so the order of the rows changes nothing:
+The rules apply in this order; the order of the rows changes nothing:
 
 1. One row for each (oid, candid): an alert's own before a copy in a later packet, then the smallest carrier (D10).
 2. One row for each (oid, mjd): own before copy, then the best rb, then the smallest candid (D10).
 3. An object is corrected if the first detection of every band is (D22); then magpsf_corr and sigmapsf_corr_ext are its
    magnitudes and errors, else magpsf and sigmapsf.
-4. Rows with a null, infinite or coded (100, −999) number among those needed go; sgscore1 may be null (D23).
+4. Rows in which a needed number is null, infinite or a code (100, −999) are dropped; sgscore1 may be null (D23).
 5. 0 < error < 1 and rb ≥ 0.55.
 6. Objects keep their detections only with at least 6 in g or at least 6 in r (D9). Others remain as empty objects.
 """
@@ -48,7 +48,7 @@ _LIMIT_KEY = 1e-5  # upper limits of one epoch agree in mjd to this [d]
 
 
 class _Rows:
-    """Columns of one table as float64 (or int64 ids), whatever they came as."""
+    """Columns of one table as float64 (or int64 ids), from any input type."""
 
     def __init__(self, columns: Columns, required: Sequence[str], what: str) -> None:
         names = columns.schema.names if isinstance(columns, pa.Table) else list(columns)
@@ -79,7 +79,7 @@ class _Rows:
         return pc.cast(self.array(name), pa.float64()).to_numpy(zero_copy_only=False)
 
     def ids(self, name: str) -> Int:
-        """The column as int64 without a detour over floating point, −1 where null, 0 if there is no such column."""
+        """The column as int64, never via floating point; −1 where null, 0 if there is no such column."""
         if name not in self.names:
             return np.zeros(self.size, np.int64)
         column = self._columns[name]
@@ -138,10 +138,10 @@ def from_offsets(
     non_detections: Columns | None = None,
     xmatch: Mapping[str, Float] | None = None,
 ) -> Objects:
-    """Objects of rows that are grouped already: object i has rows `offsets[i]:offsets[i + 1]` of each column.
+    """Objects of grouped rows: object i has rows `offsets[i]:offsets[i + 1]` of each column.
 
-    Same columns (without `oid`), rules and errors as `select`; the objects keep their order. `xmatch` has one value an
-    object, NaN where there is no match.
+    Same columns (without `oid`), rules and errors as `select`; the objects keep their order. `xmatch` has one value per
+    object, NaN without a match.
     """
     rows = _Rows(detections, REQUIRED, "detections")
     group = np.repeat(np.arange(len(oid)), np.diff(offsets))
@@ -170,7 +170,7 @@ def _factorise(values: pa.Array) -> tuple[NDArray[np.object_], Int]:
 
 
 def _look_up(oid: NDArray[np.object_], values: pa.Array) -> Int:
-    """Position in `oid` of each value, −1 where it is not there."""
+    """Position in `oid` of each value, −1 if absent."""
     place = {name: k for k, name in enumerate(oid)}
     encoded = values.dictionary_encode()
     known = np.array([place.get(name, -1) for name in encoded.dictionary.to_pylist()], dtype=np.int64)
@@ -260,7 +260,7 @@ def _first_of(rows: Int, group: Int, key: NDArray[Any], rank: tuple[NDArray[Any]
 
 
 def _usable(rows: _Rows, data: dict[str, NDArray[Any]]) -> Bool:
-    """Rules 4 and 5, and the bands that features are made of."""
+    """Rules 4 and 5, and the cut to the bands of the features."""
     good = np.isin(data["fid"], BANDS) & np.isfinite(data["sign"])
     for name in ("mag", "magpsf"):
         good &= (data[name] > MAG_RANGE[0]) & (data[name] < MAG_RANGE[1])
@@ -284,7 +284,7 @@ def _curves(n: int, group: Int, data: dict[str, NDArray[Any]], rows: Bool) -> Cu
 
 
 def _limits(n: int, rows: _Rows | None, group: Int | None, enough: Bool, band: int) -> Limits:
-    """Upper limits of one band of the objects that count; one for each epoch, the faintest where copies differ."""
+    """Upper limits of one band of the selected objects; one per epoch, the faintest if copies differ."""
     if rows is None or group is None:
         return Limits(np.zeros(n + 1, np.int64), np.empty(0), np.empty(0))
     mjd, limit = rows.floats("mjd"), rows.floats("diffmaglim")
@@ -311,13 +311,13 @@ def _mean(n: int, group: Int, values: Float) -> Float:
 
 
 def _mean_angle(n: int, group: Int, degrees: Float) -> Float:
-    """Mean right ascension [deg, 0 to 360): as `_mean`, but across the meridian an object is in one place."""
+    """Mean right ascension [deg, 0 to 360): like `_mean`, but correct for objects on both sides of 0/360."""
     start = degrees[np.searchsorted(group, group)] if len(group) else degrees
     return (_mean(n, group, start + (degrees - start + 180.0) % 360.0 - 180.0)) % 360.0
 
 
 def _median(n: int, group: Int, values: Float) -> Float:
-    """Median of the finite values of each group; NaN where there are none."""
+    """Median of the finite values of each group; NaN without any."""
     good = np.isfinite(values)
     group, values = group[good], values[good]
     values = values[np.lexsort((values, group))]

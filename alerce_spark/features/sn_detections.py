@@ -12,7 +12,7 @@ NAMES = ("delta_mag_fid", "positive_fraction")
 
 @njit(cache=True, error_model="numpy")
 def _all(offsets: Int, mag: Float, sign: Float, out: Float) -> None:
-    """One row of out a curve; NaN for empty curves."""
+    """Fill one row of `out` per curve; NaN for empty curves."""
     for c in range(offsets.size - 1):
         a = offsets[c]
         b = offsets[c + 1]

@@ -24,7 +24,7 @@ NAMES = (
 
 @njit(cache=True, error_model="numpy")
 def _all(offsets: Int, mjd: Float, mag: Float, limit_offsets: Int, limit_mjd: Float, limit: Float, out: Float) -> None:
-    """One row of out an object; NaN where the band has no detection."""
+    """Fill one row of `out` per object; NaN if the band has no detection."""
     for c in range(offsets.size - 1):
         a = offsets[c]
         b = offsets[c + 1]
@@ -68,8 +68,8 @@ def sn_non_detections(curves: Curves, limits: Limits) -> Float:
 
     Limits count as *before* where mjd is less than that of the band's first detection, else as *after*
     (docs/features.md). dmag_first_det = last limit before - first magnitude; dmag_non_det = median limit before -
-    brightest magnitude, both of `mag`. A band without detections gives NaN in all columns, counts included; without
-    limits on a side the count is 0 and the rest NaN. Limits that are not finite are left out.
+    brightest magnitude, both of `mag`. A band without detections gives NaN in all columns, counts included. Without
+    limits before or after, that count is 0 and the rest NaN. Limits that are not finite are left out.
     """
     out = np.empty((len(curves), len(NAMES)))
     _all(curves.offsets, curves.mjd, curves.mag, limits.offsets, limits.mjd, limits.diffmaglim, out)

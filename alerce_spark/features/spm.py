@@ -282,7 +282,7 @@ def _scan(t: Float, y: Float, total: float, costs: Float, starts: Float) -> None
 
 @njit(cache=True, error_model="numpy")
 def _fit(t: Float, y: Float, p: Float) -> None:
-    """Fill p with the parameters of the least sum of squares that is found; y in units of its highest value."""
+    """Fill p with the parameters of the least sum of squares found; y in units of its highest value."""
     n = t.size
     tail = np.zeros(n + 1)
     for i in range(n - 1, -1, -1):
@@ -341,7 +341,7 @@ def _one(mjd: Float, mag: Float, err: Float, sign: Float, o: Float) -> None:
 
 @njit(cache=True, error_model="numpy")
 def _all(offsets: Int, mjd: Float, mag: Float, err: Float, sign: Float, out: Float) -> None:
-    """One row of out a curve."""
+    """Fill one row of `out` per curve."""
     for c in range(offsets.size - 1):
         a = offsets[c]
         b = offsets[c + 1]

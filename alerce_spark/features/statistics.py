@@ -284,7 +284,7 @@ def _one(t: Float, m: Float, e: Float, o: Float) -> None:
 
 @njit(cache=True, error_model="numpy")
 def _all(offsets: Int, mjd: Float, mag: Float, err: Float, out: Float) -> None:
-    """One row of out a curve; NaN for curves that are too short."""
+    """Fill one row of `out` per curve; NaN for curves that are too short."""
     for c in range(offsets.size - 1):
         a = offsets[c]
         b = offsets[c + 1]
@@ -299,12 +299,12 @@ def statistics(curves: Curves) -> Float:
 
     Definitions: docs/features.md (turbo-fats; Nun et al. 2015, Kim et al. 2014, Richards et al. 2011). Standard
     deviations have ddof 0 except in Beyond1Std and inside the Anderson–Darling statistic (ddof 1). A curve of fewer
-    than 6 points gives NaN. Where no value is defined the answer is NaN: equal magnitudes (AndersonDarling,
+    than 6 points gives NaN. Undefined values are NaN: equal magnitudes (AndersonDarling,
     Autocor_length, Eta_e, Rcs, Skew, SmallKurtosis, StetsonK), a repeated mjd (Eta_e, MaxSlope), no time base
     (LinearTrend), mean or median of zero (the quantities relative to it).
 
-    The number of lags searched for Autocor_length starts afresh for each curve (docs/differences.md D11); as the
-    autocorrelations of all lags sum to -1/2, a lag below 1/e is always found unless all magnitudes are equal.
+    The number of lags searched for Autocor_length is reset for each curve (docs/differences.md D11). Since the
+    autocorrelations of all lags sum to -1/2, a lag below 1/e always exists unless all magnitudes are equal.
     """
     out = np.empty((len(curves), len(NAMES)))
     _all(curves.offsets, curves.mjd, curves.mag, curves.err, out)

@@ -107,7 +107,7 @@ def _one(t: Float, m: Float, e: Float) -> tuple[float, float]:
 
 @njit(cache=True, error_model="numpy")
 def _all(offsets: Int, mjd: Float, mag: Float, err: Float, out: Float) -> None:
-    """One row of out a curve; NaN for curves that are too short."""
+    """Fill one row of `out` per curve; NaN for curves that are too short."""
     for c in range(offsets.size - 1):
         a = offsets[c]
         b = offsets[c + 1]

@@ -1,14 +1,14 @@
-"""Packets ∪ stored history → the rows to write: which detection of which packet counts, corrected, with statistics.
+"""Packets ∪ stored history → the rows to write: which copy of each detection counts, corrections, and statistics.
 
-A candid may arrive as its own alert and inside many other packets; which row stands in the end must not depend on the
-order of arrival (docs/design.md, "Rank"):
+A candid may arrive as an alert and inside many other packets; which row is kept must not depend on the order of
+arrival (docs/design.md, "Rank"):
 
-* detections: the alert itself beats an earlier detection carried by another alert; of carriers the smallest candid;
+* detections: the alert itself ranks above a copy carried by another alert; among carriers the smallest candid wins;
 * upper limits: the carrier with the smallest candid;
 * forced photometry: the latest processing (`Forced.rank`), then the carrier with the smallest candid.
 
-A row that ranks above the stored one is an *upgrade* and replaces it whole. A stored detection whose `dubious` flag
-changes because an earlier first detection arrived is *flagged*: only that column is to be rewritten.
+A row that ranks above the stored one is an *upgrade* and replaces the whole row. A stored detection whose `dubious`
+flag changes because an earlier first detection arrived is *flagged*: only that column is rewritten.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from alerce_spark.lightcurves.correction import correct
 from alerce_spark.lightcurves.statistics import NULL_RFID, summarise
 from alerce_spark.surveys.survey import MJD_ZERO, Survey
 
-#: Two upper limits of an object and band are the same visit when their mjd agree to this [d].
+#: Two upper limits of an object and band belong to the same visit if their mjd agree within this [d].
 LIMIT_MJD_STEP = 1e-5
 
 #: Columns of stored detections that ranks and statistics need.
@@ -52,7 +52,7 @@ class Stored:
 class Rows:
     """Rows to write, columns named as in the tables (`pixel`, `healpix29`, `survey` included).
 
-    `*_new` are to be appended, `*_upgrade` replace the stored row of their key; `flagged` holds oid, candid, pixel,
+    `*_new` rows are appended; `*_upgrade` rows replace the stored row of their key; `flagged` holds oid, candid, pixel,
     dubious of stored detections. `objects` and `magstats` have a row for every object of the batch.
     """
 
@@ -68,9 +68,9 @@ class Rows:
 
 
 def unusable_entries(decoded: Decoded, survey: Survey) -> list[tuple[int, str]]:
-    """Entries of a packet's history that no light curve can take: (row of the packet, reason), once each.
+    """Entries of a packet's history that cannot be used in a light curve: (row of the packet, reason), once each.
 
-    They have no time or no known filter. Everything else of the packet is used.
+    They have no time or no known filter. The rest of the packet is used.
     """
     rows = decoded.alerts["row"].to_numpy()
     found: dict[int, str] = {}
@@ -90,7 +90,7 @@ def _usable(table: pa.Table, survey: Survey) -> NDArray[np.bool_]:
 
 
 def assemble(decoded: Decoded, stored: Stored, homes: pl.DataFrame, *, survey: Survey, order: int) -> Rows:
-    """Rows of the tables from decoded packets and what is stored of their objects.
+    """Rows of the tables from decoded packets and the stored rows of their objects.
 
     `homes` has a row for every object of `decoded`: oid, pixel (its home). `order` is the lake's HEALPix order.
     """
@@ -121,7 +121,7 @@ def light_curves(decoded: Decoded, stored: Stored, survey: Survey) -> tuple[pl.D
     """Detections and upper limits of every object of `decoded`, packets ∪ stored history by rank.
 
     Columns are those of `stored`, which must have DETECTION_COLUMNS and LIMIT_COLUMNS and may have more; `dubious` is
-    not set for new rows. Rows are in no fixed order.
+    not set for new rows. The order of rows is undefined.
     """
     own = _own(decoded, survey)
     carried = _carried(decoded, own, survey)
@@ -132,7 +132,7 @@ def light_curves(decoded: Decoded, stored: Stored, survey: Survey) -> tuple[pl.D
 
 
 def _kept(stored: pl.DataFrame, fresh: pl.DataFrame) -> pl.DataFrame:
-    """Stored detections that no fresh one upgrades."""
+    """Stored detections that no new detection upgrades."""
     return stored.join(fresh.filter("_upgrade").select("oid", "candid"), on=["oid", "candid"], how="anti")
 
 
@@ -150,8 +150,8 @@ def _carried(decoded: Decoded, own: pl.DataFrame, survey: Survey) -> pl.DataFram
     previous = decoded.previous.filter(pa.array(_usable(decoded.previous, survey)))
     frame = _table_columns(previous, survey).drop("alert")
     carrier = own[previous["alert"].to_numpy()]
-    # A detection that is not where its carrier is has a damaged position: an object is one place, and look-ups of it
-    # go no further. Comparisons with NaN are false.
+    # A detection far from its carrier has a damaged position: look-ups of an object search only around one position.
+    # Comparisons with NaN are false.
     apart = sky.separation(*(f[c].fill_null(np.nan).to_numpy() for f in (frame, carrier) for c in ("ra", "dec")))
     readable = pl.Series(apart <= sky.OBJECT_RADIUS) & frame["ra"].is_between(0, 360, closed="left")
     return frame.with_columns(
@@ -174,7 +174,7 @@ def _frame(table: pa.Table) -> pl.DataFrame:
 
 
 def _table_columns(table: pa.Table, survey: Survey) -> pl.DataFrame:
-    """Julian dates become modified ones, `isdiffpos` the sign, limits that are codes (negative) null."""
+    """Convert Julian dates to MJD, `isdiffpos` to the sign, and limits that are codes (negative) to null."""
     frame = _frame(table)
     dates = {name: to for name, to in survey.julian.items() if name in frame.columns}
     return frame.with_columns(
@@ -185,7 +185,7 @@ def _table_columns(table: pa.Table, survey: Survey) -> pl.DataFrame:
 
 
 def _best(candidates: pl.DataFrame, stored: pl.DataFrame, key: list[str]) -> pl.DataFrame:
-    """The best candidate of each key that is not stored, or ranks above the stored one (then `_upgrade` is true).
+    """The best candidate row of each key that is not stored, or ranks above the stored row (`_upgrade` is true then).
 
     Smaller (`_rank`, `_carrier`) is better; `stored` has the key and the same two columns.
     """
@@ -202,14 +202,14 @@ def _best(candidates: pl.DataFrame, stored: pl.DataFrame, key: list[str]) -> pl.
 
 def _detections(own: pl.DataFrame, carried: pl.DataFrame, stored: pl.DataFrame, survey: Survey) -> pl.DataFrame:
     """New and better detections, corrected; their `dubious` flag waits for the statistics."""
-    seen = carried.filter(pl.col("candid").is_not_null())
+    detections = carried.filter(pl.col("candid").is_not_null())
     keys = ["oid", "candid"]
     light = pl.concat(
         [
             f.select(*keys, "_rank", "_carrier", "_source", "_index")
             for f in (
                 own.with_columns(_source=pl.lit(0)).with_row_index("_index"),
-                seen.with_columns(_source=pl.lit(1)).with_row_index("_index"),
+                detections.with_columns(_source=pl.lit(1)).with_row_index("_index"),
             )
         ]
     )
@@ -220,7 +220,9 @@ def _detections(own: pl.DataFrame, carried: pl.DataFrame, stored: pl.DataFrame, 
     )
     best = _best(light, held, keys)
     mine, theirs = (best.filter(pl.col("_source") == source) for source in (0, 1))
-    rows = pl.concat([own[mine["_index"]], seen[theirs["_index"]].drop("_carrier_ra", "_carrier_dec")], how="diagonal")
+    rows = pl.concat(
+        [own[mine["_index"]], detections[theirs["_index"]].drop("_carrier_ra", "_carrier_dec")], how="diagonal"
+    )
     result = correct(*(_floats(rows, name) for name in ("magpsf", "sigmapsf", *survey.reference, "isdiffpos")))
     return rows.with_columns(
         _upgrade=pl.concat([mine["_upgrade"], theirs["_upgrade"]]),
@@ -244,7 +246,7 @@ def _limits(carried: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
     """New and better upper limits."""
     key = ["oid", "fid", "_visit"]
     visit = (pl.col("mjd") / LIMIT_MJD_STEP).round().cast(pl.Int64)
-    # Entries of one packet may repeat a visit: the order of their values decides, not that of the packet.
+    # Entries of one packet may repeat a visit: their values decide which counts, not their order in the packet.
     found = carried.filter(pl.col("candid").is_null()).with_columns(_visit=visit, _rank=pl.lit(0, pl.Int64))
     held = stored.with_columns(_visit=visit, _rank=pl.lit(0, pl.Int64), _carrier=pl.col("parent_candid"))
     return _best(found.sort("pid", "diffmaglim"), held, key).drop("_visit")
@@ -300,7 +302,7 @@ def _placed(rows: pl.DataFrame, ra: str, dec: str, survey: Survey, order: int) -
 
 
 def _all_limits(fresh: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
-    """Stored and fresh limits together; an upgraded visit is in twice, which no statistic notices."""
+    """Stored and new limits together; an upgraded visit appears twice, which changes no statistic."""
     return pl.concat([stored.select(LIMIT_COLUMNS), fresh.select(LIMIT_COLUMNS)], how="vertical_relaxed")
 
 

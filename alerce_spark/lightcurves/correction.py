@@ -1,6 +1,6 @@
 """Correction of difference photometry for the reference source, and the flags that come with it.
 
-An alert gives the magnitude of the difference to a reference image. Where a source of the reference lies under it, the
+An alert gives the magnitude of the difference to a reference image. If the reference has a source at this position, the
 apparent magnitude of the object is that of the sum of both fluxes (Förster et al. 2020, Eq. 1-2 and appendix A).
 """
 
@@ -22,18 +22,19 @@ STAR_SCORE = 0.4
 #: Reference sources with `chinr` below this and `sharpnr` strictly inside the range are point-like.
 CHINR_MAX = 2.0
 SHARPNR_RANGE = (-0.13, 0.1)
-#: What ALeRCE publishes for "no positive flux" and "no valid error".
+#: ALeRCE's published code for "no positive flux" and "no valid error".
 SENTINEL = 100.0
 
 
 @dataclass(frozen=True)
 class Corrected:
-    """Corrected photometry of n detections, arrays of shape (n,); magnitudes are NaN wherever they are undefined.
+    """Corrected photometry of n detections, arrays of shape (n,); undefined magnitudes are NaN.
 
     `corrected`: the detection lies on a source of the reference. `magpsf_corr` [mag]: apparent magnitude.
-    `sigmapsf_corr` [mag]: its error for a point source, the variance of the reference taken off; NaN where that leaves
-    nothing, which is about half of all real detections. `sigmapsf_corr_ext` [mag]: its error for an extended source,
-    the reference taken as exact. `no_flux`: corrected and measured, but the sum of both fluxes is not positive.
+    `sigmapsf_corr` [mag]: its error for a point source, after subtracting the variance of the reference; NaN if the
+    result is not positive, as for about half of all real detections. `sigmapsf_corr_ext` [mag]: its error for an
+    extended source, with the reference taken as exact. `no_flux`: corrected and measured, but the sum of both fluxes is
+    not positive.
     """
 
     corrected: Bool
@@ -44,7 +45,7 @@ class Corrected:
 
 
 class StellarFlags(NamedTuple):
-    """Is there a counterpart in ZTF's reference and in PS1, and is it a star: boolean arrays of shape (n,)."""
+    """Flags of counterparts in ZTF's reference and in PS1, and whether they are stars: boolean arrays of shape (n,)."""
 
     nearZTF: Bool
     nearPS1: Bool
@@ -60,8 +61,8 @@ def correct(
 
     All inputs have shape (n,), NaN where null: difference magnitude and error [mag], magnitude and error of the nearest
     reference source [mag], its distance as the packet gives it, and the sign of the difference, +1, -1 or NaN.
-    Corrected means 0 <= distnr < 1.4, so that the code -999 for "no neighbour" is not a near one. Negative or null
-    magnitudes (codes) and an unknown sign give NaN. The arithmetic is in double precision whatever comes in.
+    Corrected means 0 <= distnr < 1.4, which excludes the code -999 for "no neighbour". Negative or null magnitudes
+    (codes) and an unknown sign give NaN. The arithmetic is in double precision for any input type.
     """
     magpsf, sigmapsf, magnr, sigmagnr = (_finite(values) for values in (magpsf, sigmapsf, magnr, sigmagnr))
     corrected = _near(np.asarray(distnr, dtype=np.float64))
@@ -81,10 +82,10 @@ def correct(
 
 
 def with_sentinels(c: Corrected) -> Corrected:
-    """The same in ALeRCE's published convention, for comparison with its tables: 100 for what could not be computed.
+    """The same in ALeRCE's published convention, for comparison with its tables: 100 for values that have no result.
 
-    No positive flux: all three are 100. A magnitude without a valid point-source error: that error is 100. Values that
-    are undefined for want of input stay NaN.
+    No positive flux: all three are 100. A magnitude without a valid point-source error: that error is 100. Values whose
+    input is missing stay NaN.
     """
     no_error = np.isnan(c.sigmapsf_corr) & np.isfinite(c.magpsf_corr)
     return Corrected(
@@ -113,8 +114,8 @@ def stellar_flags(
 ) -> StellarFlags:
     """Counterparts and star flags from packet fields of shape (n,), NaN where null, which makes a flag false.
 
-    A counterpart in PS1 decides by its star/galaxy score; the shape of ZTF's reference source counts only where PS1
-    has none, and nothing is stellar without a ZTF reference source.
+    The star/galaxy score of a PS1 counterpart decides; the shape of ZTF's reference source counts only if PS1 has no
+    counterpart. Nothing is stellar without a ZTF reference source.
     """
     distnr, distpsnr1, sgscore1, chinr, sharpnr = (
         np.asarray(values, dtype=np.float64) for values in (distnr, distpsnr1, sgscore1, chinr, sharpnr)
@@ -131,6 +132,6 @@ def _near(distance: Float) -> Bool:
 
 
 def _finite(values: ArrayLike) -> Float:
-    """Double precision with NaN for infinities, so that nothing below can warn."""
+    """Double precision with NaN for infinities, so that later steps raise no warnings."""
     array = np.asarray(values, dtype=np.float64)
     return np.where(np.isfinite(array), array, np.nan)

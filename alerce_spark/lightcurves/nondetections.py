@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from alerce_spark.lightcurves._groups import Bool, Float, Int, floats, integers, same_length
 
-#: A non-detection counts for dm/dt when it lies more than this before the first detection [d]; nearer ones are close.
+#: A non-detection counts for dm/dt if it is more than this before the first detection [d]; later ones are "close".
 CLOSE = 0.5
 
 DMDT = ("dmdt_first", "dm_first", "sigmadm_first", "dt_first", "close_nondet")
@@ -25,7 +25,7 @@ def dmdt(
     nd_mjd: ArrayLike,
     nd_diffmaglim: ArrayLike,
 ) -> dict[str, NDArray]:
-    """The steepest rise that the limits of each object and band allow: the columns DMDT, each of shape (m,).
+    """The steepest rise that the limits of each object and band allow: columns DMDT, each of shape (m,).
 
     `group`, `fid` name the object (>= 0) and band of m first detections, each pair once; `first_mjd` [d],
     `magpsf_first`, `sigmapsf_first` [mag] describe them. The `nd_` arrays, in any order, are non-detections with their
@@ -35,8 +35,8 @@ def dmdt(
         dmdt_first = min (magpsf_first + sigmapsf_first - diffmaglim) / (first_mjd - mjd)    [mag/d]
 
     the worst case within the error; `dm_first = magpsf_first - diffmaglim` [mag] and `dt_first` [d] are those of the
-    limit that gives it (of equal ones the nearest in time). `sigmadm_first` is the error of dm_first, which is
-    sigmapsf_first; ALeRCE's tables hold sigmapsf_first - diffmaglim there. NaN where no limit qualifies.
+    limit that gives the minimum (of equal ones the nearest in time). `sigmadm_first` is the error of dm_first, which is
+    sigmapsf_first; ALeRCE's tables hold sigmapsf_first - diffmaglim there. NaN if no limit qualifies.
     `close_nondet` (bool): some limit lies within the last 0.5 d before the first detection.
     Raises TypeError for ids that are not integers, ValueError for arrays of different lengths or a negative group.
     """

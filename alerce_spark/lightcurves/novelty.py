@@ -1,15 +1,16 @@
-"""Unexpected points within a light curve: how far each one lies from what the points before it let expect.
+"""Unexpected points within a light curve: how far each point lies from the prediction by the points before it.
 
-A bank of robust Kalman filters runs along each curve (one object in one band). Every filter assumes a damped random
-walk of its own amplitude and time scale about an unknown mean, observed with the error of each point; the time since
-the last point enters as it is, so uneven sampling needs no care. What the bank predicts is the mixture of what its
-filters predict, weighted by how well each has predicted so far (multiple-model estimation, Magill 1965, IEEE TAC 10,
-434; with forgetting, Raftery et al. 2010, Technometrics 52, 52). So the parameters come from the history alone, one
-pass gives the significance of every point when it was new, and a short history gives a wide prediction.
+A bank of robust Kalman filters runs along each curve (one object in one band). Each filter assumes a damped random
+walk with a different amplitude and time scale about an unknown mean, observed with the error of each point. The time
+since the last point is part of the model, so uneven sampling needs no special treatment. The prediction of the bank is
+the mixture of its filters' predictions, weighted by how well each has predicted so far (multiple-model estimation,
+Magill 1965, IEEE TAC 10, 434; with forgetting, Raftery et al. 2010, Technometrics 52, 52). So the parameters come from
+the history alone, one pass gives the significance of every point at the time when it was new, and a short history
+gives a wide prediction.
 
-A filter takes each point for good or, with a small probability, for foreign, and moves by the posterior probability
-that it was good (Bar-Shalom's probabilistic data association with one candidate): a flare of the past neither drags
-the prediction nor widens it much.
+A filter allows that a point is an outlier, with a small probability, and updates by the posterior probability that the
+point was good (Bar-Shalom's probabilistic data association with one candidate): a past flare neither shifts the
+prediction nor widens it much.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from scipy.special import ndtri
 
 from alerce_spark.lightcurves._groups import Float, Int, floats, integers, same_length
 
-#: Points a curve must have before the one that is judged.
+#: Least number of points before a point that is judged.
 MIN_HISTORY = 6
 #: Significance beyond which a point counts as unexpected.
 THRESHOLD = 3.0
-#: Largest significance that is told; tails beyond it are those of the model, not of the data.
+#: Largest significance reported; tails beyond it come from the model, not from the data.
 LARGEST = 30.0
 
-#: Amplitudes [mag] and time scales [d] of the bank; the shortest is white noise at any cadence, so also what the errors
-#: leave out and variation that is faster than the visits.
+#: Amplitudes [mag] and time scales [d] of the bank; the shortest is white noise at any cadence, so it also covers
+#: underestimated errors and variation that is faster than the visits.
 _AMPLITUDES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 _TIME_SCALES = (0.02, 3.0, 30.0, 1000.0)
 _FOREIGN = 0.02  # share of points that belong to no model
@@ -42,7 +43,7 @@ _LEAST = 1e-280
 
 @njit(cache=True)
 def _tail(z: float) -> float:
-    """Logarithm of the upper tail of the normal distribution beyond z; by its continued fraction far out."""
+    """Logarithm of the upper tail of the normal distribution beyond z; for large z by its continued fraction."""
     if z < 5.0:
         return math.log(0.5 * math.erfc(z / math.sqrt(2.0)))
     return -0.5 * z * z - math.log(z + 1.0 / (z + 2.0 / (z + 3.0 / (z + 4.0 / z)))) - 0.5 * math.log(2.0 * math.pi)
@@ -58,7 +59,7 @@ def _filter(t: Float, y: Float, e: Float, amplitudes: Float, scales: Float, firs
     out[:] = np.nan
     if n <= MIN_HISTORY:
         return
-    # The median of the first points, counted as one observation: an outlier among them must not be the anchor.
+    # The median of the first points counts as one observation, so that an outlier among them does not set the level.
     level = np.median(y[:MIN_HISTORY])
     noise = np.median(e[:MIN_HISTORY]) ** 2
     mean, walk = np.full(models, level), np.zeros(models)
@@ -144,7 +145,7 @@ def significance(
     ):
         raise ValueError("mjd, mag and err must be finite, and err positive")
     if bounds[0] != 0 or bounds[-1] != n or (np.diff(bounds) < 0).any():
-        raise ValueError(f"offsets must lead from 0 to {n} and never back")
+        raise ValueError(f"offsets must rise from 0 to {n}")
     tails = np.empty((n, 2))
     _all(bounds, times, values, errors, np.array(_AMPLITUDES), np.array(_TIME_SCALES), only_last, tails)
     # Fainter than expected is a larger magnitude: the upper tail.
@@ -165,14 +166,14 @@ def _normal(log_tail: Float) -> Float:
 def latest(offsets: tuple[Int, ...], mjd: tuple[Float, ...], points: tuple[Float, ...]) -> NDArray[np.float64]:
     """Significance (n,) of the latest point of each of n objects over its bands; NaN where its history is too short.
 
-    One element a band: offsets (n + 1,), times and significances of its points.
+    One element per band: offsets (n + 1,), times and significances of its points.
     """
     n = len(offsets[0]) - 1
     newest, found = np.full(n, -np.inf), np.full(n, np.nan)
     for bounds, times, values in zip(offsets, mjd, points, strict=True):
-        seen = np.flatnonzero(np.diff(bounds))
-        last = bounds[seen + 1] - 1
-        is_newer = times[last] > newest[seen]
-        newest[seen[is_newer]] = times[last[is_newer]]
-        found[seen[is_newer]] = values[last[is_newer]]
+        objects = np.flatnonzero(np.diff(bounds))
+        last = bounds[objects + 1] - 1
+        is_newer = times[last] > newest[objects]
+        newest[objects[is_newer]] = times[last[is_newer]]
+        found[objects[is_newer]] = values[last[is_newer]]
     return found

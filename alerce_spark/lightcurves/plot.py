@@ -14,7 +14,7 @@ _BANDS = {1: ("g", "#2a9d3a"), 2: ("r", "#c8312b"), 3: ("i", "#b8860b")}
 
 
 def figure(detections: pl.DataFrame, non_detections: pl.DataFrame, oids: Sequence[str]) -> Figure:
-    """One panel an object: detections with errors (apparent where the object is corrected), limits as arrows.
+    """One panel per object: detections with errors (apparent magnitudes if the object is corrected), limits as arrows.
 
     Columns as in the tables of the same names.
     """

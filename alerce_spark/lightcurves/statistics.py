@@ -1,8 +1,8 @@
 """Statistics of light curves: one row for each object and band (magstats), one for each object (objects).
 
-Columns and rules are those of ALeRCE's database as of the paper (its bulk version), mended where it is known to be
-wrong: names say what is in them, undefined magnitudes are left out instead of entering as 100, right ascensions may
-straddle 0/360. *First* and *last* are by mjd, then candid. Standard deviations have ddof 1, so one point has none.
+Columns and rules are those of ALeRCE's database as of the paper (its bulk version), except where it is known to be
+wrong: names match their content, undefined magnitudes are left out instead of entering as 100, and right ascensions
+may straddle 0/360. *First* and *last* are by mjd, then candid. Standard deviations have ddof 1: NaN for one point.
 
 A `det` argument holds flat columns of n detections, (oid, candid) unique, in any order; nothing depends on the order:
 
@@ -24,9 +24,9 @@ Floats are NaN where null. Detections known only from the `prv_candidates` of a 
 the end of the reference and the history, so:
 
 * distnr, chinr and sharpnr come from the first detection of the band, as `corrected` does;
-* the PS1 counterpart (distpsnr1, sgscore1) from the first detection of the band that knows it, and where none does
-  from the first of the object: PS1 has no bands here, and the packets of the other bands saw the same source;
-* the history from the last detection of the object that knows ndethist, all four values from one row.
+* the PS1 counterpart (distpsnr1, sgscore1) comes from the first detection of the band that has it, or if none has it,
+  from the first of the object: it does not depend on the band, and packets of the other bands list the same source;
+* the history comes from the last detection of the object that has ndethist, all four values from one row.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ Int = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 Columns = Mapping[str, NDArray]
 
-#: What stands for null in the integer column rfid.
+#: Null in the integer column rfid.
 NULL_RFID = np.iinfo(np.int64).min
 #: Corrected magnitudes brighter than this are saturated in ZTF.
 SATURATION = 13.2
@@ -127,7 +127,7 @@ class _Sorted:
 def summarise(
     group: ArrayLike, det: Columns, nondet: Columns | None, n_objects: int
 ) -> tuple[dict[str, NDArray], dict[str, NDArray], Bool]:
-    """Everything of a batch in one sort: magstats, objects and the dubious flags, (n,) in the order of the input.
+    """All statistics of a batch with one sort: magstats, objects and the dubious flags, (n,) in the order of the input.
 
     `group` (n,) is the object of each detection, 0 to n_objects - 1; `det` its columns (module text), where `dubious`
     is not read but computed against the first detection of each object and band. `nondet` holds the columns `object`,
@@ -152,7 +152,7 @@ def magstats(group: ArrayLike, det: Columns, nondet: Columns | None = None) -> d
     Mean, median, extremes and standard deviation skip undefined magnitudes; first and last are the values of the first
     and last detection, undefined or not. `corrected` is that of the first detection. `nrfid` counts reference images.
     `saturation_rate` is the share of detections brighter than 13.2 mag among those with a corrected magnitude, NaN
-    where there are none. Without `nondet` (see `summarise`) the dm/dt columns are NaN and `close_nondet` false.
+    without any. Without `nondet` (see `summarise`) the dm/dt columns are NaN and `close_nondet` is false.
     Counts are int64, flags bool, all others float64 with NaN for null.
 
     Raises KeyError for a missing column, TypeError for ids that are not integers, ValueError for columns of different
@@ -165,11 +165,12 @@ def magstats(group: ArrayLike, det: Columns, nondet: Columns | None = None) -> d
 def objects(group: ArrayLike, det: Columns, magstats_result: Columns, n_objects: int) -> dict[str, NDArray]:
     """Statistics of each object: columns OBJECTS, row i for object i, shape (n_objects,).
 
-    `magstats_result` is what `magstats` gives for the same detections. Positions are plain means over all detections
-    [deg], meanra in [0, 360). `corrected`, `stellar`, `nearZTF`, `nearPS1` hold in every band; `ndet` and `ndubious`
-    are sums. `g_r_max` is brightest g minus brightest r, `g_r_mean` mean g minus mean r. `diffpos`: no detection is
-    negative. `reference_change`: a reference image ends after the first detection. Counts and flags of an object
-    without detections are 0 and false; ndethist and ncovhist are float64, as they may be null. Errors as `magstats`.
+    `magstats_result` is the result of `magstats` for the same detections. Positions are plain means over all detections
+    [deg], meanra in [0, 360). `corrected`, `stellar`, `nearZTF`, `nearPS1` are true if true in every band; `ndet` and
+    `ndubious` are sums. `g_r_max` is brightest g minus brightest r, `g_r_mean` mean g minus mean r. `diffpos`: no
+    detection is negative. `reference_change`: a reference image ends after the first detection. Counts and flags of an
+    object without detections are 0 and false; ndethist and ncovhist are float64, as they may be null. Errors as
+    `magstats`.
     """
     return _objects(_Sorted.of(group, det, n_objects), magstats_result, n_objects)
 

@@ -1,6 +1,6 @@
-"""Labelled light curves without packets: what the broker would know of simulated objects, fast, for training.
+"""Labelled light curves without packets: the broker's data on simulated objects, made fast, for training.
 
-One code path with the packets: the same visits, `observe` and measurements, then the broker's own correction
+Uses the same code as the packets (visits, `observe`, measurements), then the broker's correction
 (lightcurves/correction.py) and selection (features/select.py). An object has the same magnitudes here and in packets.
 """
 
@@ -25,11 +25,11 @@ from alerce_spark.simulation.simulator import HISTORY_DAYS
 from alerce_spark.simulation.sources import KIND_NAMES, KINDS, Draws, Objects, object_ids
 from alerce_spark.simulation.survey import N_FIELDS, Survey, Visits, field_of
 
-#: Kinds that have a light curve and so a class.
+#: Kinds that have a light curve and therefore a class.
 CLASSES = tuple(kind.name for kind in KINDS if kind.branch)
 #: First night of the survey, and its length in days: ZTF's from its first public alerts to the end of 2021.
 FIRST_NIGHT, SURVEY_DAYS = 58200, 1280
-#: Objects made at once, and how many tries one may cost on average before we give up.
+#: Objects made at a time, and the mean number of tries per object before giving up.
 _BLOCK, _TRIES = 1024, 200
 
 Columns = Mapping[str, NDArray[Any]]
@@ -37,7 +37,7 @@ Columns = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class LabelledCurves:
-    """n objects with detections and upper limits, as the broker would have them, and what they are.
+    """n objects with detections and upper limits, as the broker would have them, and their true properties.
 
     Object i has detections `offsets[i]:offsets[i + 1]` and upper limits `limit_offsets[i]:limit_offsets[i + 1]`, in
     time order. `detections` has the columns of features/select.py: candid, mjd [d], fid, diffmaglim, magpsf, sigmapsf,
@@ -59,7 +59,7 @@ class LabelledCurves:
         return len(self.oid)
 
     def objects(self) -> features.Objects:
-        """The objects after the selection that real ones pass, in the same order."""
+        """The objects after the selection of the features, in the same order."""
         wise = {f"w{k}mpro": values for k, values in enumerate(self.wise, 1)}
         return from_offsets(self.oid, self.offsets, self.detections, self.limit_offsets, self.non_detections, wise)
 
@@ -80,7 +80,7 @@ class LabelledCurves:
         )
 
     def keep(self, detections: NDArray[np.bool_], limits: NDArray[np.bool_]) -> LabelledCurves:
-        """The same objects with only the detections and upper limits that the masks name."""
+        """The same objects with only the detections and upper limits selected by the masks."""
         return LabelledCurves(
             self.oid,
             self.label,
@@ -104,28 +104,28 @@ def light_curves(
     visits_per_night: int = 2,
     scatter: float = 0.1,
 ) -> LabelledCurves:
-    """Objects with enough usable detections for features: `counts[name]` of each class, or as many of every class.
+    """Objects with enough usable detections for features: `counts[name]` of each class, or one number for every class.
 
-    Objects lie where their population does, and are observed for a time of their own, uniform in `span_days`, within
-    `survey_days` from `start_mjd`. One that the broker could not classify is replaced by another of its class. The
-    other arguments are those of `night.simulate`. Seed and arguments determine the result; objects of a class are the
-    same whatever the counts, which say only how many. Ordered by class as in `counts`. Raises ValueError for an unknown
-    class, a negative count or a span longer than the survey, RuntimeError for a class that is hardly ever seen.
+    Positions follow the population. Each object is observed for a random time, uniform in `span_days`, within
+    `survey_days` from `start_mjd`. An object that the broker could not classify is replaced by another of its class.
+    The other arguments are those of `night.simulate`. Seed and arguments determine the result; the counts change only
+    the number of objects of a class, not the objects. Ordered by class as in `counts`. Raises ValueError for an unknown
+    class, a negative count or a span longer than the survey, RuntimeError for a class that is hardly ever detected.
     """
-    wanted = dict.fromkeys(CLASSES, counts) if isinstance(counts, int) else dict(counts)
-    unknown = set(wanted) - set(CLASSES)
-    if unknown or min(wanted.values(), default=0) < 0:
+    requested = dict.fromkeys(CLASSES, counts) if isinstance(counts, int) else dict(counts)
+    unknown = set(requested) - set(CLASSES)
+    if unknown or min(requested.values(), default=0) < 0:
         raise ValueError(f"counts must be non-negative numbers of {', '.join(CLASSES)}; got {counts}")
     if not 0 < span_days[0] <= span_days[1] <= survey_days:
         raise ValueError(f"span_days must be two increasing lengths up to {survey_days} d; got {span_days}")
     start = int(start_mjd)
     sky = _Sky(seed, Survey(seed, cadence, visits_per_night), start, float(survey_days), span_days, scatter, _BLOCK)
-    return concatenate([sky.of_class(name, count) for name, count in wanted.items()])
+    return concatenate([sky.of_class(name, count) for name, count in requested.items()])
 
 
 @dataclass
 class _Sky:
-    """Where and when the objects of `light_curves` are observed."""
+    """Positions and observing times of the objects of `light_curves`."""
 
     seed: int
     survey: Survey
@@ -150,7 +150,7 @@ class _Sky:
         return concatenate(found)
 
     def _some(self, name: str, serial: Ints) -> LabelledCurves:
-        """The usable ones of objects number `serial` of a class."""
+        """The usable objects among those numbered `serial` of a class."""
         code = KIND_NAMES.index(name)
         kind, index = KINDS[code], serial * len(KINDS) + code
         span = self.span[0] + (self.span[1] - self.span[0]) * uniform(self.seed, "span", index)
@@ -176,13 +176,13 @@ class _Sky:
 
 
 def _never(part: Floats) -> Floats:
-    """No visit in life: kinds that are seen once have no light curve."""
+    """No visit: kinds with a single detection have no light curve."""
     return np.full(part.size, np.nan)
 
 
 def known(ctx: Context, wise: Floats, enough: NDArray[np.bool_] | None = None) -> LabelledCurves:
-    """Light curves as the broker knows them, of `enough` objects of `ctx` (all by default): every detection, and the
-    upper limits of the 30 days before each. wise: (4, objects)."""
+    """Light curves of `enough` objects of `ctx` (all by default), as in the broker: every detection, and the upper
+    limits of the 30 days before each. wise: (4, objects)."""
     points, objects = ctx.points, ctx.objects
     chosen = np.ones(len(objects), np.bool_) if enough is None else enough
     rows = np.flatnonzero(points.is_detection & chosen[points.row])
@@ -231,7 +231,7 @@ def _detections(ctx: Context, rows: Ints) -> dict[str, NDArray[Any]]:
 
 @njit(cache=True)
 def _carried(starts: Any, mjd: Any, is_detection: Any, days: float) -> Any:
-    """Which points are no detections but lie in the `days` before one of the same object."""
+    """Mask of the points that are not detections but lie within `days` before a detection of the same object."""
     out = np.zeros(mjd.size, np.bool_)
     for k in range(starts.size - 1):
         following = np.inf
@@ -244,10 +244,12 @@ def _carried(starts: Any, mjd: Any, is_detection: Any, days: float) -> Any:
 
 
 def _have_enough(points: Points) -> NDArray[np.bool_]:
-    """Objects with enough detections in g or in r before any quality cut: no others can be selected."""
+    """Objects with enough detections in g or in r before any quality cut; only these can be selected."""
     n = points.starts.size - 1
-    seen = [np.bincount(points.row[points.is_detection & (points.fid == fid)], minlength=n) for fid in features.BANDS]
-    return np.max(seen, axis=0) >= MIN_DETECTIONS
+    numbers = [
+        np.bincount(points.row[points.is_detection & (points.fid == fid)], minlength=n) for fid in features.BANDS
+    ]
+    return np.max(numbers, axis=0) >= MIN_DETECTIONS
 
 
 def truncate(
@@ -258,12 +260,11 @@ def truncate(
     one_band: float = 0.1,
     without_wise: float = 0.15,
 ) -> LabelledCurves:
-    """The same objects as the broker knew them earlier or less well, so that a classifier learns to doubt.
+    """The same objects with less data, so that a classifier learns to be uncertain.
 
     early, one_band, without_wise: shares of the objects, chosen independently, that are cut off after a number of
-    usable detections in the band that has more of them, log-uniform from 6 to all; that lose the other band; that lose
-    their AllWISE match. An object keeps what it would need to be classified at all. Raises ValueError where a share
-    does not lie in 0 … 1.
+    usable detections (log-uniform from 6 to all, in the band that has more); that lose the other band; that lose their
+    AllWISE match. An object keeps enough data to be classified. Raises ValueError if a share is outside 0 … 1.
     """
     for share in (early, one_band, without_wise):
         if not 0.0 <= share <= 1.0:
@@ -296,7 +297,7 @@ def truncate(
 
 
 def _usable(d: Columns) -> NDArray[np.bool_]:
-    """Detections that the selection keeps however the object is corrected."""
+    """Detections that the selection keeps with and without correction of the object."""
     good = d["rb"] >= MIN_RB
     for error in (d["sigmapsf"], d["sigmapsf_corr_ext"]):
         good = good & ~(error >= MAX_ERROR)
@@ -304,7 +305,7 @@ def _usable(d: Columns) -> NDArray[np.bool_]:
 
 
 def concatenate(parts: Sequence[LabelledCurves]) -> LabelledCurves:
-    """Several sets of curves as one, in order. Raises ValueError for none."""
+    """Several sets of curves joined in order. Raises ValueError without any."""
     if not parts:
         raise ValueError("nothing to concatenate")
 
@@ -339,5 +340,5 @@ def _rows_of(offsets: Ints, chosen: Ints) -> tuple[Ints, Ints]:
 
 
 def _counted(offsets: Ints, mask: NDArray[np.bool_]) -> Ints:
-    """Offsets of what `mask` leaves of each group."""
+    """Offsets of the groups after applying `mask`."""
     return np.concatenate([[0], np.cumsum(mask)])[offsets]

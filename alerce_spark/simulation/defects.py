@@ -1,4 +1,4 @@
-"""Defects: the ways in which what arrives is not a good packet."""
+"""Defects: ways in which an arriving message is not a good packet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HTML = (
 )
 
 
-#: fastavro's own marker is a new one each time.
+#: A fixed sync marker: fastavro's default is random.
 _SYNC = bytes(range(16))
 
 

@@ -22,7 +22,7 @@ from alerce_spark.simulation.survey import JD_MINUS_MJD, N_FIELDS, Survey, Visit
 _START, _DAYS, _SPAN, _SCATTER = 58650, 1100.0, (40.0, 400.0), 0.1
 #: Share of stamps cut at the border of the detector, as in real packets.
 _SHORT = 0.01
-#: Objects handled at once, and objects tried for each that sends an alert before giving up.
+#: Objects handled at a time, and objects tried for each that sends an alert before giving up.
 _BLOCK, _TRIES = 512, 200
 _LEFT_OUT = ("pdiffimfilename", "programpi", "rbversion", "drbversion")
 
@@ -33,8 +33,8 @@ Table = dict[str, npt.NDArray[Any]]
 class StampSet:
     """First alerts of n objects.
 
-    images: float32 (n, 3, 63, 63), as `alerts.stamps.decode` gives them: NaN where there is no pixel. columns: those of
-    the candidate record (names of the packet; isdiffpos and ssnamenr as text; sentinels as the survey writes them).
+    images: float32 (n, 3, 63, 63), as from `alerts.stamps.decode`: NaN beyond the detector. columns: those of the
+    candidate record (names of the packet; isdiffpos and ssnamenr as text; sentinels as the survey writes them).
     label: stamp class (n,). kind: kind of the simulated object (n,).
     """
 
@@ -48,30 +48,30 @@ class StampSet:
 
 
 def stamp_class(kind: str) -> str:
-    """Stamp class of a kind of simulated object. Raises ValueError for a name that is none."""
+    """Stamp class of a kind of simulated object. Raises ValueError for an unknown name."""
     return kind if kind in STAMP_CLASSES else stamp_class_of(kind)
 
 
 def first_alerts(seed: int, count: int | Mapping[str, int]) -> StampSet:
-    """The first alerts of `count` objects of each stamp class (or of as many as it maps to each), in random order.
+    """The first alerts of `count` objects of each stamp class (or a number per class), in random order.
 
-    Each kind gives its class equally many. Objects lie where their population does and are met at some time in three
-    years; those that never end are met for the first time with some earlier detections, as by a broker that begins
-    amid a survey, what appears and vanishes with its first one. Seed and arguments determine the result; the objects of
-    a kind are the same whatever the counts, which say only how many. Memory: 48 kB an alert.
+    Each kind of a class gives the same number. Positions follow the population, and times are spread over three years.
+    Persistent sources already have some detections at their first alert, as for a broker that starts during a survey;
+    transients send their very first. Seed and arguments determine the result; the counts change only the number of
+    objects of a kind, not the objects. Memory: 48 kB per alert.
 
     Raises ValueError for an unknown class or a negative count, RuntimeError for a kind that hardly ever sends an alert.
     """
-    wanted = dict.fromkeys(STAMP_CLASSES, count) if isinstance(count, int) else dict(count)
-    if set(wanted) - set(STAMP_CLASSES) or min(wanted.values(), default=0) < 0:
+    counts = dict.fromkeys(STAMP_CLASSES, count) if isinstance(count, int) else dict(count)
+    if set(counts) - set(STAMP_CLASSES) or min(counts.values(), default=0) < 0:
         raise ValueError(f"counts must be non-negative numbers of {', '.join(STAMP_CLASSES)}; got {count}")
     sky = _Sky(seed, Survey(seed))
     tables = []
-    for label, number in wanted.items():
+    for label, number in counts.items():
         codes = [code for code, kind in enumerate(KINDS) if stamp_class(kind.name) == label]
         for k, kind_code in enumerate(codes):
             tables += sky.of_kind(kind_code, (number + len(codes) - 1 - k) // len(codes))
-    total = sum(wanted.values())
+    total = sum(counts.values())
     order = np.argsort(uniform(seed, "order", np.arange(total)), kind="stable")
     target = np.argsort(order)
     images = np.empty((total, 3, stamps.SIDE, stamps.SIDE), np.float32)
@@ -88,7 +88,7 @@ def first_alerts(seed: int, count: int | Mapping[str, int]) -> StampSet:
 
 @dataclass
 class _Sky:
-    """Where and when the objects of `first_alerts` are seen."""
+    """Positions and observing times of the objects of `first_alerts`."""
 
     seed: int
     survey: Survey
@@ -114,7 +114,7 @@ class _Sky:
         return found
 
     def _some(self, code: int, serial: Ints) -> Table:
-        """First alerts of objects number `serial` of a kind, those that send one."""
+        """First alerts of the objects numbered `serial` of a kind that send one."""
         kind, index = KINDS[code], serial * len(KINDS) + code
         span = _SPAN[0] + (_SPAN[1] - _SPAN[0]) * uniform(self.seed, "span", index)
         begin = np.floor(_START + (_DAYS - span) * uniform(self.seed, "begin", index))
@@ -142,12 +142,12 @@ class _Sky:
 
 
 def _never(part: Floats) -> Floats:
-    """No visit in life: a place on the sky does not depend on the visits."""
+    """No visit: positions on the sky do not depend on the visits."""
     return np.full(part.size, np.nan)
 
 
 def _images(seed: int, table: Table) -> npt.NDArray[np.float32]:
-    """Stamps of alerts as the reader of packets would give them."""
+    """Stamps of alerts as the packet reader would return them."""
     key = table["candid"]
     images = stamps.render(table, np.array([kind.scene for kind in KINDS])[table["code"]], key, seed)
     side = (41 + np.floor(22 * uniform(seed, "side", key))).astype(np.int64)

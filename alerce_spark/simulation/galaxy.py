@@ -1,4 +1,4 @@
-"""Where sources lie in the Galaxy and behind it: positions, distances, dust, and what AllWISE sees of them."""
+"""Sources in the Galaxy and behind it: positions, distances, dust, and AllWISE magnitudes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from alerce_spark.simulation.randoms import Floats
 SUN_R, SUN_Z = 8.2, 0.02
 #: Southern limit of the survey, degrees.
 SOUTH = -30.0
-#: Bright end of what sends alerts (saturation), and depth of difference images, mag.
+#: Bright limit of alerts (saturation), and depth of difference images, mag.
 BRIGHT, DEPTH = 12.8, 20.3
 #: Extinction in g, r, i and W1 … W4 in units of A_V (Schlafly & Finkbeiner 2011, table 6, R_V = 3.1, with 2.742 for V;
 #: Yuan, Liu & Xiang 2013, table 2).
@@ -22,7 +22,7 @@ DUST = np.array([3.172, 2.271, 1.682]) / 2.742
 DUST_WISE = np.array([0.065, 0.045, 0.03, 0.01])
 #: Dust: exponential disc of scale length and height [kpc] (Drimmel & Spergel 2001, table 2), A_V per kpc at the Sun.
 DUST_LENGTH, DUST_HEIGHT, DUST_LOCAL = 2.26, 0.134, 0.7
-#: A_V through which objects behind the plane are still seen [mag].
+#: Largest A_V [mag] through which objects behind the plane are detected.
 THINNEST = 2.5
 #: Scale length of the stellar disc, kpc (Bland-Hawthorn & Gerhard 2016, thin disc 2.6 ± 0.5).
 DISC_LENGTH = 2.6
@@ -99,7 +99,7 @@ def patchiness(draws: Draws) -> Floats:
 
 
 def faintest(semi_amplitude: Any) -> Any:
-    """Faintest mean magnitude whose variation by `semi_amplitude` [mag] a difference image of DEPTH shows."""
+    """Faintest mean magnitude at which a difference image of DEPTH shows a variation by `semi_amplitude` [mag]."""
     return np.minimum(DEPTH + 2.5 * np.log10(10.0 ** (0.4 * np.asarray(semi_amplitude)) - 1.0), 20.6)
 
 
@@ -109,9 +109,9 @@ def galactic_place(
     """Places of stars of absolute magnitude `r_abs` with mean r between `bright` and `faint`, north of SOUTH.
 
     Disc: exponential of DISC_LENGTH and scale `height` [kpc] (arrays or numbers). Halo (`is_halo`): density r^-3.3,
-    flattened by 0.7, from 1 to 80 kpc (Sesar et al. 2011; Hernitschek et al. 2018). What catalogues label thins out
-    with distance: as its power -2/3 in the disc. Stars whose directions `draws` tells have the distance at which they
-    have a magnitude drawn from that range.
+    flattened by 0.7, from 1 to 80 kpc (Sesar et al. 2011; Hernitschek et al. 2018). The share of stars labelled in
+    catalogues falls with distance, as its power -2/3 in the disc. Stars with given directions (`draws`) get the
+    distance that matches a magnitude drawn from that range.
     """
     n = len(draws)
     height, is_halo, bright = (np.broadcast_to(v, n) for v in (height, is_halo, bright))
@@ -134,11 +134,11 @@ def galactic_place(
         lon, lat = np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, across))
         a_v = patch[rows] * extinction(lon, lat, distance)
         r_mag = r_abs[rows] + 10.0 + 5.0 * np.log10(distance) + DUST[1] * a_v
-        seen = (r_mag > bright[rows]) & (r_mag < faint[rows]) & (equatorial(lon, lat)[1] > SOUTH)
-        return np.stack([np.mod(lon, 360.0), lat, distance, a_v]), seen & (a.uniform("weight") < weight)
+        visible = (r_mag > bright[rows]) & (r_mag < faint[rows]) & (equatorial(lon, lat)[1] > SOUTH)
+        return np.stack([np.mod(lon, 360.0), lat, distance, a_v]), visible & (a.uniform("weight") < weight)
 
     lon, lat, distance, a_v = first_accepted(draws, attempt, 4)
-    # the few of whom no place can be seen: the disc is symmetric, and its northern side is in the north
+    # the few without a visible position: the disc is symmetric, and longitude 120 is in the north
     is_south = equatorial(lon, lat)[1] <= SOUTH
     return Place(np.where(is_south, 120.0, lon), lat, distance, a_v)
 
@@ -175,9 +175,9 @@ def _halo_point(a: Attempt) -> Floats:
 
 
 def extragalactic_place(draws: Draws) -> Place:
-    """Isotropic places behind the Galaxy, kept with the share that dust leaves of counts ∝ 10^(0.6 m).
+    """Isotropic positions behind the Galaxy, thinned by dust as for counts ∝ 10^(0.6 m).
 
-    Objects whose directions `draws` tells are seen through gaps of the dust where it is thick: A_V up to THINNEST.
+    Objects with given directions (`draws`) are seen through gaps where the dust is thick: A_V up to THINNEST.
     """
     patch = patchiness(draws)
     if draws.toward is not None:
@@ -201,11 +201,11 @@ WISE_DEPTH = np.array([17.1, 15.7, 11.5, 7.7])
 
 
 def allwise(draws: Draws, mags: Floats, matched: float = 0.95) -> Floats:
-    """AllWISE magnitudes (4, objects) of sources of true magnitudes `mags`; NaN where the catalogue has none.
+    """AllWISE magnitudes (4, objects) of sources of true magnitudes `mags`; NaN if the catalogue has none.
 
-    A source must be seen in W1. In a band where it is fainter than signal-to-noise 2 the catalogue gives the upper
-    limit as its magnitude, so W2 − W3 of a faint star is large. W1 < 8 and W2 < 7 saturate (Cutri et al. 2013, VI.3).
-    matched: share of sources with a match within 1 arcsec, the rest being lost in crowds.
+    A source must be detected in W1. In a band with signal-to-noise below 2 the catalogue gives the upper limit as
+    magnitude, so W2 − W3 of a faint star is large. W1 < 8 and W2 < 7 saturate (Cutri et al. 2013, VI.3). matched: share
+    of sources with a match within 1 arcsec; the others are lost in crowded fields.
     """
     out = np.empty_like(mags)
     for band, depth in enumerate(WISE_DEPTH):
@@ -221,7 +221,7 @@ def allwise(draws: Draws, mags: Floats, matched: float = 0.95) -> Floats:
 
 
 def star_wise(draws: Draws, place: Place, r_mag: Floats, g_minus_r: Floats) -> Floats:
-    """True W1 … W4 of stars without dust of their own; r_mag and g_minus_r are free of extinction.
+    """True W1 … W4 of stars without circumstellar dust; r_mag and g_minus_r are free of extinction.
 
     r − W2 along the main sequence (Vega for W2): 0.75 + 1.95 (g − r), as of dwarfs in Davenport et al. (2014, table 1),
     redder for M dwarfs; W1 − W2 near 0.

@@ -1,4 +1,4 @@
-"""A kind of source: its random draws, the protocol all kinds follow, and the parts that variable sources share.
+"""Kinds of sources: their random draws, the protocol that all kinds follow, and common parts of variable sources.
 
 Fluxes are in µJy (AB zero point 23.9); a difference flux is that of the source minus that of its reference image, as
 ZTF measures it.
@@ -19,9 +19,9 @@ from alerce_spark.simulation.randoms import Floats, Ints, key_of, normal, normal
 ZERO_FLUX = 23.9
 #: Days before an object's begin from which its light curve is defined.
 LONGEST_HISTORY = 400.0
-#: Images that a reference image is made of, and the days that they span, from LONGEST_HISTORY before begin.
+#: Number of images in a reference image, and the days that they span, from LONGEST_HISTORY before begin.
 REFERENCE_FRAMES, REFERENCE_SPAN = 6, 70.0
-#: Reference sources fainter than this [mag] are not there: the nearest one is some other source.
+#: Reference sources fainter than this [mag] are not detected: the nearest one is then an unrelated source.
 REFERENCE_DEPTH = 22.0
 #: Brighter sources are saturated [mag].
 SATURATION = 11.5
@@ -42,8 +42,8 @@ class Draws:
     """The random properties of some objects of one kind, each a pure function of seed, its name and the object.
 
     begin, end: mjd of the nights between which the objects may send alerts. `visit_in_life` gives the mjd of one visit
-    between them for a number in (0, 1), NaN where there is none. `toward`: galactic longitude and latitude [deg] of
-    objects that lie elsewhere than their population would put them; what is seen of them follows from there.
+    between them for a number in (0, 1), NaN without one. `toward`: galactic longitude and latitude [deg] of objects
+    placed by the caller instead of by their population; dust and distance follow from this direction.
     """
 
     seed: int
@@ -69,16 +69,16 @@ class Draws:
         return mean + sigma * deviates
 
     def clipped(self, name: str, mean: Any, sigma: Any, low: Any, high: Any) -> Floats:
-        """Normal with `mean` and `sigma`, moved to the nearer of `low` and `high` where it lies outside."""
+        """Normal with `mean` and `sigma`, clipped to `low` and `high`."""
         return np.clip(self.normal(name, mean, sigma), low, high)
 
     def choice(self, name: str, weights: Sequence[float]) -> Ints:
-        """Number of one of `weights`, with probability in proportion to it, for each object."""
+        """Index into `weights` for each object, with probability proportional to the weight."""
         edges = np.cumsum(weights)[:-1] / np.sum(weights)
         return np.searchsorted(edges, self.uniform(name), side="right")
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """The result of `make`, which is called the first time only, so populations are drawn once for each `Draws`."""
+        """The cached result of `make`, so that populations are drawn once for each `Draws`."""
         if name not in self._memo:
             self._memo[name] = make()
         return self._memo[name]
@@ -86,7 +86,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Attempt:
-    """Tries of `first_accepted`: row k is try `numbers[k]` for object `rows[k]` of `draws`, with its own numbers."""
+    """Tries of `first_accepted`: row k is try `numbers[k]` for object `rows[k]` of `draws`, with new values."""
 
     draws: Draws
     rows: Ints
@@ -98,17 +98,17 @@ class Attempt:
         return low + (high - low) * uniform(d.seed, f"{d.kind} {name}", d.index[self.rows], self.numbers)
 
 
-#: Rows that `first_accepted` tries at once: fewer cost numpy's calls, more cost tries that nobody needs.
+#: Rows that `first_accepted` tries at a time: fewer means more numpy calls, more means unneeded tries.
 _TRIED_AT_ONCE = 768
 
 
 def first_accepted(
     draws: Draws, attempt: Callable[[Attempt], tuple[Floats, Any]], width: int, tries: int = 150
 ) -> Floats:
-    """Rejection sampling, each object by itself: for each one the (width,) values of its first accepted try.
+    """Rejection sampling per object: the (width,) values of the first accepted try of each object.
 
-    attempt: gives (width, rows) values and which of the rows are accepted, each row by itself. Where none of `tries`
-    is, the last stands. Several tries are made at once where few objects are left. Returns (width, objects).
+    attempt: returns (width, rows) values and a mask of accepted rows; rows are independent. If none of `tries` is
+    accepted, the last one counts. When few objects are left, several tries run at a time. Returns (width, objects).
     """
     out = np.zeros((width, len(draws)))
     pending = np.arange(len(draws))
@@ -126,9 +126,9 @@ def first_accepted(
 
 
 class Kind(Protocol):
-    """A kind of object. `row` gives for each point the object in `draws` that it belongs to; fid is 1, 2 or 3.
+    """A kind of object. `row` is the index in `draws` of the object of each point; fid is 1, 2 or 3.
 
-    Points of one object stand together. Bands of arrays (3, objects) are g, r, i.
+    Points of one object are contiguous. Bands of arrays (3, objects) are g, r, i.
     """
 
     @property
@@ -137,11 +137,11 @@ class Kind(Protocol):
 
     @property
     def branch(self) -> str:
-        """Transient, Stochastic or Periodic; empty for what is no class of light curve."""
+        """Transient, Stochastic or Periodic; empty for kinds without a light-curve class."""
 
     @property
     def lifetime(self) -> float:
-        """Days after which an endless stream replaces the object by a new one of its kind; infinite: never."""
+        """Days after which an endless stream replaces the object by a new one of its kind; infinity: never."""
 
     @property
     def scene(self) -> str:
@@ -168,28 +168,28 @@ class Kind(Protocol):
         """PS1 star/galaxy score of the nearest PS1 source: 0 extended, 1 a point."""
 
     def wise(self, draws: Draws) -> Floats:
-        """(4, objects) AllWISE W1 … W4 [mag, Vega] of the source within 1 arcsec; NaN where there is none."""
+        """(4, objects) AllWISE W1 … W4 [mag, Vega] of the source within 1 arcsec; NaN without one."""
 
     def difference(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
         """Difference flux in µJy at each point."""
 
 
 def colours(r_mag: Floats, g_minus_r: Floats, r_minus_i: Floats | None = None) -> Floats:
-    """(3, objects) magnitudes in g, r, i; r − i follows the stellar locus (Covey et al. 2007) where it is not given."""
+    """(3, objects) magnitudes in g, r, i; r − i follows the stellar locus (Covey et al. 2007) unless given."""
     r_i = np.clip(0.42 * g_minus_r - 0.03, -0.4, None) if r_minus_i is None else r_minus_i
     return np.stack([r_mag + g_minus_r, r_mag, r_mag - r_i])
 
 
 def neighbour_separation(draws: Draws) -> Floats:
-    """Distance in arcsec to the nearest unrelated source: that of points strewn on a plane, 2–30 arcsec."""
+    """Distance in arcsec to the nearest unrelated source, for random points on a plane, 2–30 arcsec."""
     return 2.0 + 9.0 * np.sqrt(-np.log(draws.uniform("neighbour away")))
 
 
 def star_scores(draws: Draws, r_mag: Any = 0.0) -> Floats:
     """PS1 scores of stars of magnitude `r_mag`: near 1 for nine in ten bright ones, in between for blends.
 
-    Less sure from r = 19.5 on, undecided at 22.5 (Tachibana & Miller 2018, figs. 6 and 8). Where PS1 has no good
-    measurement, for blends as for saturated stars, their catalogue says 0.5 (one in a hundred).
+    Less certain from r = 19.5 on, undecided at 22.5 (Tachibana & Miller 2018, figs. 6 and 8). Without a good PS1
+    measurement, as for blends or saturated stars, their catalogue gives 0.5 (one in a hundred).
     """
     doubt = np.interp(r_mag, [19.0, 20.5, 22.5], [0.06, 0.25, 0.9])
     clean = 1.0 - doubt * draws.uniform("score") ** np.interp(r_mag, [19.0, 22.0], [2.5, 1.2])
@@ -198,9 +198,9 @@ def star_scores(draws: Draws, r_mag: Any = 0.0) -> Floats:
 
 
 def galaxy_scores(draws: Draws, r_mag: Any, compact: Any = 0.03) -> Floats:
-    """PS1 scores of galaxies of magnitude `r_mag`: the fainter the less sure (Tachibana & Miller 2018, fig. 8).
+    """PS1 scores of galaxies of magnitude `r_mag`: less certain when fainter (Tachibana & Miller 2018, fig. 8).
 
-    compact: share of those that PS1 hardly resolves, whose score may be anything.
+    compact: share of galaxies that PS1 hardly resolves, with an arbitrary score.
     """
     doubt = np.interp(r_mag, [16.0, 19.0, 20.5, 22.5], [0.06, 0.2, 0.5, 0.95])
     spread = doubt * draws.uniform("galaxy score") ** np.interp(r_mag, [17.0, 20.0, 22.0], [2.5, 1.7, 1.2])
@@ -217,7 +217,7 @@ def field_scores(draws: Draws) -> Floats:
 
 @dataclass(frozen=True)
 class Variable(ABC):
-    """A star or nucleus that is on its own reference image: subclasses give mean magnitude and deviation from it.
+    """A star or nucleus that is present on its reference image: subclasses give mean magnitude and deviation from it.
 
     The reference image is a mean of REFERENCE_FRAMES epochs some months before `begin`, so a slow variable differs
     from it for years: real objects are brighter than their reference in all of their alerts, or in none.
@@ -230,14 +230,14 @@ class Variable(ABC):
 
     @abstractmethod
     def mean_mag(self, draws: Draws) -> Floats:
-        """Mean magnitudes (3, objects) of what varies."""
+        """Mean magnitudes (3, objects) of the variable source."""
 
     @abstractmethod
     def deviation(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
         """Deviations from the mean at the points [mag]."""
 
     def constant(self, draws: Draws) -> Floats:
-        """Flux (3, objects) in µJy of what does not vary but lies in the same aperture, as a host's core."""
+        """Constant flux (3, objects) in µJy within the same aperture, such as the core of a host."""
         return np.zeros((3, len(draws)))
 
     def reference(self, draws: Draws) -> Floats:

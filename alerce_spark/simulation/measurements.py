@@ -1,7 +1,7 @@
-"""Measurements: what the survey's pipeline would write down about each point: the columns of the three packet records.
+"""Measurements: the values that the survey's pipeline reports for each point, as columns of the three packet records.
 
 Quantities that the broker uses (fluxes, magnitudes, limits, positions, reference source, neighbours, histories, scores)
-follow from the simulated sky; the rest of ZTF's fields (shapes, sky, zero point details …) are noise of the real range.
+follow from the simulated sky; other ZTF fields (shapes, sky, zero point details …) are random within the real range.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NO_FORCED = -99999.0
 PIXEL_SCALE = 1.01
 RADIAN_ARCSEC = 180.0 * 3600.0 / np.pi
 MAG_PER_RELATIVE_FLUX = 2.5 / np.log(10.0)
-#: Share of forced photometry that fails (procstatus 61), and of entries whose reference source is not given.
+#: Share of forced photometry that fails (procstatus 61), and of entries without a reference source.
 FORCED_FAILED, FORCED_NO_REFERENCE = 0.2, 0.3
 N_NEIGHBOURS = 3
 #: Neighbours in packets are nearer than 30 arcsec.
@@ -71,7 +71,7 @@ class Surroundings:
 
     @property
     def sgscore1(self) -> Floats:
-        """Score of the nearest PS1 source as packets give it, -999 where there is none."""
+        """Score of the nearest PS1 source as in packets, -999 without one."""
         return np.where(self.ps1_count > 0, self.ps1_score[0], SENTINEL)
 
 
@@ -144,7 +144,7 @@ def candids(objects: Objects, points: Points, rows: Ints) -> Ints:
 
 
 def exposure_columns(ctx: Context, rows: Ints) -> dict[str, Any]:
-    """Columns of the exposure that detections and upper limits both have."""
+    """Columns of the exposure, common to detections and upper limits."""
     p, v = ctx.points, ctx.visits
     visit, rcid = p.visit[rows], ctx.objects.rcid[p.row[rows]]
     code, fid, zp = p.code[rows], p.fid[rows], v.zp[visit]
@@ -330,7 +330,7 @@ def body_names(ctx: Context, rows: Ints) -> Text:
 
 
 def round_like_history(values: Floats) -> Floats:
-    """Six significant digits, to which ZTF rounds the numbers of a packet's history."""
+    """Round to six significant digits, as ZTF does with the numbers of a packet's history."""
     size = np.floor(np.log10(np.maximum(np.abs(values), 1e-300)))
     scale = 10.0 ** (5.0 - size)
     return np.where(np.isfinite(values) & (values != 0.0), np.round(values * scale) / scale, values)
@@ -345,8 +345,8 @@ def history_columns(
 ) -> Columns:
     """Columns of PRV_CANDIDATE for detections and upper limits at `rows`.
 
-    rounded: six significant digits, as ZTF writes histories; else the alerts' own values. bad_limits: share of upper
-    limits whose diffmaglim is -999. has_exposure_ids: false where upper limits lack nid, rcid and field (old versions).
+    rounded: six significant digits, as ZTF writes histories; else the exact values. bad_limits: share of upper limits
+    whose diffmaglim is -999. has_exposure_ids: false if upper limits lack nid, rcid and field (old versions).
     """
     p = ctx.points
     n, is_detection = rows.size, p.is_detection[rows]
@@ -377,8 +377,8 @@ def history_columns(
 def candidate_columns(ctx: Context, rows: Ints, as_digits: Flags, earlier: Ints, first_jd: Floats) -> Columns:
     """Columns of CANDIDATE for the alerts at `rows`.
 
-    as_digits: which write isdiffpos as 1/0. earlier: detections of the object up to and with this one (`ndethist`), the
-    first at first_jd.
+    as_digits: mask of alerts that write isdiffpos as 1/0. earlier: number of detections of the object up to and
+    including this one (`ndethist`), the first at first_jd.
     """
     p, o = ctx.points, ctx.objects
     row, fid, n = p.row[rows], p.fid[rows], rows.size
@@ -426,7 +426,7 @@ def candidate_columns(ctx: Context, rows: Ints, as_digits: Flags, earlier: Ints,
 
 
 def _neighbour_columns(ctx: Context, row: Ints, ra: Floats, dec: Floats) -> dict[str, Any]:
-    """PS1 and Gaia neighbours of alerts at ra, dec of the objects `row`; sentinels where there is none."""
+    """PS1 and Gaia neighbours of alerts at ra, dec of the objects `row`; sentinels without one."""
     s, index = ctx.around, ctx.objects.index[row]
     columns: dict[str, Any] = {"nmtchps": s.ps1_count[row]}
     for k in range(N_NEIGHBOURS):
@@ -439,18 +439,18 @@ def _neighbour_columns(ctx: Context, row: Ints, ra: Floats, dec: Floats) -> dict
         columns[f"distpsnr{number}"] = np.where(has, away, SENTINEL)
         columns[f"objectidps{number}"] = np.where(has, s.ps1_id[k, row], int(SENTINEL))
     near = separation(ra, dec, s.ra[row], s.dec[row])
-    seen = s.mag[1, row] < 20.8
+    in_gaia = s.mag[1, row] < 20.8
     has_bright = uniform(ctx.seed, "gaia bright", index) < 0.5
     return columns | {
-        "neargaia": np.where(seen, near + 0.01, 5.0 + 40.0 * uniform(ctx.seed, "gaia", index)),
-        "maggaia": np.where(seen, s.mag[1, row] + 0.1, 15.0 + 5.5 * uniform(ctx.seed, "gaia mag", index)),
+        "neargaia": np.where(in_gaia, near + 0.01, 5.0 + 40.0 * uniform(ctx.seed, "gaia", index)),
+        "maggaia": np.where(in_gaia, s.mag[1, row] + 0.1, 15.0 + 5.5 * uniform(ctx.seed, "gaia mag", index)),
         "neargaiabright": np.where(has_bright, 10.0 + 80.0 * uniform(ctx.seed, "gaia near", index), SENTINEL),
         "maggaiabright": np.where(has_bright, 14.0 - 3.0 * uniform(ctx.seed, "gaia bmag", index) ** 2, SENTINEL),
     }
 
 
 def forced_columns(ctx: Context, rows: Ints) -> Columns:
-    """Columns of FP_HIST for every visit at `rows`: flux in DN of the image's zero point, -99999 where it failed."""
+    """Columns of FP_HIST for every visit at `rows`: flux in DN of the image's zero point, -99999 if it failed."""
     p, o, s, v = ctx.points, ctx.objects, ctx.around, ctx.visits
     row, visit, fid = p.row[rows], p.visit[rows], p.fid[rows]
     index, code, n = o.index[row], p.code[rows], rows.size

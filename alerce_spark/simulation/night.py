@@ -21,10 +21,10 @@ from alerce_spark.simulation.sources import Objects
 from alerce_spark.simulation.survey import JD_MINUS_MJD, Visits
 from alerce_spark.simulation.traits import PLAIN, Traits
 
-#: Objects and alerts handled at once: enough for vectors, few enough for memory.
+#: Objects and alerts handled at a time: enough for vectors, few enough for memory.
 _BLOCK = 512
 _SCAN_BLOCK = 20000
-#: New objects tried in one place until one sends an alert.
+#: Most objects tried at one place until one sends an alert.
 _ATTEMPTS = 100
 
 
@@ -39,7 +39,7 @@ class Night:
 
 
 def _counts(points: Points) -> tuple[Ints, Floats]:
-    """For each point the object's detections up to and with it, and the mjd of the object's first detection."""
+    """For each point the number of its object's detections so far, itself included, and the mjd of the first."""
     total = np.cumsum(points.is_detection)
     before = np.r_[0, total][points.starts[:-1]]
     first = np.full(points.starts.size - 1, np.inf)
@@ -55,7 +55,7 @@ def _blocks(objects: Objects, points_each: int, most: int) -> Iterator[Objects]:
 
 
 def _alerting_objects(sim: Simulator, visits: Visits) -> Objects:
-    """For each place of the sky the first object that sends an alert in the simulated nights, of some tries."""
+    """For each place of the sky the first tried object that sends an alert in the simulated nights."""
     pending = np.arange(sim.objects)
     found: list[Objects] = []
     most = int(np.diff(visits.starts).max(initial=1))
@@ -85,7 +85,7 @@ def _born_at_start(sim: Simulator, slots: Ints, attempt: int) -> Objects:
 
 def _make(sim: Simulator, from_night: int, alerts_per_object: int | None) -> Night:
     visits = sim.visits(sim.first_night, sim.last_night)
-    made: list[Alert] = []
+    alerts: list[Alert] = []
     truth = {}
     for objects in _blocks(_alerting_objects(sim, visits), int(np.diff(visits.starts).max(initial=1)), _BLOCK):
         parts = sim.parts(objects, visits)
@@ -97,10 +97,12 @@ def _make(sim: Simulator, from_night: int, alerts_per_object: int | None) -> Nig
         chosen = np.flatnonzero(is_alert)
         first_jd = np.round(first[chosen] + JD_MINUS_MJD, 7)
         for alert in sim.packets(objects, visits, parts, points, chosen, earlier[chosen], first_jd):
-            made.append(alert)
+            alerts.append(alert)
             truth[alert.oid] = alert.kind
-    made.sort(key=lambda alert: alert.candid)
-    return Night([a.packet for a in made], np.array([a.candid for a in made], np.int64), [a.oid for a in made], truth)
+    alerts.sort(key=lambda alert: alert.candid)
+    return Night(
+        [a.packet for a in alerts], np.array([a.candid for a in alerts], np.int64), [a.oid for a in alerts], truth
+    )
 
 
 def _rank_in_object(points: Points, flags: Flags) -> Ints:
@@ -133,10 +135,10 @@ def simulate(
     observed. positions: (objects, 2) ra, dec in degrees; default random places in the `fields` ZTF-like exposures
     nearest to `centre` (ra, dec in degrees; default opposite the Sun). mix: weight of each kind (`sources.KIND_NAMES`).
     cadence: days between visits of a field; the first and the last night always have some. scatter: astrometric error
-    per axis in arcsec. alerts_per_object: at most so many packets of each object, its first ones. With `nights=400` an
-    object that varies strongly has forty detections or so, sixty with `cadence=2`.
-    Everything is held in memory (about 62 kB a packet); `stream` is for more. Raises ValueError for bad arguments,
-    RuntimeError where the arguments leave nothing to see.
+    per axis in arcsec. alerts_per_object: keep at most this many packets of each object, its first ones. With
+    `nights=400` an object that varies strongly has about forty detections, sixty with `cadence=2`.
+    Everything is held in memory (about 62 kB per packet); use `stream` for more. Raises ValueError for bad arguments,
+    RuntimeError if nothing is observable with the arguments.
     """
     sim = Simulator(
         seed=seed,
@@ -176,10 +178,10 @@ def stream(
     seasons: bool = False,
     **options: Any,
 ) -> Iterator[tuple[int, str, bytes]]:
-    """Candid, object id and packet of one alert after another, in order of candid, for `nights` nights or without end.
+    """Yield candid, object id and packet of each alert in order of candid, for `nights` nights or without end.
 
     Night follows night from `start_mjd`. Variables stay; supernovae, asteroids and artefacts are replaced by new
-    objects when their time is over, so the rate of alerts is steady. Memory grows with `objects`, not with alerts.
+    objects at the end of their lives, so the rate of alerts is steady. Memory grows with `objects`, not with alerts.
     options: those of `simulate`, without alerts_per_object. Raises ValueError for bad arguments.
     """
     sim = _simulator(seed, objects=objects, start_mjd=start_mjd, nights=1, seasons=seasons, **options)
@@ -191,7 +193,7 @@ def _simulator(seed: int, *, objects: int = 40, start_mjd: float = 59000.0, **op
 
 
 class _Memory:
-    """For each place of a sky how many detections its present object had, and when the first was."""
+    """For each place of a sky the number of detections of its present object, and the time of the first."""
 
     def __init__(self, places: int) -> None:
         self._index = np.full(places, -1)
@@ -199,17 +201,17 @@ class _Memory:
         self._first = np.full(places, np.inf)
 
     def count(self, objects: Objects, points: Points, chosen: Ints) -> tuple[Ints, Floats]:
-        """Detections up to and with each chosen one, and mjd of the first; `points` are a window that ends there.
+        """Number of detections up to and including each chosen one, and mjd of the first; `points` end there.
 
-        Chosen ones of one object must come in time order from call to call; they are remembered.
+        Chosen detections of one object must come in time order over all calls; their counts are kept.
         """
         slot = objects.slot
         is_new = self._index[slot] != objects.index
         row = points.row[chosen]
-        seen, first = _counts(points)
+        counts, first = _counts(points)
         first_chosen = np.unique(row, return_index=True)
         before = np.zeros(len(objects), np.int64)
-        before[first_chosen[0]] = seen[chosen][first_chosen[1]] - 1
+        before[first_chosen[0]] = counts[chosen][first_chosen[1]] - 1
         before = np.where(is_new, before, np.maximum(before, self._count[slot]))
         rank = np.arange(chosen.size) - first_chosen[1][np.searchsorted(first_chosen[0], row)]
         earliest = np.full(len(objects), np.inf)
@@ -221,7 +223,7 @@ class _Memory:
 
 
 def _living(sim: Simulator, slots: Ints, night: int) -> Objects:
-    """The objects that live in `slots` on `night`: the generation whose life holds it."""
+    """The objects that live in `slots` on `night`: the generation whose lifetime includes it."""
     life = sim.sky.lifetimes(slots)
     is_mortal = np.isfinite(life)
     span = np.where(is_mortal, life, 1.0)
@@ -254,7 +256,7 @@ def _nightly(sim: Simulator, nights: int | None) -> Iterator[tuple[int, str, byt
 
 
 def _detections_of(sim: Simulator, night: int) -> tuple[Ints, Ints]:
-    """Candids of a night's detections, sorted, and the place of each."""
+    """Candids of a night's detections, sorted, and the position of each."""
     visits = sim.visits(night, night)
     found, slots = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for at in range(0, sim.objects if visits.mjd.size else 0, _SCAN_BLOCK):

@@ -17,7 +17,7 @@ from alerce_spark.simulation.survey import Visits
 Flags = np.ndarray
 #: An alert needs this signal-to-noise, as in ZTF.
 THRESHOLD = 5.0
-#: Noise of the score that decides on a detection, as a share of the flux of the star on the reference image: median.
+#: Median noise of the detection score, as a share of the flux of the star on the reference image.
 STAR_BLUR = 0.01
 
 
@@ -50,7 +50,7 @@ class Points:
 
 @dataclass(frozen=True)
 class Part:
-    """The objects of one kind among some: their rows, and the random properties that they have in the same order."""
+    """The objects of one kind: their rows, and their random properties in the same order."""
 
     kind: Kind
     rows: Ints
@@ -60,7 +60,7 @@ class Part:
 def parts_of(seed: int, objects: Objects, fields: Ints, visits: Visits, *, are_moved: bool = False) -> list[Part]:
     """`objects` by kind, with their properties; `fields` (sorted) have `visits`.
 
-    are_moved: they do not lie where their populations put them, so their dust and distances follow from where they lie.
+    are_moved: the caller chose their positions, so dust and distances follow from these.
     """
     slot = np.searchsorted(fields, objects.field)
     out = []
@@ -82,10 +82,10 @@ def observe(
 ) -> Points:
     """Points of `objects`, which consist of `parts`, at `visits`, which are those of `fields` (sorted).
 
-    A visit is a detection where the measured difference flux is at least five times the noise of the difference image
-    there. The error that goes with it is that of the fitted flux: larger, and not quite the scatter of the fluxes (see
-    `_measure`). `twins` is the share of detections that are there twice, with another candid and slightly another flux,
-    as ZTF's extraction does. `window`: mjd between which each object is observed; default all visits.
+    A visit is a detection if the measured difference flux is at least five times the noise of the difference image. Its
+    error is that of the fitted flux: larger, and not exactly the scatter of the fluxes (see `_measure`). `twins` is the
+    share of detections that are extracted twice, with another candid and a slightly different flux, as in ZTF.
+    `window`: mjd between which each object is observed; default all visits.
     """
     slot = np.searchsorted(fields, objects.field)
     first, last = visits.starts[slot], visits.starts[slot + 1]
@@ -111,7 +111,7 @@ def observe(
 
 @njit(cache=True)
 def _clip(mjd: Any, first: Any, last: Any, since: Any, until: Any) -> Any:
-    """Rows first … last of the times of each object that lie in since <= mjd < until."""
+    """Rows first … last of the times of each object with since <= mjd < until."""
     low, high = np.empty_like(first), np.empty_like(last)
     for k in range(first.size):
         low[k] = first[k] + np.searchsorted(mjd[first[k] : last[k]], since[k])

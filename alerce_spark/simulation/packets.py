@@ -1,7 +1,7 @@
 """Packets: rows of columns to Avro records and records to ZTF packets, fast, for every schema version.
 
-A light curve's points are encoded once; a packet is then a join of slices of those bytes. fastavro would take about a
-millisecond for each packet's history alone.
+The points of a light curve are encoded once; a packet then joins slices of those bytes. fastavro would take about a
+millisecond for the history of each packet.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from alerce_spark.surveys import ztf
 SURVEY = ztf.ZTF
 CODECS = ("null", "deflate", "snappy")
 PUBLISHER = "ZTF (www.ztf.caltech.edu)"
-#: Stands for null in integer columns; in float columns NaN does, in text a length of -1.
+#: Null in integer columns; null is NaN in float columns, and a length of -1 in text.
 NULL_INT = np.iinfo(np.int64).min
 
 _INT, _FLOAT, _DOUBLE, _STRING = range(4)
@@ -205,7 +205,7 @@ def string_bytes(value: str) -> bytes:
 
 @lru_cache(maxsize=64)
 def _container(version: str, codec: str) -> tuple[bytes, bytes]:
-    """Header of a container file, sync marker included, and the marker; the marker depends on nothing else."""
+    """Header of a container file including the sync marker, and the marker, which depends only on the arguments."""
     if codec not in CODECS:
         raise ValueError(f"unknown codec {codec!r}; known: {', '.join(CODECS)}")
     sync = hashlib.sha256(f"alerce_spark simulation {version} {codec}".encode()).digest()[:16]

@@ -1,8 +1,8 @@
-"""Counter-based random numbers: each value follows from a key and two integers, so any part of a sky can be made alone.
+"""Counter-based random numbers: a key and two integers determine each value, so any part of a sky can be made alone.
 
-A light curve seen through a 30-day window must equal the same stretch of the whole light curve, in whatever order and
-process it is made; a generator with a state cannot give that. The mixing function is the 64-bit finaliser of SplitMix
-(Steele, Lea & Flood 2014, OOPSLA '14, section 4).
+A light curve in a 30-day window must equal the same part of the whole light curve, independent of order and process; a
+generator with a state cannot give that. The mixing function is the 64-bit finaliser of SplitMix (Steele, Lea & Flood
+2014, OOPSLA '14, section 4).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def normal_one(key: Any, a: Any, b: Any) -> Any:
 
 @njit(cache=True)
 def normal_two(key: Any, a: Any, b: Any) -> Any:
-    """Two independent standard normal deviates of (key, a, b), for the price of one."""
+    """Two independent standard normal deviates of (key, a, b), at the cost of one."""
     radius = np.sqrt(-2.0 * np.log(uniform_one(key, a, b)))
     angle = 2.0 * np.pi * uniform_one(key ^ np.uint64(0xA5A5A5A5A5A5A5A5), a, b)
     return radius * np.cos(angle), radius * np.sin(angle)

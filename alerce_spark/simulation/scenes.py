@@ -1,6 +1,6 @@
 """Images of a patch of sky: science, reference and difference stamp of each alert, one compiled loop.
 
-`stamps.py` says what is in the patch, this module draws it. Figures without a source are measured on 416 real packets:
+`stamps.py` defines the content of the patch, this module draws it. Figures without a source come from 416 real packets:
 Moffat profiles of slope 3 (science and reference) and 3.6 (difference), noise of the reference a fifth of that of the
 science image and correlated by a quarter between neighbouring pixels, residuals of static sources of 3 % of a pixel.
 In a difference image of a source that has faded the survey swaps sides: reference minus science, so the candidate is
@@ -27,7 +27,7 @@ N_ALERT = 18
 #: axis ratio, angle, and share of the flux in a point in its middle.
 S_X, S_Y, S_FLUX, S_RADIUS, S_RATIO, S_ANGLE, S_POINT = range(7)
 N_SOURCE = 7
-#: What the candidate is: a real change, or one of the artefacts.
+#: Forms of the candidate: a real change, or one of the artefacts.
 (
     REAL, BAD_SUBTRACTION, COSMIC_RAY, BAD_COLUMN, GHOST, SPIKE, SATELLITE, NOISE_PEAK,
 ) = range(8)  # fmt: skip
@@ -138,7 +138,7 @@ def _static(image: Any, sources: Any, fwhm: Any, ratio: Any, angle: Any, least: 
 
 @njit(cache=True)
 def _residuals(image: Any, sources: Any, fwhm: Any, state: Any, least: Any) -> None:
-    """Add what the subtraction leaves of static sources: from shift, width and scale, and ringing along columns."""
+    """Add subtraction residuals of static sources, from shift, width and scale, and ringing along columns."""
     shift_x, shift_y, width = 0.035 * _normal(state), 0.035 * _normal(state), 0.012 * _normal(state)
     for k in range(sources.shape[0]):
         dx, dy = shift_x + 0.03 * _normal(state), shift_y + 0.03 * _normal(state)
@@ -230,7 +230,7 @@ def _artefact(image: Any, alert: Any, state: Any, least: Any) -> None:
 
 @njit(cache=True)
 def _change(image: Any, alert: Any, fwhm: Any, slope: Any, least: Any) -> None:
-    """Add the candidate's own change of flux, drawn out where it moved during the exposure."""
+    """Add the candidate's change of flux, elongated if it moved during the exposure."""
     steps = 1 + int(2.0 * alert[TRAIL])
     for k in range(steps):
         at = alert[TRAIL] * ((k + 0.5) / steps - 0.5)
@@ -241,7 +241,7 @@ def _change(image: Any, alert: Any, fwhm: Any, slope: Any, least: Any) -> None:
 
 @njit(cache=True)
 def _mask(images: Any, alert: Any) -> None:
-    """Take the values of the alert's masked pixels, in all three images."""
+    """Set the alert's masked pixels to NaN in all three images."""
     form, size = int(alert[MASK]), int(alert[MASK_SIZE])
     if form == BOX:
         x, y, half = int(alert[MASK_X]), int(alert[MASK_Y]), size / 2.0

@@ -1,4 +1,4 @@
-"""Simulator: a sky, a survey and the packets that the survey sends about chosen detections."""
+"""Simulator: a sky, a survey, and the packets that the survey sends for chosen detections."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HISTORY_DAYS = 30
 
 @dataclass(frozen=True)
 class Alert:
-    """One packet, and what is in it."""
+    """One packet and its content."""
 
     candid: int
     oid: str
@@ -77,7 +77,7 @@ class Simulator:
         ra, dec = self.centre or ((sun_ra(self.start) + 180.0) % 360.0, 20.0)
         self.sky = Sky(self.seed, self.objects, np.sort(fields_near(ra, dec, self.fields)), self.positions, self.mix)
         sure = (self.start, self.start + self.nights - 1)
-        # Places that the caller chose must be seen whatever the season.
+        # Positions chosen by the caller must be observed in every season.
         seasons = self.positions is None and self.centre is None if self.seasons is None else self.seasons
         self.survey = Survey(self.seed, self.cadence, self.visits_per_night, seasons, sure)
         self.pool = StampPool(self.seed)
@@ -90,7 +90,7 @@ class Simulator:
             "history_days": (0, LONGEST_HISTORY),
             "fields": (1, N_FIELDS),
             "cadence": (1, 1000),
-            "visits_per_night": (1, 16),  # with more, exposures of all fields would not have times of their own
+            "visits_per_night": (1, 16),  # with more, exposures of different fields would share times
             "scatter": (0, 10),
         }
         for name, (least, most) in limits.items():
@@ -131,7 +131,7 @@ class Simulator:
     ) -> Iterator[Alert]:
         """Packets of the detections `chosen` (rows of points, in order of objects and time).
 
-        earlier, first_jd: for each chosen one the object's detections up to and with it, and the jd of the first.
+        earlier, first_jd: for each chosen one the number of its object's detections so far, and the jd of the first.
         """
         around = surroundings(self.seed, objects, parts)
         ctx = Context(self.seed, self.scatter, objects, around, visits, points)
@@ -156,7 +156,7 @@ class Simulator:
                 yield Alert(int(candid[k]), ids[row], KINDS[objects.kind[row]].name, packet)
 
     def _has(self, trait: str, candid: Ints) -> Flags:
-        """Which packets have the trait of that name."""
+        """Mask of the packets that have the trait of that name."""
         return uniform(self.seed, trait, candid) < getattr(self.traits, trait)
 
     def _cutouts(
@@ -179,7 +179,7 @@ class Simulator:
 
 
 def _named(candid: int, science: bytes, reference: bytes, difference: bytes) -> list[tuple[str, bytes]]:
-    """Stamps of an alert with file names as the survey gives them."""
+    """Stamps of an alert with file names like the survey's."""
     name = f"candid{candid}_pid{candid // 1000000}_targ_"
     return [
         (f"{name}sci.fits.gz", science),
@@ -189,7 +189,7 @@ def _named(candid: int, science: bytes, reference: bytes, difference: bytes) -> 
 
 
 def _history_bounds(points: Points, chosen: Ints) -> tuple[Ints, Ints]:
-    """First and one past the last point of the 30 days before each chosen one, of its object."""
+    """First and one past the last point of the object in the 30 days before each chosen point."""
     # One sorted key for all objects: their number, then time; a double resolves 1e-7 d in it for more than 10⁴ objects.
     key = points.row * 1e5 + (points.mjd - 5e4)
     start = np.searchsorted(key, key[chosen] - HISTORY_DAYS)
@@ -230,7 +230,7 @@ class _History:
             self._forced = encode(ztf.FP_HIST, version, forced_columns(ctx, rows), rows.size)
 
     def parts(self, i: int) -> tuple[Parts | None, Parts | None]:
-        """Parts of the arrays prv_candidates and fp_hists of packet i; None (null) where there is nothing."""
+        """Parts of the arrays prv_candidates and fp_hists of packet i; None (null) if empty."""
         start, stop = int(self._start[i]), int(self._stop[i])
         if start == stop:
             return None, None

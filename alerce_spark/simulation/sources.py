@@ -1,8 +1,8 @@
-"""Sources of the synthetic sky: the list of kinds, what is seen only once, and the objects that a sky holds.
+"""Sources of the synthetic sky: the list of kinds, kinds with a single detection, and the objects of a sky.
 
 A kind is a small class with a population (drawn by name from `Draws`) and a light curve; `KINDS` lists them: the
 fifteen classes of the taxonomy (transients.py, stochastic.py, periodic.py), asteroids and artefacts. A new kind needs
-nothing else than its place in the list.
+only an entry in this list.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ += ["ROWS_PER_OBJECT", "flux_of", "object_ids"]
 
 
 def _band_of_stars(draws: Draws) -> tuple[Floats, Floats]:
-    """Places as of all stars: half of them within some degrees of the Galactic plane."""
+    """Positions distributed like all stars: half of them within some degrees of the Galactic plane."""
 
     def attempt(a: Attempt) -> tuple[Floats, Any]:
         lon, side = a.uniform("lon", 0.0, 360.0), a.uniform("up", -1.0, 1.0)
@@ -53,7 +53,7 @@ def _band_of_stars(draws: Draws) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True)
 class _Single(ABC):
-    """Seen once, at a random visit of its life, with the flux `brightness` gives (µJy)."""
+    """A kind detected once, at a random visit of its life, with the flux of `brightness` (µJy)."""
 
     branch: str = ""
     lifetime: float = 1.0
@@ -72,8 +72,8 @@ class _Single(ABC):
         return np.full((4, len(draws)), np.nan)
 
     def difference(self, draws: Draws, row: Ints, mjd: Floats, fid: Ints) -> Floats:
-        seen = draws.visit_in_life(draws.uniform("moment"))[row]
-        return np.where(np.abs(mjd - seen) < 1e-6, self.brightness(draws)[row], 0.0)
+        moment = draws.visit_in_life(draws.uniform("moment"))[row]
+        return np.where(np.abs(mjd - moment) < 1e-6, self.brightness(draws)[row], 0.0)
 
     @abstractmethod
     def brightness(self, draws: Draws) -> Floats:
@@ -82,7 +82,7 @@ class _Single(ABC):
 
 @dataclass(frozen=True)
 class Asteroid(_Single):
-    """A minor planet: one detection, with a known body within 2 arcsec and nothing on the reference image.
+    """A minor planet: one detection, with a known body within 2 arcsec and no source on the reference image.
 
     Near the ecliptic: latitudes of σ 8 degrees (main belt; Jedicke et al. 2015).
     """
@@ -144,7 +144,7 @@ KINDS: tuple[Kind, ...] = (
     Bogus(),
 )
 KIND_NAMES = tuple(kind.name for kind in KINDS)
-#: Share of each kind among the simulated objects (not that of the sky: variables would drown the rest).
+#: Share of each kind among the simulated objects (not that of the sky, where variables far outnumber the rest).
 DEFAULT_MIX: Mapping[str, float] = {
     "SNIa": 0.08,
     "SNIbc": 0.03,
@@ -189,13 +189,13 @@ class Objects:
         return Objects(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
-#: Rows that one object may fill in an extraction table: itself and its twin, in two successive generations.
+#: Most rows of one object in an extraction table: itself and its twin, in two successive generations.
 ROWS_PER_OBJECT = 4
 
 
 @dataclass
 class Sky:
-    """`objects` places ("slots") on the sky, each with objects of one kind one after another, its generations.
+    """`objects` places ("slots") on the sky, each with a sequence of objects of one kind, its generations.
 
     positions: (objects, 2) ra, dec in degrees, or None for random places in `fields`. mix: kind name → weight.
     Raises ValueError for positions off the sphere, an unknown kind, or more objects than a readout channel can number.
@@ -270,7 +270,7 @@ def _serial_in_group(group: Ints) -> Ints:
 
 
 def object_ids(seed: int, objects: Objects) -> list[str]:
-    """ZTF-like ids, `ZTF`, year and seven letters, each object of a sky its own (8·10⁹ of them)."""
+    """ZTF-like ids, `ZTF`, year and seven letters, unique for each object of a sky (8·10⁹ of them)."""
     letters = 26**7
     # the factor has no divisor in common with 26, so the map is one to one, and the product fits 63 bits
     scrambled = (objects.index % letters * 1000000007 % letters + seed * 1000003 % letters) % letters

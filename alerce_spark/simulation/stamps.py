@@ -1,8 +1,8 @@
-"""Stamps: science, reference and difference image of alerts, as their other columns describe them.
+"""Stamps: science, reference and difference image of alerts, consistent with their other columns.
 
 `render` lays out the patch of sky of each alert (the change, the reference source, the PS1 neighbours, further stars
-and galaxies) from the columns of its candidate record and has `scenes.py` draw it. What the columns leave open follows
-from the alert's key, so an alert has the same stamps in whatever order and company it is made.
+and galaxies) from the columns of its candidate record and has `scenes.py` draw it. The alert's key determines
+everything else, so the stamps of an alert do not depend on the order or the other alerts of a call.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from alerce_spark.simulation.randoms import Floats, Ints, key_of, normal, unifor
 from alerce_spark.simulation.survey import X_PIXELS, Y_PIXELS
 
 SCENES = ("star", "nucleus", "host", "mover", "artefact")
-#: arcsec on a side of a pixel.
+#: Size of a pixel [arcsec].
 PIXEL_SCALE = 1.01
 #: Share of alerts with masked pixels, and of those whose reference has NO_VALUE for NaN, in 416 real packets.
 MASKED, LOWEST = 0.075, 0.1
 NO_VALUE = np.float32(-3.4028235e38)
-#: Most stars and galaxies in a patch that no column tells of.
+#: Most stars and galaxies in a patch that are not in any column.
 MOST_FIELD_SOURCES = 40
 #: Faintest of them: what a reference image of 15 frames shows.
 FAINTEST = 23.0
 N_PS1 = 3
-#: Shares of the artefacts where no bright star explains the candidate, in the order of scenes' forms, for what is
-#: brighter than the reference and for what is fainter: particles and light leave no holes.
+#: Shares of the artefacts without a bright star, in the order of scenes' forms, for candidates brighter than the
+#: reference and for fainter ones: particles and stray light leave no holes.
 ARTEFACTS = np.array([[0.0, 0.02, 0.30, 0.08, 0.12, 0.12, 0.05, 0.31], [0.0, 0.2, 0.0, 0.12, 0.0, 0.0, 0.0, 0.68]])
 
 Images = npt.NDArray[np.float32]
@@ -52,7 +52,7 @@ def plain(columns: Columns) -> dict[str, npt.NDArray[Any]]:
 
 
 def is_brighter(isdiffpos: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Which alerts brightened, from texts (t, 1: yes) or numbers (above 0: yes)."""
+    """Mask of the alerts that brightened, from texts (t, 1: yes) or numbers (above 0: yes)."""
     return np.isin(isdiffpos, ("t", "1")) if isdiffpos.dtype.kind in "UO" else isdiffpos > 0
 
 
@@ -63,9 +63,9 @@ def render(
 
     columns: candidate records (names and units of the packet; isdiffpos as text or sign). Needs ra, dec, xpos, ypos,
     fid, isdiffpos, magpsf, diffmaglim, magzpsci, fwhm, seeratio, elong, ranr, decnr, magnr, distnr, sgscore1–3,
-    distpsnr1–3, objectidps1–3, nmtchps and the PS1 magnitudes. scene: what each shows, one of SCENES. key: an integer
-    for each, as its candid. is_masked: which have pixels without a value, by default a share of MASKED. Cutting at the
-    border of the detector is left to `cut`.
+    distpsnr1–3, objectidps1–3, nmtchps and the PS1 magnitudes. scene: one of SCENES for each. key: an integer for each,
+    for example its candid. is_masked: mask of alerts with pixels without a value, by default a share of MASKED. `cut`
+    cuts stamps at the border of the detector.
 
     Raises ValueError for an unknown scene.
     """
@@ -97,7 +97,7 @@ class _Patches:
 
     @property
     def _object(self) -> Ints:
-        """A key of the patch that all alerts of an object share: its nearest PS1 source, else the place itself."""
+        """A key of the patch, the same for all alerts of an object: its nearest PS1 source, else its position."""
         place = np.floor(self.columns["ra"] * 500.0).astype(np.int64) * 10**6 + np.floor(
             (self.columns["dec"] + 90.0) * 500.0
         ).astype(np.int64)
@@ -109,7 +109,7 @@ class _Patches:
         return np.where(zp > 20.0, zp, 26.2)
 
     def _dn(self, mag: Floats) -> Floats:
-        """Flux in DN; 0 for a magnitude that is a sentinel or NaN."""
+        """Flux in DN; 0 if the magnitude is a sentinel or NaN."""
         has = (mag > 5.0) & (mag < 30.0)
         return np.where(has, 10.0 ** (0.4 * (self._zero_point() - np.where(has, mag, 20.0))), 0.0)
 
@@ -149,7 +149,7 @@ class _Patches:
         return out
 
     def _forms(self) -> Ints:
-        """Artefact where the scene says so: of a bright star's subtraction where there is one, else one of the rest."""
+        """Choose the form of an artefact: residual of a bright star if there is one, else one of the other forms."""
         bright = (np.abs(self.columns["distnr"]) < 2.5) & (self.columns["magnr"] < 18.5)
         edges = np.cumsum(ARTEFACTS, axis=1)[np.where(is_brighter(self.columns["isdiffpos"]), 0, 1)]
         form = (self._u("form")[:, None] * edges[:, -1:] > edges).sum(axis=1).clip(1, scenes.N_FORMS - 1)
@@ -157,7 +157,7 @@ class _Patches:
         return np.where(self.scene == "artefact", form, scenes.REAL)
 
     def _mask(self, out: Floats, masked: npt.NDArray[Any], sources: Floats) -> None:
-        """Choose the masked pixels, never the candidate's own, and put the star that caused a box under it."""
+        """Choose the masked pixels, never the candidate's, and put a bright star under a masked box."""
         n = self.key.size
         draw = self._u("mask form")
         size = np.where(draw < 0.12, self._u("mask size", 24.0, 40.0), np.floor(self._u("mask size", 7.0, 18.0)))
@@ -177,7 +177,7 @@ class _Patches:
         sources[star, -1, scenes.S_RATIO] = 1.0
 
     def sources(self) -> Floats:
-        """(n, 1 + 3 + MOST_FIELD_SOURCES, N_SOURCE): reference source, PS1 neighbours, and what else is there."""
+        """(n, 1 + 3 + MOST_FIELD_SOURCES, N_SOURCE): reference source, PS1 neighbours, and other sources."""
         out = np.zeros((self.key.size, 1 + N_PS1 + MOST_FIELD_SOURCES, scenes.N_SOURCE))
         out[:, :, scenes.S_RATIO] = 1.0
         x, y, flux = self._reference(out[:, 0])
@@ -187,7 +187,7 @@ class _Patches:
         return out
 
     def _reference(self, out: Floats) -> tuple[Floats, Floats, Floats]:
-        """The nearest source of the reference image; returns its place and flux."""
+        """Add the nearest source of the reference image; returns its position and flux."""
         c = self.columns
         x, y = self._centre()
         distance = c["distnr"].astype(np.float64)
@@ -198,7 +198,7 @@ class _Patches:
         x, y = x - distance * east / length, y - distance * north / length
         flux = np.where(distance >= 0.0, self._dn(c["magnr"].astype(np.float64)), 0.0)
         lost = np.where(is_brighter(c["isdiffpos"]) | (self.scene == "artefact"), 0.0, self._dn(c["magpsf"]))
-        # What has faded was on the reference: there where a source is near, else as one that no catalogue has.
+        # A faded source was on the reference: at a near catalogued source, else as an uncatalogued one.
         near = (distance >= 0.0) & (distance < 2.0)
         flux = np.where(near, np.maximum(flux, 1.02 * lost), np.where(lost > 0.0, 1.02 * lost, flux))
         cx, cy = self._centre()
@@ -222,7 +222,7 @@ class _Patches:
         out[:, scenes.S_ANGLE] = self._u(f"{name} angle", 0.0, np.pi, key)
 
     def _neighbour(self, k: int, out: Floats, x: Floats, y: Floats, flux: Floats) -> None:
-        """PS1 source number k, unless it is the reference source itself (at x, y with `flux`)."""
+        """Add PS1 source number k, unless it is the reference source (at x, y with `flux`)."""
         c, number = self.columns, str(k + 1)
         distance = c[f"distpsnr{number}"].astype(np.float64) / PIXEL_SCALE
         band = np.clip(c["fid"].astype(np.int64), 1, 3) - 1
@@ -236,14 +236,14 @@ class _Patches:
         cx, cy = self._centre()
         out[:, scenes.S_X], out[:, scenes.S_Y] = cx + distance * np.cos(turn), cy + distance * np.sin(turn)
         there = (distance >= 0.0) & ~same
-        # The reference has no source nearer than its own nearest, nor has the patch of a mover one under it.
+        # No source is nearer than the reference's nearest one, and none lies under a moving object.
         there &= (distance > c["distnr"] - 0.5) | (mag > 22.0)
         out[:, scenes.S_FLUX] = np.where(there, self._dn(mag), 0.0)
         self._extend(out, c[f"sgscore{number}"].astype(np.float64) < 0.3, mag, f"neighbour {number}")
         out[:, scenes.S_POINT] = np.where(out[:, scenes.S_RADIUS] > 0.0, 0.15, 1.0)
 
     def _field(self, out: Floats) -> None:
-        """Other sources: about twice as dense as PS1's matches within 30 arcsec, and no nearer than the third."""
+        """Add other sources: about twice as dense as PS1's matches within 30 arcsec, and no nearer than the third."""
         c, n = self.columns, self.key.size
         third = c["distpsnr3"].astype(np.float64)
         inner = np.where(third > 0.0, np.clip(third / PIXEL_SCALE, 2.0, 30.0), 30.0)
@@ -254,7 +254,7 @@ class _Patches:
         key = np.repeat(self._object, out.shape[1]) * 64 + np.tile(np.arange(out.shape[1]), n)
         shape = (n, out.shape[1])
         x, y = (self._u(f"field {name}", -3.0, SIDE + 2.0, key).reshape(shape) for name in "xy")
-        # Counts of stars grow by a factor of two a magnitude.
+        # Star counts double per magnitude.
         mag = FAINTEST + np.log10(self._u("field mag", 0.0, 1.0, key).reshape(shape)) / 0.27
         outside = np.hypot(x - CENTRE, y - CENTRE) > inner[:, None]
         there = outside & (np.arange(out.shape[1]) < count[:, None])
@@ -298,7 +298,7 @@ def triplets(
 ) -> list[Triplet]:
     """Gzipped science, reference and difference stamp of each alert, arguments as `render` has them.
 
-    Stamps are cut at the border of the detector; those of is_short besides, as if the candidate lay near its far end.
+    Stamps are cut at the border of the detector; those of is_short also as if the candidate lay near its far end.
     """
     images = render(columns, scene, key, seed, is_masked)
     lowest = uniform(seed, "stamp lowest", key) < LOWEST
@@ -316,7 +316,7 @@ def triplets(
     return out
 
 
-#: Signal-to-noise that parts faint from medium and medium from bright alerts in a pool, and magnitudes above the limit.
+#: Signal-to-noise limits between faint, medium and bright alerts in a pool, and magnitudes above the limit.
 LEVEL_EDGES = (9.0, 17.0)
 LEVELS = (0.4, 1.4, 2.8)
 VARIANTS = 6
@@ -324,9 +324,9 @@ VARIANTS = 6
 
 @dataclass
 class StampPool:
-    """A few stamps of each kind of alert, made when first asked for, that the packets of a load test share.
+    """A few stamps of each kind of alert, made on first use and shared by the packets of a load test.
 
-    A pool knows scene, sign, brightness and flaw of an alert, nothing else: its stamps agree with no other column.
+    A pool uses only scene, sign, brightness and flaw of an alert: its stamps do not match the other columns.
     """
 
     seed: int

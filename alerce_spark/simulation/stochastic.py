@@ -146,8 +146,8 @@ class Seyfert(Nucleus):
 
     Cores of r 14.5–19.3 with 5–60 % from the nucleus; g − r 0.75 − 0.55 × that share. M_i −20 … −23.5, M_BH 10^(7.6 ±
     0.5) M☉: σ and τ of `walk_of_nuclei`. W1 − W2 rises with the share from galaxies' 0.2 to 1.0, W2 − W3 2.5–4 (Wright
-    et al. 2010, fig. 12; Assef et al. 2010). Extended, but the farther and the stronger the nucleus, the more of them
-    look like points to PS1. Catalogues call nuclei AGN or QSO by luminosity or by looks, so both have z 0.15–0.5.
+    et al. 2010, fig. 12; Assef et al. 2010). Extended, but more point-like in PS1 if the nucleus is more distant or
+    stronger. Catalogues call nuclei AGN or QSO by luminosity or by morphology, so both have z 0.15–0.5.
     """
 
     name: str = "AGN"
@@ -264,7 +264,7 @@ REGIONS = np.array(
 
 @dataclass(frozen=True)
 class YoungStar(Variable):
-    """Young stellar objects of infrared class I (10 %), II (50 %) and III (22 %), and red giants taken for them (18 %).
+    """Young stellar objects of infrared class I (10 %), II (50 %) and III (22 %), and misclassified red giants (18 %).
 
     In star-forming regions (70 %) and along the thin disc. Behaviour after Cody et al. (2014, table 3): dippers 25 %,
     bursters 13 %, quasi-periodic 20 %, stochastic 25 %, spotted (all of class III) the rest. WISE loci of Koenig &
@@ -291,7 +291,7 @@ class YoungStar(Variable):
         return size * np.array([0.6, 0.55, 0.3, 0.45, 0.16, 0.3])[self.modes(draws)]
 
     def absolute(self, draws: Draws) -> tuple[Floats, Floats]:
-        """Absolute r and g − r, with the extinction of the star's own cloud in both."""
+        """Absolute r and g − r, both with the extinction of the star's cloud."""
         kind = self.kinds(draws)
         own = -np.array([4.0, 1.2, 0.8, 1.0])[kind] * np.log(draws.uniform("cloud"))
         r_abs = np.array([4.8, 5.0, 5.2, -1.6])[kind] + draws.normal("M", 0.0, 1.4)
@@ -373,7 +373,7 @@ class YoungStar(Variable):
 
 
 def _in_region(draws: Draws) -> Place:
-    """Places in REGIONS, Gaussian around their centres, with half of the smooth dust before them."""
+    """Positions in REGIONS, Gaussian around their centres, with half of the smooth dust in front of them."""
     lon, lat, radius, distance, weight = REGIONS.T
     patch = patchiness(draws)
 
@@ -420,7 +420,7 @@ class Cataclysmic(Variable):
         return draws.normal("M", 0.0, 1.0) * sigma + mean
 
     def sky(self, draws: Draws) -> Place:
-        """Places in the disc where outbursts or states show."""
+        """Positions in the disc at which outbursts or states are detectable."""
 
         def make() -> Place:
             peak = np.choose(self.kinds(draws), [self.outburst(draws)[0], 0.5, 1.8, 9.0])

@@ -1,8 +1,8 @@
 """The survey: a field grid, a cadence with weather, moon and seasons, and the depth and calibration of every visit.
 
-All of it is a pure function of the seed, the field and the night. Numbers are those of the project's real data: limits,
-moon and zero points from the packets' 4,000 visits, hours of the night, weather and coverage from 57,000 exposures of
-the data-release light curves (public and partnership time), tails from 5,449 objects of one field.
+All values are pure functions of the seed, the field and the night. Numbers come from the project's real data: limits,
+moon and zero points from the packets' 4,000 visits; hours of the night, weather and coverage from 57,000 exposures of
+the data-release light curves (public and partnership time); tails from 5,449 objects of one field.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ SUN_AT_EQUINOX, YEAR = 59293.4, 365.2422
 LATITUDE, LONGITUDE, TWILIGHT = 33.36, -116.86, 12.0
 #: Fields with centres south of this are too low to be observed.
 SOUTHERN_LIMIT = -30.0
-#: Fields whose centres are nearer to the Galactic plane than this are visited three times as often.
+#: Fields with centres nearer to the Galactic plane than this are visited three times as often.
 PLANE = 7.5
 #: Share of fields that other programmes visit as well, and how often, in units of `visits_per_night`.
 DEEP_SHARE, DEEP_VISITS = 0.05, 3
-#: Share of visits after which a field is exposed once more in the same band, within minutes: in a third of the fields,
-#: and in the others.
+#: Share of visits followed by another exposure in the same band within minutes: in a third of the fields, and in the
+#: others.
 AGAIN_SHARES = (0.25, 0.01)
-#: Exposures whose photometric calibration is off: 8 % of the real ones are flagged so.
+#: Share of exposures with a bad photometric calibration: 8 % of the real ones are flagged.
 BAD_SHARE = 0.08
 #: Limit of a dark, clear exposure by band (g, r, i) and what a full moon takes away.
 DARK_LIMIT = np.array([21.15, 21.0, 20.35])
@@ -122,7 +122,7 @@ IS_IN_PLANE = np.abs(GALACTIC_LATITUDE) < PLANE
 
 
 def darkness(night: Any) -> tuple[Floats, Floats]:
-    """Beginning and end of astronomical work in `night` (integer mjd) at the site, as parts of the UTC day."""
+    """Beginning and end of observing in `night` (integer mjd) at the site, as fractions of the UTC day."""
     longitude = 2 * np.pi * (np.asarray(night) + 0.3 - SUN_AT_EQUINOX) / YEAR
     dec = np.arcsin(0.3978 * np.sin(longitude))
     latitude = np.radians(LATITUDE)
@@ -133,7 +133,7 @@ def darkness(night: Any) -> tuple[Floats, Floats]:
 
 
 def transit(ra: Floats, night: Any) -> Floats:
-    """When right ascension `ra` [deg] passes the site's meridian, as part of the UTC day, within 0.5 of midnight."""
+    """Time at which `ra` [deg] crosses the site's meridian, as a fraction of the UTC day, within 0.5 of midnight."""
     sidereal_midnight = 100.46 + 0.985647 * (np.asarray(night) - 51544.0)  # at Greenwich, degrees
     away = (ra - sidereal_midnight - LONGITUDE - 360.98565 * (-LONGITUDE / 360.0) + 180.0) % 360.0 - 180.0
     return -LONGITUDE / 360.0 + away / 360.98565
@@ -182,11 +182,12 @@ class Visits:
 class Survey:
     """Rules of the survey.
 
-    A field is visited every `cadence` days, three times as often near the Galactic plane, `visits_per_night` times a
-    night, g and r in turn and 3 % in i, in some fields often once more at once, when the night is clear (more often
-    in summer, in spells) and, with `seasons`, the field is north of SOUTHERN_LIMIT and high enough in the dark. Fields
-    lose a share of their visits, so that some have many and some few. Exposures are taken near the meridian where the
-    night allows. On `sure_nights` the sky is clear and every field visited: a simulated night shall have alerts.
+    A field is visited every `cadence` days, three times as often near the Galactic plane, and `visits_per_night` times
+    a night: in g and r alternately, 3 % in i, in some fields often with an immediate second exposure. A visit needs a
+    clear night (more frequent in summer, in spells) and, with `seasons`, a field north of SOUTHERN_LIMIT that is high
+    enough in the dark. Fields lose a share of their visits, so that some have many and some few. Exposures are taken
+    near the meridian if the night allows. On `sure_nights` the sky is clear and every field is visited, so that a
+    simulated night has alerts.
     """
 
     seed: int
@@ -196,7 +197,7 @@ class Survey:
     sure_nights: tuple[int, ...] = ()
 
     def visits(self, fields: Ints, first_night: int, last_night: int) -> Visits:
-        """Visits of `fields` in the nights (integer mjd) first_night … last_night, the last included."""
+        """Visits of `fields` in the nights (integer mjd) first_night … last_night, inclusive."""
         which, night = self._due(fields, np.arange(first_night, last_night + 1))
         kept = self._observed_nights(fields[which], night)
         which, night = which[kept], night[kept]
@@ -226,7 +227,7 @@ class Survey:
         return (uniform(self.seed, "deep", field) < DEEP_SHARE) & (self.visits_per_night * DEEP_VISITS <= 16)
 
     def _due(self, fields: Ints, nights: Ints) -> tuple[Ints, Ints]:
-        """Places in `fields` and nights where a visit is due and the sky is clear, by field and night."""
+        """Indices of `fields` and nights with a visit due and a clear sky, by field and night."""
         season = 0.75 + 0.17 * np.cos(2 * np.pi * (nights - SUN_AT_EQUINOX - 130.0) / YEAR)
         # spells of bad weather: most of a night's weather is that of its four nights
         spell, single = normal(self.seed, "spell", nights // 4), normal(self.seed, "weather", nights)
@@ -242,7 +243,7 @@ class Survey:
             1.0 - np.where(IS_IN_PLANE[field - 1], 0.15, 0.05) - 0.55 * uniform(self.seed, "share lost", field) ** 1.5
         )
         if self.seasons:
-            # a field is visited the more often the longer it can be seen, seven hours at most
+            # a field that is observable for longer is visited more often, up to seven hours
             first, last = self._window(field, night)
             kept *= np.clip((last - first) * 24.0 / 7.0, 0.0, 1.0) * (CENTRE_DEC[field - 1] > SOUTHERN_LIMIT)
         return (uniform(self.seed, "lost", field, night) < kept) | np.isin(night, self.sure_nights)
@@ -250,21 +251,21 @@ class Survey:
     def _observed_turns(self, field: Ints, night: Ints, turn: Ints) -> np.ndarray:
         observed = uniform(self.seed, "lost turn", field, night * 64 + turn) > 0.1
         sure = np.isin(night, self.sure_nights) & (turn < self.visits_per_night)
-        # a band whose reference image came late has no difference images before
+        # a band has no difference images before its reference image exists
         band = turn % 2
         is_late = uniform(self.seed, "late reference", field, band) < 0.12
         begin = 58200.0 + 450.0 * uniform(self.seed, "reference", field, band)
         return (observed & ~(is_late & (night < begin))) | sure
 
     def _window(self, field: Ints, night: Ints) -> tuple[Floats, Floats]:
-        """Part of the UTC day in which a field is dark and not too low; the first is after the last where never."""
+        """Fractions of the UTC day between which a field is in the dark and not too low; first > last if never."""
         dusk, dawn = darkness(night)
         middle = transit(CENTRE_RA[field - 1], night)
         reach = (2.8 + 2.2 * np.clip((CENTRE_DEC[field - 1] + 30.0) / 90.0, 0.0, 1.0)) / 24.0
         return np.maximum(dusk, middle - reach), np.minimum(dawn, middle + reach)
 
     def _is_high(self, field: Ints, night: Ints, mjd: Floats) -> np.ndarray:
-        """Exposures while their field is not too low; the last of many visits of a night may be too late for that."""
+        """Exposures whose field is not too low; the last of many visits of a night may come too late."""
         if not self.seasons:
             return np.ones(mjd.size, bool)
         first, last = self._window(field, night)
@@ -274,15 +275,15 @@ class Survey:
     def _times(self, field: Ints, night: Ints, turn: Ints, again: np.ndarray) -> Floats:
         """mjd of each exposure, near the field's transit.
 
-        A night is cut into rounds; in each every field has two ticks of its own, an even one for a visit and an odd one
-        for the exposure `again` that may follow, so no two exposures share a time and a pid.
+        A night is cut into rounds; in each round every field has two unique ticks, an even one for a visit and an odd
+        one for the exposure `again` that may follow, so no two exposures share a time and a pid.
         """
         round_length = 2 * N_FIELDS * TICK
         dusk, dawn = darkness(night)
         first, last = self._window(field, night)
         spread = (2.0 * normal(self.seed, "hour", field, night) - 0.4) / 24.0
         wanted = np.clip(transit(CENTRE_RA[field - 1], night) + spread, np.minimum(first, dawn), np.maximum(last, dusk))
-        # targets piled up at an end of the window are spread over its next hour and a half
+        # targets that pile up at one end of the window are spread over the next hour and a half
         into = 1.5 / 24.0 * uniform(self.seed, "late hour", field, night)
         wanted += np.where(wanted <= first, into, 0.0) - np.where(wanted >= last, into, 0.0)
         rounds = np.floor((dawn - dusk) / round_length).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Traits of real packets that the plain form lacks: spellings, disorder, duplicates, sentinels, broken stamps."""
+"""Irregularities of real packets: spellings, disorder, duplicates, sentinels, broken stamps."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from alerce_spark.simulation.packets import CODECS
 
 @dataclass(frozen=True)
 class Traits:
-    """How packets differ from the plain form; shares lie between 0 and 1. `Traits.like_ztf()` has real rates.
+    """Irregularities of packets; shares lie between 0 and 1. `Traits.like_ztf()` has real rates.
 
     digits: entries (alerts and previous detections, each in each packet) whose isdiffpos is 1/0 instead of t/f, so the
-    same detection comes both ways. rounded_history: previous detections have six significant digits.
+    same detection occurs both ways. rounded_history: previous detections have six significant digits.
     null_history, unsorted: packets whose prv_candidates is null, or in random order.
-    twins: detections that are there twice, with the same jd, fid and pid but another candid (both send alerts).
-    repeated: packets with one history entry twice. late: packets whose history goes on to the alert itself and beyond.
+    twins: detections that exist twice, with the same jd, fid and pid but another candid (both send alerts).
+    repeated: packets with one history entry twice. late: packets whose history extends to the alert and beyond.
     bad_limits: upper limits with a diffmaglim of -999. edge_stamps, nan_stamps: packets whose stamps are not 63 x 63 or
     have NaN pixels. codecs: codec of the Avro container, one of them at random for each packet.
     """
@@ -42,7 +42,7 @@ class Traits:
 
     @classmethod
     def like_ztf(cls) -> Traits:
-        """Rates measured on real packets; rare ones (order, late points) are raised to where a night shows some."""
+        """Rates measured on real packets; rare ones (order, late points) are raised so that a night has some."""
         return cls(
             digits=0.04,
             rounded_history=True,

@@ -37,7 +37,7 @@ from alerce_spark.simulation.randoms import Floats, Ints
 WAVELENGTH = np.array([4770.0, 6230.0, 7630.0])
 #: h c / k [Å K].
 _HC_K = 1.4388e8
-#: Faintest magnitudes at peak that spectroscopic samples hold.
+#: Faintest peak magnitudes in spectroscopic samples.
 SAMPLE_DEPTH = 19.2
 
 
@@ -49,7 +49,7 @@ def black_body(wavelength: Any, temperature: Any) -> Floats:
 
 @dataclass(frozen=True)
 class Supernova:
-    """Parts that supernovae share: place, peak, redshift, host and reference image; subclasses give the light curve.
+    """Common parts of supernovae: position, peak, redshift, host and reference image; subclasses give the light curve.
 
     1.5 % of the reference images hold light of the supernova: later fluxes are then negative.
     """
@@ -94,7 +94,7 @@ class Supernova:
         return redshift_of(self.peak_mag(draws) - DUST[1] * place.a_v - self.absolute_peak(draws))
 
     def peak_time(self, draws: Draws) -> Floats:
-        """mjd of the peak, such that the survey meets the supernova between begin and end.
+        """mjd of the peak, such that the supernova is active between begin and end.
 
         Explosions are spread evenly over a window longer than a life; in a shorter one they began up to half a life
         earlier.
@@ -129,7 +129,7 @@ class Supernova:
         return np.asarray(size / kpc_per_arcsec(np.maximum(self.redshift(draws), 1e-3)))
 
     def _offset(self, draws: Draws) -> Floats:
-        """Arcsec from the host: as its light, an exponential disc, median one half-light radius (Kelly+ 2012)."""
+        """Offset from the host [arcsec]: an exponential disc, median one half-light radius (Kelly+ 2012)."""
         turns = -np.log(draws.uniform("offset 1") * draws.uniform("offset 2"))
         return np.hypot(0.6 * turns * self._half_light(draws), 0.1 * draws.normal("centroid"))
 
@@ -263,7 +263,7 @@ class Cooling(Supernova):
     def light(self, draws: Draws, row: Ints, days: Floats, wavelength: Floats) -> Floats:
         heat = self.temperature(draws, row, days)
         colour = black_body(wavelength, heat) - black_body(6230.0, heat)
-        # lines of iron take the blue once it is cold
+        # iron lines absorb the blue once it is cool
         colour += np.clip((6500.0 - heat) / 1500.0, 0.0, 1.0) * np.clip((5000.0 - wavelength) / 1000.0, 0.0, 1.0) * 0.6
         dust = draws.once("host dust", lambda: self.host_dust(draws))
         reddening = dust[row] * (DUST[1] * 6230.0 / wavelength - DUST[1])

@@ -1,8 +1,8 @@
-"""The description of a survey: all that differs between surveys, as data that the other rooms are handed.
+"""The description of a survey: everything that differs between surveys, as data that other rooms take as an argument.
 
-The rooms know one model of an alert. A packet of any survey becomes three tables: alerts, previous detections and upper
-limits, forced photometry. Beside the survey's own fields these have common columns, with the same name, type and unit
-in every survey (docs/design.md, "Surveys"):
+All rooms share one model of an alert. A packet of any survey becomes three tables: alerts; previous detections and
+upper limits; forced photometry. Besides the survey's fields these have common columns, with the same name, type and
+unit in every survey (docs/design.md, "Surveys"):
 
 | column | type | meaning |
 |---|---|---|
@@ -12,8 +12,8 @@ in every survey (docs/design.md, "Surveys"):
 | fid | int32 | number of the band |
 | ra, dec | double | J2000 [deg] |
 
-A field is a common column because the survey gives it the column's name (`Field.column`), or because one is made from
-fields of another type, unit or time scale (`Derived`). This module imports nothing heavy: the command reads it.
+A common column is either a field that the survey maps to it (`Field.column`), or is computed from fields of another
+type, unit or time scale (`Derived`). This module imports nothing heavy, since the command imports it at start.
 """
 
 from __future__ import annotations
@@ -55,24 +55,24 @@ class Field:
 
 @dataclass(frozen=True)
 class Record:
-    """Fields that lie at `path` of a packet: a record, or an array of records; the packet's own where it is empty."""
+    """Fields at `path` of a packet: a record, or an array of records; an empty path is the packet itself."""
 
     path: str
     fields: tuple[Field, ...]
 
     def path_of(self, column: str) -> str | None:
-        """Place in the packet of the field that fills a column; None where none does."""
+        """Path in the packet of the field that fills a column; None if no field does."""
         found = next((f.name for f in self.fields if f.target == column), None)
         return f"{self.path}.{found}" if found and self.path else found
 
 
 @dataclass(frozen=True)
 class Check:
-    """A value that an alert must have, or its packet is bad.
+    """A value that an alert must have; without it the packet is bad.
 
     `kind`: "name", a text that may name an object; "id", a positive number; "same id", the number of the "id" before it
-    (the column is only compared, no table has it); "number", a finite one from `low` to `high`. `limits` says the range
-    in messages.
+    (the column is only compared, no table has it); "number", a finite one from `low` to `high`. `limits` is the range
+    as messages show it.
     """
 
     column: str
@@ -84,9 +84,9 @@ class Check:
 
 @dataclass(frozen=True)
 class Derived:
-    """A common column that is made from a field: in each table that has the field, by an Arrow function of its column.
+    """A common column computed from a field by an Arrow function, in each table that has the field.
 
-    `make` takes and gives a pyarrow.Array or ChunkedArray with as many rows.
+    `make` takes and returns a pyarrow.Array or ChunkedArray with the same number of rows.
     """
 
     name: str
@@ -112,7 +112,7 @@ class Cutouts:
     """The images of an alert: top-level fields of the science, template and difference image.
 
     `content`: field of the cutout's record that holds the bytes; empty where the cutout is bytes itself. `position`:
-    columns of the candidate's pixel on the detector, which tell where a cutout at its border lacks pixels.
+    columns of the candidate's pixel on the detector, which tell which pixels a cutout at the border lacks.
     """
 
     names: tuple[str, str, str]
@@ -122,7 +122,7 @@ class Cutouts:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """Columns of an alert about one catalogue; of several sources that it names, the first is the nearest.
+    """Columns of an alert about one catalogue; if it lists several sources, the first is the nearest.
 
     `id` is None where packets do not name the source. `radius` [arcsec]: how far the survey looked.
     """
@@ -136,9 +136,9 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Forced:
-    """How forced photometry is read: columns of its key, flux, error and zero point, and what stands for no flux.
+    """How to read forced photometry: columns of its key, flux, error and zero point, and the code for "no flux".
 
-    `rank`: a column whose larger value is the later processing; an entry with it replaces others of its key.
+    `rank`: a column that is larger for a later processing; the entry with the largest value replaces others of its key.
     """
 
     key: str
@@ -151,12 +151,12 @@ class Forced:
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """A survey. Two descriptions are equal only if they are one, so that what is compiled for one is found quickly."""
+    """A survey. Compared by identity, so that looking up what was compiled for a survey is fast."""
 
     name: str
     #: Schema versions, oldest first.
     versions: tuple[str, ...]
-    #: The packet's own fields, and those of the records that describe the alert: the table of alerts.
+    #: Top-level fields of the packet, and those of the records that describe the alert: the table of alerts.
     top: Record
     alert: tuple[Record, ...]
     #: Arrays of records: earlier detections and upper limits; forced photometry.
@@ -165,7 +165,7 @@ class Survey:
     cutouts: Cutouts
     checks: tuple[Check, ...]
     derived: tuple[Derived, ...]
-    #: Fields of an entry of the history that say when and in which band it is, for messages.
+    #: Fields with the time and the band of an entry of the history, for messages.
     when_and_band: tuple[str, str]
     #: Numbers of the bands, and their letters.
     bands: Mapping[int, str]
@@ -174,20 +174,20 @@ class Survey:
     #: Columns of the source of the reference image below a detection: magnitude, its error, distance.
     reference: tuple[str, str, str]
     forced_photometry: Forced
-    #: Columns of Julian dates, and those of modified ones that the tables have in their place.
+    #: Columns of Julian dates, and the columns of modified Julian dates that replace them in the tables.
     julian: Mapping[str, str]
-    #: Columns of an upper limit that the table of upper limits has beside the common ones.
+    #: Columns of the table of upper limits besides the common ones.
     of_limits: tuple[Field, ...]
     neighbours: tuple[Neighbour, ...]
     #: Columns of the name and the distance [arcsec] of the Solar System object that the survey expects there.
     mover: tuple[str, str]
     #: Columns of the distance [arcsec] and the star/galaxy score, 1 a star, of the nearest source of a deep catalogue.
     star: tuple[str, str]
-    #: Date of the exposure of a candid, where its number tells [MJD].
+    #: Date of the exposure [MJD] computed from a candid, if the number contains it.
     date_of: Callable[[int], float]
     #: Topic of a night's alerts, `{night}` for its date.
     topic: str
-    #: When a night begins, as a part of the UTC day: 0 midnight, 0.5 noon.
+    #: Start of a night as a fraction of the UTC day: 0 midnight, 0.5 noon.
     night_begins: float = 0.0
 
     @property
@@ -205,7 +205,7 @@ class Survey:
         yield from self.alert
 
     def path_of(self, column: str) -> str:
-        """Place in the packet of the field that fills a column of alerts. Raises KeyError where none does."""
+        """Path in the packet of the field that fills a column of alerts. Raises KeyError if no field does."""
         for record in self.records():
             if (path := record.path_of(column)) is not None:
                 return path

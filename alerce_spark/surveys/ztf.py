@@ -1,7 +1,7 @@
-"""ZTF: every field of every schema version of its packets, the Avro schemas made from them, and its description.
+"""ZTF: every field of every schema version of its packets, the Avro schemas built from them, and its description.
 
 Field names and types are those of the public ZTF alert schemas, versions 1 (packets without `schemavsn`) to 4.02.
-Units and meanings end up as column comments of the tables (`lake/tables.py`).
+Units and meanings become column comments of the tables (`lake/tables.py`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Tables in files that people bring and take away: one reader and one writer for every command.
+"""Tables in users' files: one reader and one writer for every command.
 
-CSV, TSV and other text with a header, ECSV, Parquet, FITS, VOTable, fixed-width tables of the CDS and IPAC tables are
-read, any of them gzipped; CSV and Parquet are written. Values keep their columns, ids keep all digits, and what
-cannot be read is refused or counted, never guessed.
+Reads CSV, TSV and other text with a header, ECSV, Parquet, FITS, VOTable, fixed-width tables of the CDS and IPAC
+tables, also gzipped; writes CSV and Parquet. Values keep their columns, ids keep all digits, and values that cannot be
+read are rejected or counted, never guessed.
 """
 
 from alerce_spark.tablefiles.angles import Positions, position_columns, positions_wanted

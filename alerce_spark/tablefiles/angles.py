@@ -1,4 +1,4 @@
-"""Positions on the sky in files: degrees, every other unit of angle, and sexagesimal text in its many spellings."""
+"""Sky positions in files: degrees, other units of angle, and sexagesimal text in its many spellings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from alerce_spark.tablefiles.units import HOUR, degrees_in, is_unit, told
 
 Floats = NDArray[np.float64]
 
-# Positions, in the order in which they are looked for; `_RAJ2000` is what VizieR computes in degrees.
+# Names of position columns in order of preference; VizieR computes `_RAJ2000` in degrees.
 _PAIRS = (
     ("_RAJ2000", "_DEJ2000"),
     ("RA_ICRS", "DE_ICRS"),
@@ -39,12 +39,12 @@ _SEXAGESIMAL = (
     r"(?:\s*(?P<second>\d{1,2}(?:\.\d*)?)\s*(?:s(?:ec)?|ˢ|″|\"|”|''|′′)?(?P<fraction>\.\d+)?)?)?$"
 )
 _MARKED = r"(?i)^(?P<number>[+−–-]?(?:\d+\.?\d*|\.\d+))\s*(?:(?P<hours>h(?:ours?|rs?)?)|d(?:eg(?:rees?)?)?|°|º)$"
-_TURNS = (-360.0, 720.0)  # right ascensions that are wrapped; beyond them are codes like -999
-_ROUNDING = 1e-9  # degrees beyond a pole that come from converting units
+_TURNS = (-360.0, 720.0)  # range of right ascensions that are wrapped; values outside are codes like -999
+_ROUNDING = 1e-9  # degrees beyond a pole that unit conversion may cause
 
 
 def position_columns(names: Sequence[str]) -> list[str]:
-    """The two columns of a file that hold ra and dec, or the seven parts of the CDS; empty where there are none."""
+    """The two columns of a file that hold ra and dec, or the seven parts of the CDS; empty if the file has neither."""
     for pair in _PAIRS:
         found = [find(names, [name]) for name in pair]
         if all(found):
@@ -59,11 +59,11 @@ def positions_wanted() -> str:
 
 
 class Positions:
-    """Reads the positions of a file in degrees, chunk by chunk, and remembers what had to be assumed.
+    """Reads the positions of a file in degrees, chunk by chunk, and records its assumptions.
 
-    Without a unit numbers are degrees, and text with separators is hours in right ascension, degrees in declination.
-    Letters count before units: 12h is hours and 187d degrees. Right ascensions from −360 to 720 are wrapped to
-    [0, 360); others and declinations beyond ±90 are no positions. Raises TableFileError for units that are no angles,
+    Without a unit, numbers are degrees, and text with separators is hours in right ascension, degrees in declination.
+    Letters take precedence over units: 12h is hours and 187d degrees. Right ascensions from −360 to 720 are wrapped to
+    [0, 360); others, and declinations beyond ±90, are invalid. Raises TableFileError for units that are not angles,
     decimal commas, and sexagesimal right ascensions beyond 24 hours without a d.
     """
 
@@ -82,7 +82,7 @@ class Positions:
         self._is_begun = False
 
     def of(self, table: pa.Table) -> tuple[Floats, Floats]:
-        """Right ascension in [0, 360) and declination [deg] of each row; NaN in both where one cannot be read."""
+        """Right ascension in [0, 360) and declination [deg] of each row; NaN in both if one cannot be read."""
         if len(table) and not self._is_begun:
             self._refuse_units(table.slice(0, 1))
             self._is_begun = True
@@ -99,7 +99,7 @@ class Positions:
         return np.where(ra == 360, 0.0, ra) + 0.0, np.where(bad, np.nan, dec)
 
     def _refuse_units(self, first: pa.Table) -> None:
-        """Raises TableFileError where the first row is a line of units that was not known as one."""
+        """Raises TableFileError if the first row is a line of units that was not recognised."""
         for name in self.columns:
             unread = values.words(first[name]).filter(values.numbers(first[name], name)[1]).to_pylist()
             for word in (word for word in unread if is_unit(word) and not any(map(str.isdigit, word))):
@@ -146,7 +146,7 @@ class Positions:
 
 
 def _angle(column: values.Column, name: str, scale: float | None, hour: float) -> tuple[Floats, NDArray[np.bool_]]:
-    """Degrees, NaN where there are none; and which rows were plain numbers. `hour`: degrees in an hour or degree."""
+    """Degrees, NaN for unreadable values; and which rows were plain numbers. `hour`: degrees in an hour or degree."""
     found, unreadable = values.numbers(column, name)
     angle = _floats(found) * (1.0 if scale is None else scale)
     is_plain = found.is_valid().to_numpy(zero_copy_only=False)
@@ -182,7 +182,7 @@ def _of_text(text: pa.Array, name: str, scale: float | None, hour: float) -> Flo
 
 
 def _of_marked(text: pa.Array) -> Floats:
-    """Numbers with their unit behind them: 187.5d, 12.5h, 41.2°."""
+    """Numbers followed by a unit: 187.5d, 12.5h, 41.2°."""
     parts = pc.extract_regex(text, _MARKED)
     number = pc.replace_substring_regex(pc.struct_field(parts, "number"), "[−–]", "-")
     hours = pc.not_equal(pc.struct_field(parts, "hours"), "").fill_null(False)

@@ -1,4 +1,4 @@
-"""Every format behind one face: names, units, and rows in chunks of Arrow tables."""
+"""One interface to every format: names, units, and rows in chunks of Arrow tables."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ CHUNK = 500_000
 
 @dataclass
 class TableFile:
-    """An open file: columns, their units where it says them, and what is to be said after its rows have been read.
+    """An open file: its columns, their units if given, and remarks that are complete after its rows have been read.
 
-    `broken` rows have another number of values than the header; `first_broken` describes the first of them.
+    `broken` rows do not have as many values as the header; `first_broken` describes the first of them.
     """
 
     path: Path
@@ -47,12 +47,12 @@ class TableFile:
 
     @property
     def broken(self) -> int:
-        """Rows so far with another number of values than the header."""
+        """Number of rows so far that do not have as many values as the header."""
         return self._lines.broken
 
     @property
     def first_broken(self) -> str:
-        """The first broken row, in words."""
+        """Description of the first broken row."""
         return self._lines.first
 
     @property
@@ -61,14 +61,14 @@ class TableFile:
         return self._lines.notes
 
     def find(self, spellings: Sequence[str]) -> str | None:
-        """The column that has one of some spellings (`names.find`)."""
+        """The column with one of these spellings (`names.find`)."""
         try:
             return find(self.names, spellings)
         except TableFileError as error:
             raise TableFileError(f"{self.path}: {error}") from None
 
     def need(self, **spellings: Sequence[str]) -> dict[str, str]:
-        """The column of each name. Raises TableFileError that lists those that are missing and those that there are."""
+        """The column of each name. Raises TableFileError that lists missing and existing columns."""
         found = {what: self.find(names) for what, names in spellings.items()}
         missing = [" or ".join(spellings[what]) for what, column in found.items() if column is None]
         if missing:
@@ -78,24 +78,24 @@ class TableFile:
         return {what: str(column) for what, column in found.items()}
 
     def positions(self, columns: Sequence[str]) -> Positions:
-        """A reader of the positions in these columns. Raises TableFileError for units that are no angles."""
+        """A reader of the positions in these columns. Raises TableFileError for units that are not angles."""
         return Positions(columns, self.units, str(self.path))
 
     def factor(self, column: str, wanted: str) -> float:
         """The factor from the unit of a column to `wanted`. Raises TableFileError for a unit of another kind.
 
-        Where a unit is told and none is wanted, numbers stay and a remark says so.
+        If the file gives a unit and `wanted` is empty, numbers stay unchanged and a remark says so.
         """
-        told = units.told(column, self.units.get(column))
-        if told and not wanted and not units.is_none(told):
-            self.notes.append(f"{self.path}: {column} is in {told}; the settings name no unit, so it is taken as it is")
+        unit = units.told(column, self.units.get(column))
+        if unit and not wanted and not units.is_none(unit):
+            self.notes.append(f"{self.path}: {column} is in {unit}; the settings give no unit, so values do not change")
         try:
-            return units.factor(told, wanted)
+            return units.factor(unit, wanted)
         except TableFileError as error:
             raise TableFileError(f"{self.path}: column {column}: {error}") from None
 
     def chunks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """The rows of some columns, each named once, in pieces; at least one piece. Raises TableFileError."""
+        """The rows of some columns, each named once, in chunks; at least one chunk. Raises TableFileError."""
         rows = self._read(list(columns))
         while True:
             with _blaming(self.path):
@@ -106,7 +106,7 @@ class TableFile:
             yield chunk
 
     def table(self, columns: Sequence[str]) -> pa.Table:
-        """All rows of some columns. Raises TableFileError for a broken row too."""
+        """All rows of some columns. Also raises TableFileError for a broken row."""
         chunks = list(self.chunks(columns))
         with _blaming(self.path):
             table = pa.concat_tables(chunks)
@@ -119,9 +119,10 @@ class TableFile:
 def opened(path: Path | str) -> Iterator[TableFile]:
     """The table in a file, recognised by its content: the first one of FITS and VOTable. Raises TableFileError.
 
-    Text has a header line: commas, semicolons, tabs, bars or blanks, ECSV, VizieR's lines of units and dashes, a `#`
-    before the header. Tables of fixed width are those of IPAC, and those of the CDS with their description inside, as
-    in the journals' machine-readable tables, or in a file `ReadMe` beside them. A folder may hold Parquet files.
+    Text needs a header line; it may have commas, semicolons, tabs, bars or blanks, be ECSV, have VizieR's lines of
+    units and dashes, or a `#` before the header. Fixed-width tables are those of IPAC, and those of the CDS with their
+    description in the file, as in the journals' machine-readable tables, or in a file `ReadMe` in the same folder. A
+    folder may hold Parquet files.
     """
     path = Path(path)
     with ExitStack() as stack:
@@ -131,7 +132,7 @@ def opened(path: Path | str) -> Iterator[TableFile]:
 
 
 def read(path: Path | str) -> pa.Table:
-    """All named columns of a file. Raises TableFileError for a name that is there twice, and where a row is broken."""
+    """All named columns of a file. Raises TableFileError for a repeated name and for a broken row."""
     with opened(path) as file:
         names = [name for name in file.names if name]
         if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -160,7 +161,7 @@ def _opened(path: Path, stack: ExitStack) -> TableFile:
         return _fits(path, stack.enter_context(whole(path)), stack)
     if b"<VOTABLE" in first or b":VOTABLE" in first:
         with warnings.catch_warnings(), stack.enter_context(whole(path)).open("rb") as file:
-            warnings.simplefilter("ignore")  # VizieR's own units and old versions of the format
+            warnings.simplefilter("ignore")  # VizieR's non-standard units and old versions of the format
             parsed = votable.parse(file, verify="ignore")
             table = parsed.get_first_table().to_table(use_names_over_ids=True)
         if any(i.name == "QUERY_STATUS" and i.value == "OVERFLOW" for r in parsed.resources for i in r.infos):
@@ -193,19 +194,19 @@ def _fixed_width(path: Path, first: str) -> dict[str, Any] | None:
 
 
 def _readme_of(path: Path) -> Path | None:
-    """The `ReadMe` in the same folder where it describes this file."""
+    """The `ReadMe` in the same folder if it describes this file."""
     name = path.name.removesuffix(".gz")
     for readme in sorted(path.parent.glob("[Rr][Ee][Aa][Dd][Mm][Ee]*")):
         if readme.is_file() and readme != path:
-            said = readme.read_text(encoding="utf-8", errors="replace")
-            for described in re.findall(r"^Byte-by-byte Description of file[^:]*:(.*)$", said, re.MULTILINE):
+            description = readme.read_text(encoding="utf-8", errors="replace")
+            for described in re.findall(r"^Byte-by-byte Description of file[^:]*:(.*)$", description, re.MULTILINE):
                 if any(fnmatch(name, pattern) for pattern in re.split(r"[\s,]+", described.strip())):
                     return readme
     return None
 
 
 def _folder(path: Path, stack: ExitStack) -> TableFile:
-    """The Parquet files of a folder that holds no others, but for those of Spark (`_SUCCESS`, `.….crc`)."""
+    """The Parquet files of a folder that holds no other files except Spark's (`_SUCCESS`, `.….crc`)."""
     found = sorted(f for f in path.rglob("*") if f.is_file() and not f.name.startswith(("_", ".")))
     if not found or any(f.suffix != ".parquet" for f in found):
         raise TableFileError(f"{path} is a folder, and not one of Parquet files alone: name a file in it")
@@ -213,40 +214,40 @@ def _folder(path: Path, stack: ExitStack) -> TableFile:
 
 
 def _parquet(path: Path, parts: list[Path], stack: ExitStack) -> TableFile:
-    """A file, or several with the same columns, whose types are taken to one where no value changes by that."""
+    """A file, or several with the same columns, whose types are unified if no value changes."""
     files = [stack.enter_context(pq.ParquetFile(part, page_checksum_verification=True)) for part in parts]
     schemas = [file.schema_arrow for file in files]
-    names, told = schemas[0].names, _told(schemas[0])
+    names, column_units = schemas[0].names, _told(schemas[0])
     for part, schema in zip(parts, schemas, strict=True):
         if schema.names != names:
             raise TableFileError(f"{part} has other columns than {parts[0]}: read one of them")
-        if _told(schema) != told:
+        if _told(schema) != column_units:
             raise TableFileError(f"{part} has other units than {parts[0]}: read one of them")
 
     def rows(columns: list[str]) -> Iterator[pa.Table]:
-        wanted = pa.schema([(name, _common(parts, schemas, names.index(name))) for name in columns])
-        yield wanted.empty_table()
+        schema_read = pa.schema([(name, _common(parts, schemas, names.index(name))) for name in columns])
+        yield schema_read.empty_table()
         for part, file in zip(parts, files, strict=True):
             for batch in file.iter_batches(CHUNK, columns=columns, use_threads=False):
-                yield _as(wanted, pa.Table.from_batches([batch]), part)
+                yield _as(schema_read, pa.Table.from_batches([batch]), part)
 
-    return TableFile(path, "Parquet", names, told, rows)
+    return TableFile(path, "Parquet", names, column_units, rows)
 
 
 def _told(schema: pa.Schema) -> dict[str, str | None]:
-    """Units in the metadata of columns, and in those that astropy writes."""
-    told: dict[str, str | None] = {}
+    """Units in the metadata of columns, and in the metadata that astropy writes."""
+    column_units: dict[str, str | None] = {}
     for name in dict.fromkeys(schema.names):
         metadata = schema.field(schema.names.index(name)).metadata or {}
-        told[name] = metadata.get(b"unit", b"").decode() or None
+        column_units[name] = metadata.get(b"unit", b"").decode() or None
     if b"table_meta_yaml" in (schema.metadata or {}):
         header = get_header_from_yaml(schema.metadata[b"table_meta_yaml"].decode().split("\n"))
-        told |= {c["name"]: str(c["unit"]) for c in header.get("datatype", []) if c.get("unit") is not None}
-    return told
+        column_units |= {c["name"]: str(c["unit"]) for c in header.get("datatype", []) if c.get("unit") is not None}
+    return column_units
 
 
 def _common(parts: list[Path], schemas: list[pa.Schema], column: int) -> pa.DataType:
-    """The type that holds the values of a column of every part. Raises TableFileError for numbers beside text."""
+    """The type that holds the values of a column in every part. Raises TableFileError for a mix of numbers and text."""
     common = schemas[0].field(column).type
     for part, schema in zip(parts, schemas, strict=True):
         found = _wider(common, schema.field(column).type)
@@ -260,7 +261,7 @@ def _common(parts: list[Path], schemas: list[pa.Schema], column: int) -> pa.Data
 
 
 def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """One type for the values of two; None where there is none. Integers beside floating point must fit in 53 bits."""
+    """One type for the values of two types, or None. Integers with floating point must fit in 53 bits."""
     if one == other or pa.types.is_null(other):
         return one
     if pa.types.is_null(one):
@@ -277,20 +278,20 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-def _as(wanted: pa.Schema, rows: pa.Table, part: Path) -> pa.Table:
+def _as(target: pa.Schema, rows: pa.Table, part: Path) -> pa.Table:
     """Rows with the columns and types of a schema. Raises TableFileError for a value that would change."""
     arrays = []
-    for name, kind in zip(wanted.names, wanted.types, strict=True):
+    for name, kind in zip(target.names, target.types, strict=True):
         try:
             arrays.append(rows[name].cast(kind))
         except pa.ArrowInvalid as error:
             own = rows.schema.field(name).type
             raise TableFileError(f"{part}: column {name} is {own}, and {kind} in other parts: {error}") from None
-    return pa.Table.from_arrays(arrays, schema=wanted)
+    return pa.Table.from_arrays(arrays, schema=target)
 
 
 def _fits(path: Path, plain: Path, stack: ExitStack) -> TableFile:
-    """The first table of a FITS file, whose checksums are checked where it has some."""
+    """The first table of a FITS file; verifies its checksums if it has any."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # units and headers that are not quite standard
         for message in ("Checksum verification failed", "Datasum verification failed"):
@@ -300,7 +301,7 @@ def _fits(path: Path, plain: Path, stack: ExitStack) -> TableFile:
     size = plain.stat().st_size
     ends = [hdu.fileinfo()["datLoc"] + hdu.size for hdu in hdus]
     if max(ends) > size:
-        raise TableFileError(f"{path} is cut: {size} of {max(ends)} bytes. Nothing of it was taken; get it again")
+        raise TableFileError(f"{path} is cut: {size} of {max(ends)} bytes. Nothing was read; get the file again")
     found = next((hdu for hdu in hdus if isinstance(hdu, (fits.BinTableHDU, fits.TableHDU))), None)
     if found is None:
         raise TableFileError(f"{path} is FITS but holds no table, or is cut before it")
@@ -314,21 +315,21 @@ def _fits(path: Path, plain: Path, stack: ExitStack) -> TableFile:
             chosen = slice(start, start + CHUNK)
             yield pa.table({n: _array(part[n], n, _is_null(found, n, chosen)) for n in wanted})
 
-    told = {name: columns[name].unit for name in columns.names}
-    return _noted(TableFile(path, "FITS", list(columns.names), told, rows), len(tables))
+    column_units = {name: columns[name].unit for name in columns.names}
+    return _noted(TableFile(path, "FITS", list(columns.names), column_units, rows), len(tables))
 
 
 def _noted(file: TableFile, tables: int) -> TableFile:
-    """Say where a file holds more tables than are read."""
+    """Add a remark if a file holds more than one table."""
     if tables > 1:
         file.notes.append(f"{file.path} holds {tables} tables; the first is read")
     return file
 
 
 def _is_null(hdu: Any, name: str, rows: slice) -> Any:
-    """Which values of a column are null by what is stored, before it is read: TNULL, and 0 where T or F is meant.
+    """Mask of the values of a column that are null in the file: TNULL, and byte 0 in a column of T and F.
 
-    In tables of text that is a blank field too, which astropy reads as 0.
+    In text tables also a blank field, which astropy reads as 0.
     """
     column = hdu.columns[name]
     stored = hdu.data.view(np.ndarray)[name][rows]
@@ -343,12 +344,12 @@ def _of_astropy(path: Path, kind: str, table: Table) -> TableFile:
     def rows(columns: list[str]) -> Iterator[pa.Table]:
         yield pa.table({name: _array(table[name], name) for name in columns})
 
-    told = {name: None if table[name].unit is None else str(table[name].unit) for name in table.colnames}
-    return TableFile(path, kind, list(table.colnames), told, rows)
+    column_units = {name: None if table[name].unit is None else str(table[name].unit) for name in table.colnames}
+    return TableFile(path, kind, list(table.colnames), column_units, rows)
 
 
 def _array(column: Any, name: str, is_null: Any = False) -> pa.Array:
-    """A column of astropy as Arrow has it: masked values are null, strings are text."""
+    """A column of astropy converted to Arrow: masked values are null, strings are text."""
     values, mask = np.ma.getdata(column), np.ma.getmaskarray(column) | is_null
     if values.ndim > 1:
         raise TableFileError(f"column {name} holds {values.shape[1:]} values a row")

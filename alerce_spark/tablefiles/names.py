@@ -1,4 +1,4 @@
-"""Columns of files by the names that people give them."""
+"""Find columns of files by the names that people use."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def split_unit(name: str) -> tuple[str, str | None]:
 
 
 def find(names: Sequence[str], spellings: Sequence[str]) -> str | None:
-    """The column that has the first of some spellings that any has; None where none has.
+    """The column with the first of these spellings that occurs; None if none occurs.
 
-    The very spelling counts before one in other case, and that before a name that is followed by a unit in brackets.
-    Raises TableFileError where several columns are meant alike.
+    An exact match ranks above one in another case, and that above a name followed by a unit in brackets. Raises
+    TableFileError if several columns match equally well.
     """
     for spelling in spellings:
         for same in (

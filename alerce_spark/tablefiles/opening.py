@@ -33,7 +33,7 @@ _ENCODINGS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_HEAD = 1 << 18  # bytes in which a file shows its format; descriptions of journals' tables are shorter
+_HEAD = 1 << 18  # bytes that show the format of a file; descriptions of journals' tables are shorter
 _BLOCK = 1 << 20
 
 
@@ -43,13 +43,13 @@ class TableFileError(InputError):
 
 @contextmanager
 def blaming(path: Path) -> Iterator[None]:
-    """Errors of reading `path`, in a user's words."""
+    """Turns errors of reading `path` into messages for users."""
     try:
         yield
     except EOFError:
-        raise TableFileError(f"{path} is cut: its gzip data end early. Nothing of it was taken; get it again") from None
+        raise TableFileError(f"{path} is cut: its gzip data end early. Nothing was read; get the file again") from None
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise TableFileError(f"{path} is damaged: {error}. Nothing of it was taken; get it again") from None
+        raise TableFileError(f"{path} is damaged: {error}. Nothing was read; get the file again") from None
     except OSError as error:
         raise TableFileError(f"{path} cannot be read: {error.strerror or error}") from None
 
@@ -61,7 +61,7 @@ def is_zipped(path: Path) -> bool:
 
 
 def unzipping(path: Path) -> BinaryIO:
-    """The bytes of a file, unzipped; a reader that reads them to the end has seen all checksums."""
+    """The bytes of a file, unzipped; reading to the end verifies all checksums."""
     return cast(BinaryIO, gzip.open(path, "rb")) if is_zipped(path) else path.open("rb")
 
 
@@ -79,21 +79,21 @@ def head(path: Path) -> bytes:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A file that can be read anywhere: itself, or where it is gzipped an unzipped copy on the disk, checksums seen."""
+    """A file with random access: the file itself, or if it is gzipped, an unzipped copy with verified checksum."""
     if not is_zipped(path):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="alerce-unzipped-") as folder:
-        copy = Path(folder) / path.name.removesuffix(".gz")  # a ReadMe knows it by this name
+        copy = Path(folder) / path.name.removesuffix(".gz")  # a ReadMe describes it by this name
         with unzipping(path) as file, copy.open("wb") as out:
             shutil.copyfileobj(file, out, _BLOCK)
         yield copy
 
 
 class Text:
-    """A text file as UTF-8 without a byte-order mark and with lines that end in a line feed; may give lines back.
+    """A text file as UTF-8 without a byte-order mark and with lines that end in a line feed; lines can be pushed back.
 
-    Bytes that are no UTF-8 pass as they are. Raises TableFileError for NUL bytes, which no text has.
+    Bytes that are not UTF-8 stay unchanged. Raises TableFileError for NUL bytes, which text cannot contain.
     """
 
     closed = False
@@ -118,7 +118,7 @@ class Text:
         return self._last != b"\n"
 
     def read(self, size: int = -1) -> bytes:
-        """Some bytes, none at the end."""
+        """Read some bytes; none at the end."""
         kept, self._kept = self._kept, b""
         return kept or self._block(size)
 
@@ -133,7 +133,7 @@ class Text:
         return line + end
 
     def give_back(self, lines: list[bytes]) -> None:
-        """Lines that were read are to be read again."""
+        """Push lines back, to be read again."""
         self._kept = b"".join(lines) + self._kept
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Text tables with a header line: what their first lines say, and their rows in chunks of text columns."""
+"""Text tables with a header line: their layout from the first lines, and their rows in chunks of text columns."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ _MOST_COMMENTS = 100_000  # lines above a header: Gaia's have a thousand
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 # The line of dashes between the header and the rows of VizieR text. Single dashes are a row without values.
 _RULE = re.compile(r"[-\s;,|]*--[-\s;,|]*")
-#: Lines above a header: the date in the file of the Transient Name Server, the delimiter in those of spreadsheets.
+#: Lines allowed above a header: the date in files of the Transient Name Server, the delimiter in those of spreadsheets.
 _PREAMBLE = re.compile(r'"?(\d{4}-\d\d-\d\d[^\t;,|"]*|sep=.)"?')
-#: A row that is put behind the last one: it is missing where an opened quote swallows the end of the file.
+#: A row appended after the last one: it is missing if an open quote swallows the end of the file.
 _END = "\x03end\x03"
 
 
 @dataclass
 class Layout:
-    """How a text table is written: its column names, their units, the delimiter (a blank: any number of blanks)."""
+    """Layout of a text table: column names, their units, the delimiter (a blank: any number of blanks)."""
 
     names: list[str]
     units: dict[str, str]
     delimiter: str
-    #: One more field in each row than in the header, which is empty.
+    #: Each row has one more field than the header, and it is empty.
     trailing: bool = False
 
 
 @dataclass
 class Lines:
-    """Rows that were passed over because they have another number of fields than the header, and other remarks."""
+    """Skipped rows, which do not have as many fields as the header, and other remarks."""
 
     broken: int = 0
     first: str = ""
@@ -55,7 +55,7 @@ class Lines:
 
 
 def layout(path: Path, text: Text) -> Layout:
-    """The header: the lines above the rows; then `text` stands at the first row. TableFileError without a header."""
+    """Read the lines above the rows; then `text` is at the first row. Raises TableFileError without a header."""
     comments, line = _above(path, text)
     ecsv = _ecsv(path, comments)
     if _PREAMBLE.fullmatch(line):
@@ -85,7 +85,7 @@ def layout(path: Path, text: Text) -> Layout:
 
 
 def _above(path: Path, text: Text) -> tuple[list[str], str]:
-    """Comment lines above the first other line that is not blank, and that line."""
+    """Comment lines above the first line that is neither comment nor blank, and that line."""
     comments: list[str] = []
     for _ in range(_MOST_COMMENTS):
         raw = text.readline()
@@ -112,7 +112,7 @@ def _ecsv(path: Path, comments: list[str]) -> dict[str, Any] | None:
 
 
 def _delimiter(line: str, after: Sequence[str]) -> str:
-    """The delimiter that gives a header most fields, preferably as many as the line below it."""
+    """The delimiter that splits a header into most fields, preferably as many as the line below it."""
     counts = {d: len(split(line, d)) for d in _DELIMITERS if d in line}
     counts = {d: n for d, n in counts.items() if n > 1}
     if not counts:
@@ -134,26 +134,26 @@ def _names(line: str, delimiter: str) -> list[str]:
 
 
 def _is_header(comments: list[str], names: list[str], delimiter: str) -> bool:
-    """Whether the comment above the first line is the header of columns without numbers, as `#oid,class_name`."""
+    """Whether the comment above the first line is a header of columns without numbers, like `#oid,class_name`."""
     if not comments or delimiter == _BLANK or len(names) < 2:
         return False
-    said = _names(comments[-1].lstrip("#"), delimiter)
-    is_other = not {name.casefold() for name in said} & {name.casefold() for name in names}
-    return is_other and len(set(said)) == len(names) and all(re.fullmatch(r"[A-Za-z_]\S*", name) for name in said)
+    header = _names(comments[-1].lstrip("#"), delimiter)
+    is_other = not {name.casefold() for name in header} & {name.casefold() for name in names}
+    return is_other and len(set(header)) == len(names) and all(re.fullmatch(r"[A-Za-z_]\S*", name) for name in header)
 
 
 def _is_open(lines: list[str]) -> bool:
-    """Whether a quote that begins in some lines goes on behind them."""
+    """Whether a quote opened in these lines is still open at their end."""
     return "".join(lines).count('"') % 2 == 1
 
 
 def _units(names: list[str], after: list[str], delimiter: str) -> tuple[dict[str, str], int]:
-    """Units below the header, and how many lines are no rows: VizieR's units and dashes, or a line of units."""
+    """Units below the header, and the number of lines that are not rows: VizieR's units and dashes, or only units."""
     # Dashes within an open quote are a value.
     rule = next((k for k, line in enumerate(after) if _RULE.fullmatch(line) and not _is_open(after[:k])), None)
     fields = [f.strip() for f in split(after[0], delimiter)] if after else []
-    told = [f for f in fields if f]
-    alone = rule is None and any(map(is_quantity, told)) and all(is_unit(f) for f in told)
+    words = [f for f in fields if f]
+    alone = rule is None and any(map(is_quantity, words)) and all(is_unit(f) for f in words)
     used = rule + 1 if rule is not None else int(alone)
     if used and rule != 0 and len(fields) <= len(names):
         return {name: unit for name, unit in zip(names, fields, strict=False) if unit}, used
@@ -161,20 +161,20 @@ def _units(names: list[str], after: list[str], delimiter: str) -> tuple[dict[str
 
 
 def rows(path: Path, text: Text, found: Layout, columns: list[str], lines: Lines) -> Iterator[pa.Table]:
-    """Some columns as text, all rows in chunks; `lines` grows meanwhile. At least one chunk, be it empty.
+    """Some columns as text, all rows in chunks; at least one chunk, even if empty. Updates `lines`.
 
-    A row with another number of fields than the header is passed over and counted; `#` begins a comment only in such a
-    line. Raises TableFileError where the file ends within a broken row or an open quote: then it is cut.
+    A row that does not have as many fields as the header is skipped and counted; `#` begins a comment only in such a
+    line. Raises TableFileError if the file ends within a broken row or an open quote: then it is cut off.
     """
-    wanted = [found.names.index(name) for name in columns]
+    indices = [found.names.index(name) for name in columns]
     width = len(found.names) + found.trailing
     by_width = _blank_separated if found.delimiter == _BLANK else _separated
-    for arrays in by_width(path, text, found.delimiter, width, wanted, lines):
+    for arrays in by_width(path, text, found.delimiter, width, indices, lines):
         yield pa.table(arrays, names=columns)
 
 
 class _Ended:
-    """A text for Arrow, with a last row of our own behind it."""
+    """A text for Arrow, followed by our sentinel row."""
 
     closed = False
 
@@ -192,7 +192,7 @@ class _Ended:
 
 
 def _separated(
-    path: Path, text: Text, delimiter: str, width: int, wanted: list[int], lines: Lines
+    path: Path, text: Text, delimiter: str, width: int, indices: list[int], lines: Lines
 ) -> Iterator[list[pa.Array]]:
     passed_over = last_broken = rows = hashes = 0
 
@@ -204,7 +204,7 @@ def _separated(
         return "skip"
 
     names = [str(k) for k in range(width)]
-    included = [names[k] for k in dict.fromkeys([*wanted, 0])]
+    included = [names[k] for k in dict.fromkeys([*indices, 0])]
     reader = arrow_csv.open_csv(
         pa.PythonFile(_Ended(text, delimiter.join([_END] * width).encode() + b"\n"), mode="r"),
         arrow_csv.ReadOptions(block_size=_BLOCK, column_names=names, use_threads=False),
@@ -220,7 +220,7 @@ def _separated(
         size = len(first) - is_closed
         rows += size
         hashes += pc.sum(pc.starts_with(first, "#")).as_py() or 0
-        yield [unmarked(decoded(batch.column(str(k)).slice(0, size))) for k in wanted]
+        yield [unmarked(decoded(batch.column(str(k)).slice(0, size))) for k in indices]
     if not is_closed:
         raise TableFileError(f"{path} ends within quotes: a field that begins with a quote has none at its end")
     if hashes:
@@ -233,12 +233,12 @@ def _check_end(path: Path, text: Text, last_broken: int, last: int, lines: Lines
         lines.notes.append(f"{lines.comments} comment lines among the rows of {path} are passed over")
     if text.ends_within_a_line:
         if last_broken and last_broken == last:
-            raise TableFileError(f"{path} is cut: it ends within row {last}. Nothing of it was taken; get it again")
+            raise TableFileError(f"{path} is cut: it ends within row {last}. Nothing was read; get the file again")
         lines.notes.append(f"{path} has no line end behind its last row: if it is cut, a value there may be too")
 
 
 def _pass_over(row: str, number: int, actual: int, expected: int, lines: Lines) -> bool:
-    """Count a row that has not the number of fields of the header; false for blank lines and comments."""
+    """Count a row that does not have as many fields as the header; false for blank lines and comments."""
     if not row.strip():
         return False
     if row.lstrip().startswith("#"):
@@ -250,7 +250,7 @@ def _pass_over(row: str, number: int, actual: int, expected: int, lines: Lines) 
 
 
 def _blank_separated(
-    path: Path, text: Text, delimiter: str, width: int, wanted: list[int], lines: Lines
+    path: Path, text: Text, delimiter: str, width: int, indices: list[int], lines: Lines
 ) -> Iterator[list[pa.Array]]:
     source = (as_text(raw).rstrip("\r\n").expandtabs(1).strip() for raw in iter(text.readline, b""))
     reader = csv.reader((line for line in source if line), delimiter=delimiter, skipinitialspace=True)
@@ -261,10 +261,10 @@ def _blank_separated(
         for fields in part:
             number += 1
             if len(fields) == width:
-                kept.append([fields[k] for k in wanted])
+                kept.append([fields[k] for k in indices])
             elif _pass_over(" ".join(fields), number, len(fields), width, lines):
                 last_broken = number
-        yield [pa.array([row[k] for row in kept], pa.string()) for k in range(len(wanted))]
+        yield [pa.array([row[k] for row in kept], pa.string()) for k in range(len(indices))]
         if len(part) < _BLANK_ROWS:
             break
     _check_end(path, text, last_broken, number, lines)

@@ -1,4 +1,4 @@
-"""Values of columns: text, ids with all their digits, numbers, flags and signs, from whatever type they came as."""
+"""Values of columns as text, ids with all their digits, numbers, flags and signs, from any input type."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from alerce_spark.tablefiles.opening import TableFileError, as_text
 
 Column: TypeAlias = pa.Array | pa.ChunkedArray
 
-#: How text says that a number is not there, in lower case.
+#: Texts that stand for a missing number, in lower case.
 NULLS = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "nat", "-", "--", "---", "masked")
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(?i:inf|infinity)$"
 #: Long ids as spreadsheets and programs write them from floating point, and whole numbers with a fraction of zeros.
 _ROUNDED = r"^[+-]?(\d[eE]\+|\d+\.\d*[eE]\+?)\d\d\d?$"
 _WHOLE = r"^[+-]?\d{16,}\.0*$"
-#: Text that a spreadsheet runs as a formula, marked as text or not: all that begins so, but for signs, numbers, angles.
+#: Text that a spreadsheet runs as a formula, marked or not: this first character, except signs, numbers and angles.
 _FORMULA = r"^'*[=@\t\r+-]"
 _SIGNED = r"^'*[+-](?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|\s?\d[\d.: dhms°′″]*)?$"
 _DECIMAL_COMMA = r"^[+-]?\d+,\d+$"
-#: Whole numbers from here on need not be exact, by the bits of a floating-point column.
+#: Whole numbers from here on may be inexact, by the bits of a floating-point column.
 _EXACT = {16: 2**11, 32: 2**24, 64: 2**53}
 
 #: MJD 0 is in the year 1858, this in 2132.
@@ -51,7 +51,7 @@ def plain(column: Column, what: str = "a column") -> pa.Array:
 
 
 def decoded(values: pa.Array) -> pa.Array:
-    """Bytes as text: UTF-8, and Latin-1 for those values that are none."""
+    """Bytes as text: UTF-8, or Latin-1 for values that are not valid UTF-8."""
     try:
         return values.cast(pa.string())
     except pa.ArrowInvalid:
@@ -59,7 +59,7 @@ def decoded(values: pa.Array) -> pa.Array:
 
 
 def marked(text: Column) -> Column:
-    """Text for a CSV file, with the apostrophe by which spreadsheets mark text before what they would run."""
+    """Text for a CSV file, with an apostrophe (the text mark of spreadsheets) before text that they would run."""
     return pc.if_else(_is_formula(text), pc.binary_replace_slice(text, 0, 0, "'"), text)
 
 
@@ -81,7 +81,7 @@ def is_number(column: pa.Array) -> bool:
 
 
 def words(column: Column, what: str = "a column") -> pa.Array:
-    """Text without blanks around it, null where nothing else is there."""
+    """Text without surrounding blanks; null if empty."""
     values = plain(column, what)
     if not pa.types.is_string(values.type):
         values = _written(values)
@@ -103,9 +103,9 @@ def _written(values: pa.Array) -> pa.Array:
 def ids(column: Column, what: str) -> pa.Array:
     """Ids as text, exactly: null where blank or NaN. Raises TableFileError where digits may have been lost.
 
-    That is so for whole numbers in floating point beyond what it can hold (2⁵³ in 64 bits), infinities, text written
-    from such numbers (1.24625E+18, 1246250000000000000.0), decimals with a fraction, and text with line breaks, where
-    a stray quote has joined rows. `what` names the column in the message.
+    These are whole numbers in floating point beyond its exact range (2⁵³ in 64 bits), infinities, text written from
+    such numbers (1.24625E+18, 1246250000000000000.0), decimals with a fraction, and text with line breaks, where a
+    stray quote has joined rows. `what` names the column in the message.
     """
     if pa.types.is_decimal(column.type):
         return _whole_decimals(column, what)
@@ -136,7 +136,7 @@ def _whole_decimals(column: Column, what: str) -> pa.Array:
     try:
         return values.cast(pa.decimal256(76, 0)).cast(pa.string())
     except pa.ArrowInvalid:
-        raise TableFileError(f"{what} holds numbers with a fraction, which are no ids: give integers or text") from None
+        raise TableFileError(f"{what} holds numbers with a fraction, not ids: give integers or text") from None
 
 
 def integers(column: Column, what: str) -> pa.Array:
@@ -151,7 +151,7 @@ def integers(column: Column, what: str) -> pa.Array:
     text = pc.replace_substring_regex(text, r"^([+-]?\d+)\.0*$", r"\1")
     text = pc.replace_substring_regex(text, r"^\+", "")
     is_whole = pc.match_substring_regex(text, r"^-?\d+$")
-    _refuse(text, is_whole, what, "which is no whole number")
+    _refuse(text, is_whole, what, "which is not a whole number")
     try:
         return pc.cast(text, pa.int64())
     except pa.ArrowInvalid:
@@ -159,13 +159,13 @@ def integers(column: Column, what: str) -> pa.Array:
 
 
 def numbers(column: Column, what: str) -> tuple[pa.Array, pa.Array]:
-    """Float64, null for NaN and where nothing can be read; and where something is there that is no number."""
+    """Float64, null for NaN and unreadable values; and a mask of values that are not numbers."""
     values = plain(column, what)
     if not pa.types.is_string(values.type):
         found = values.cast(pa.float64())
         return pc.if_else(pc.is_nan(found), pa.scalar(None, pa.float64()), found), pa.repeat(False, len(found))
     text = words(values)
-    try:  # text as float64 where all of it are numbers, which is faster to see than which are
+    try:  # casting all text at once is faster than finding the values that are numbers
         found, unreadable = pc.cast(text, pa.float64()), pa.repeat(False, len(text))
     except pa.ArrowInvalid:
         text = pc.replace_substring(_known(text), "−", "-")
@@ -176,12 +176,12 @@ def numbers(column: Column, what: str) -> tuple[pa.Array, pa.Array]:
 
 
 def strict_numbers(column: Column, what: str) -> pa.Array:
-    """`numbers`; raises TableFileError for a value that is none."""
+    """Like `numbers`, but raises TableFileError for a value that is not a number."""
     found, unreadable = numbers(column, what)
     if pc.any(unreadable).as_py():
         row = pc.index(unreadable, True).as_py()
         value = words(column)[row].as_py()
-        raise TableFileError(f"{what} holds {value!r} in row {row + 1}, which is no number{_advice(value)}")
+        raise TableFileError(f"{what} holds {value!r} in row {row + 1}, which is not a number{_advice(value)}")
     return found
 
 
@@ -217,12 +217,12 @@ def _two(column: Column, what: str, yes: tuple[str, ...], no: tuple[str, ...]) -
     positive, negative = pc.is_in(text, pa.array(yes)), pc.is_in(text, pa.array(no))
     unknown = text.filter(pc.and_(text.is_valid(), pc.invert(pc.or_(positive, negative))))
     if len(unknown):
-        raise TableFileError(f"{what} holds {unknown[0].as_py()!r}, which is none of {', '.join((*yes, *no))}")
+        raise TableFileError(f"{what} holds {unknown[0].as_py()!r}, which is not one of {', '.join((*yes, *no))}")
     return pc.if_else(text.is_valid(), positive, pa.scalar(None, pa.bool_())).take(encoded.indices)
 
 
 def _known(text: pa.Array) -> pa.Array:
-    """Text with null for the spellings of nothing."""
+    """Text with null for the spellings of a missing value."""
     return pc.if_else(pc.is_in(pc.utf8_lower(text), pa.array(NULLS)), pa.scalar(None, pa.string()), text)
 
 
@@ -234,7 +234,7 @@ def _refuse(text: pa.Array, good: pa.Array, what: str, why: str) -> None:
 
 
 def check_mjd(times: pa.Array, what: str, first: float = 0.0) -> None:
-    """Raises TableFileError for a time that is no MJD: before `first`, Julian Dates, seconds, and codes for none."""
+    """Raises TableFileError for a time that is not an MJD: before `first`, a JD, seconds, or a code for "none"."""
     wrong = pc.invert(pc.and_(pc.greater_equal(times, first), pc.less(times, _LAST_MJD))).fill_null(False)
     if pc.any(wrong).as_py():
         value = times.filter(wrong)[0].as_py()
@@ -243,4 +243,4 @@ def check_mjd(times: pa.Array, what: str, first: float = 0.0) -> None:
             "a Julian Date: subtract 2400000.5" if is_jd else "a Modified Julian Date is a number of days like 59000.5"
         )
         row = pc.index(wrong, True).as_py() + 1
-        raise TableFileError(f"{what} holds {value!r} in row {row}, which is no MJD of an observation; {advice}")
+        raise TableFileError(f"{what} holds {value!r} in row {row}, which is not the MJD of an observation; {advice}")

@@ -1,4 +1,4 @@
-"""Results as files: CSV and Parquet, whole or not at all, that every command reads again."""
+"""Write results atomically as CSV and Parquet files, which every command can read."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from alerce_spark.tablefiles.values import marked
 def write(table: pa.Table, out: Path) -> None:
     """Write a table as .csv or .parquet, by the suffix. Raises TableFileError.
 
-    In CSV, lists and structs are JSON, and text that a spreadsheet would run as a formula has an apostrophe before it,
-    the spreadsheets' own mark for text, which `read` takes off again.
+    In CSV, lists and structs are JSON, and text that a spreadsheet would run as a formula gets an apostrophe (the text
+    mark of spreadsheets), which `read` removes.
     """
     check_out(out, TABLE_SUFFIXES)
     part = out.with_name(f".{uuid4().hex}.part")

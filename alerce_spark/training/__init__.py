@@ -1,1 +1,1 @@
-"""Labels, training sets, and honest measures of both classifiers."""
+"""Labels, training sets, and evaluation of both classifiers."""

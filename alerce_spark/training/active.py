@@ -1,4 +1,4 @@
-"""Active learning: of many unlabelled objects the few whose labels would teach a classifier most."""
+"""Active learning: choose the few unlabelled objects whose labels would teach a classifier most."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from scipy.special import xlogy
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
-#: Principal components that distances are taken in, and the neighbour whose distance is the scale of similarity.
+#: Number of principal components used for distances, and the neighbour whose distance sets the scale of similarity.
 COMPONENTS, NEIGHBOUR = 16, 10
 
 
 def uncertainty(probabilities: ArrayLike) -> Float:
     """Entropy (n,) of rows of class probabilities (n, classes), 0 (sure) to 1 (all alike); NaN for a row with NaN.
 
-    Of a hierarchical classifier it is the entropy of the branches plus that within each, weighted by its probability.
+    For a hierarchical classifier it is the entropy of the branches plus that within each, weighted by its probability.
     """
     p = np.asarray(probabilities, np.float64)
     entropy: Float = -xlogy(p, p).sum(axis=1) / np.log(p.shape[1])
@@ -25,15 +25,15 @@ def uncertainty(probabilities: ArrayLike) -> Float:
 
 
 def choose(points: ArrayLike, weight: ArrayLike, count: int, known: ArrayLike | None = None) -> tuple[Int, Float]:
-    """At most `count` of the points (n, d), the most telling first, and the share of all weight that each adds.
+    """At most `count` of the points (n, d), the most informative first, and the share of all weight that each adds.
 
-    A label tells of its object and, the less the farther, of those around it: similarity is exp(−d²/2s²), with s the
-    median distance to the NEIGHBOUR-th neighbour, along the first COMPONENTS principal axes. What is chosen covers
-    Σ weight · (largest similarity to a chosen point); each step takes the point that adds most (the facility location
-    function, Wei, Iyer & Bilmes 2015, ICML, whose greedy maximum is within 1 − 1/e of the best). So an uncertain object
-    counts for more among many like it, and its copies for nothing once it is chosen. `known` (m, d) are labelled
-    already. Memory grows as n². Ends where nothing is left to add. Raises ValueError for weights that are negative or
-    not finite, and for another number of them.
+    A label informs about its object and, less with distance, about its neighbours: similarity is exp(−d²/2s²), with s
+    the median distance to the NEIGHBOUR-th neighbour, along the first COMPONENTS principal axes. The chosen points
+    cover Σ weight · (largest similarity to a chosen point); each step takes the point that adds most (the facility
+    location function, Wei, Iyer & Bilmes 2015, ICML, whose greedy maximum is within 1 − 1/e of the best). So an
+    uncertain object counts more among many similar ones, and its copies count nothing once it is chosen. `known` (m, d)
+    are already labelled. Memory grows as n². Ends when no point adds anything. Raises ValueError for weights that are
+    negative or not finite, and for a wrong number of them.
     """
     every, amount = np.asarray(points, np.float64), np.asarray(weight, np.float64)
     if amount.shape != every.shape[:1] or not (np.isfinite(amount) & (amount >= 0)).all():

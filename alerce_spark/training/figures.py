@@ -1,4 +1,4 @@
-"""Figures of a classifier's measures, readable by the colour-blind: confusion, recall, calibration, sky, importance."""
+"""Figures of classifier metrics, in colour-blind safe colours: confusion, recall, calibration, sky, importance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from alerce_spark.training.metrics import Binned, Calibration, Float, Int, Level, Sky
 
-# Blue, vermilion and grey of Okabe & Ito 2008, which stay apart in every common kind of colour blindness.
+# Blue, vermilion and grey of Okabe & Ito 2008, distinguishable with every common kind of colour blindness.
 _BLUE, _RED, _GREY = "#0072B2", "#D55E00", "#8c8c8c"
 _COLUMNS = 5  # panels in a row
 _WHITE_ABOVE = 0.55  # cells darker than this share take white numbers
@@ -35,7 +35,7 @@ class Agreement:
 def as_html(figure: Figure, title: str, dpi: int = 110) -> str:
     """An <img> element that holds the figure as PNG."""
     png = io.BytesIO()
-    # Without the version of matplotlib in the file the same numbers give the same bytes.
+    # Without matplotlib's version in the file, equal numbers give equal bytes.
     figure.savefig(png, format="png", dpi=dpi, metadata={"Software": None})
     return f'<img alt="{escape(title)}" src="data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}">'
 
@@ -107,7 +107,7 @@ def recall(binned: Binned, classes: Sequence[str]) -> Figure:
 
 
 def calibration(parts: Mapping[str, Calibration]) -> Figure:
-    """Reliability diagrams, one a group of objects: share right against confidence, objects a bin as bars."""
+    """Reliability diagrams, one per group: share of correct answers against confidence, objects per bin as bars."""
     figure, panels = _panels(len(parts), sharey=True)
     for (label, part), axes in zip(parts.items(), panels, strict=True):
         edges = np.linspace(0, 1, len(part.counts) + 1)
@@ -123,10 +123,10 @@ def calibration(parts: Mapping[str, Calibration]) -> Figure:
 
 def sky(found: Sky) -> Figure:
     """Share of each predicted class by Galactic (blue) and ecliptic (vermilion) latitude; grey: all objects."""
-    seen = np.flatnonzero(found.counts)
-    figure, panels = _panels(max(len(seen), 1))
+    predicted = np.flatnonzero(found.counts)
+    figure, panels = _panels(max(len(predicted), 1))
     middle = (found.edges[:-1] + found.edges[1:]) / 2
-    for k, axes in zip(seen, panels, strict=False):
+    for k, axes in zip(predicted, panels, strict=False):
         for histogram, colour in ((found.galactic, _BLUE), (found.ecliptic, _RED)):
             _steps(axes, middle, histogram.sum(axis=0), "--", colour, 0.8)
             _steps(axes, middle, histogram[k], "-", colour, 1.6)
@@ -142,7 +142,7 @@ def _steps(axes: Axes, middle: Float, counts: Int, style: str, colour: str, widt
 
 
 def importances(forests: Mapping[str, Sequence[tuple[str, float]]]) -> Figure:
-    """The features that weigh most, one panel a forest."""
+    """The most important features, one panel per forest."""
     figure = Figure(figsize=(3.6 * len(forests), 4.2), layout="constrained")
     for axes, (name, weights) in zip(figure.subplots(1, len(forests), squeeze=False)[0], forests.items(), strict=True):
         top = sorted(weights, key=lambda w: -w[1])[:_TALLEST][::-1]
@@ -153,7 +153,7 @@ def importances(forests: Mapping[str, Sequence[tuple[str, float]]]) -> Figure:
 
 
 def _panels(n: int, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    """n panels in rows of _COLUMNS; the rest of the last row is empty."""
+    """n panels in rows of _COLUMNS; unused panels of the last row are empty."""
     rows, columns = -(-n // _COLUMNS), min(n, _COLUMNS)
     figure = Figure(figsize=(2.5 * columns + 0.8, 2.5 * rows + 0.6), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)

@@ -1,4 +1,4 @@
-"""Feature sets of simulated light curves: what trains the classifier where there are no labels, and what judges it."""
+"""Feature sets of simulated light curves, to train the classifier without labels and to evaluate it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from alerce_spark.processes import submitted
 from alerce_spark.simulation.curves import LabelledCurves, light_curves, truncate
 from alerce_spark.training.sets import FeatureSet, concatenate
 
-#: Shares of simulated objects, chosen independently of each other, that are known less well than they could be: cut off
-#: early, from six points on; seen in one band; without AllWISE. Each object is in a set once, so that no copy leaks.
+#: Shares of simulated objects, chosen independently, whose data are degraded: cut off early, with six points or more;
+#: one band only; without AllWISE. Each object is in a set once, so that no copy leaks.
 DEGRADED = {"early": 0.5, "one_band": 0.1, "without_wise": 0.15}
 
-_CHUNK = 500  # light curves whose features are made at one time
+_CHUNK = 500  # light curves whose features are computed at a time
 #: Rooms whose code decides what a simulated set holds.
 _ROOMS = ("simulation", "features", "lightcurves")
 
@@ -49,27 +49,26 @@ def simulated_set(
     degraded: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> FeatureSet:
-    """Features of simulated objects: `counts` of each class by name, or as many of all 15; sorted by class.
+    """Features of simulated objects: `counts` of each class by name, or the same number of all 15; sorted by class.
 
-    A few less (2 of 3,000) where degrading leaves an object without enough points.
-    Depends on seed, `degraded` (default DEGRADED) and code, not on `workers`; the objects of a class are the same
-    whatever the counts of others. Objects of two seeds have different names. `progress` is told the objects done and
-    wanted. Raises ValueError for
-    an unknown class or a share outside 0 … 1.
+    A few are missing (2 of 3,000) if degrading leaves an object without enough points. The result depends on seed,
+    `degraded` (default DEGRADED) and code, not on `workers`; the objects of a class do not depend on the counts of
+    other classes. Objects of two seeds have different names. `progress` is called with the numbers of finished and
+    requested objects. Raises ValueError for an unknown class or a share outside 0 … 1.
     """
-    wanted, shares = _wanted(counts), {**DEGRADED, **(degraded or {})}
-    made: dict[str, FeatureSet] = {}
-    for name, features in _each(partial(_of_class, seed, shares), wanted, workers):
-        made[name] = features
+    requested, shares = _wanted(counts), {**DEGRADED, **(degraded or {})}
+    parts: dict[str, FeatureSet] = {}
+    for name, features in _each(partial(_of_class, seed, shares), requested, workers):
+        parts[name] = features
         if progress is not None:
-            progress(sum(len(part) for part in made.values()), sum(wanted.values()))
-    return concatenate([made[name] for name in wanted], **simulated_provenance(seed, counts, degraded))
+            progress(sum(len(part) for part in parts.values()), sum(requested.values()))
+    return concatenate([parts[name] for name in requested], **simulated_provenance(seed, counts, degraded))
 
 
 def simulated_provenance(
     seed: int, counts: Mapping[str, int] | int, degraded: Mapping[str, float] | None = None
 ) -> dict[str, str]:
-    """The provenance of the `simulated_set` of these arguments: sets with the same one are equal to the bit."""
+    """The provenance of the `simulated_set` of these arguments: sets with equal provenance are bit-identical."""
     shares = {**DEGRADED, **(degraded or {})}
     return {
         "source": "simulation",
@@ -82,19 +81,19 @@ def simulated_provenance(
 
 
 def _wanted(counts: Mapping[str, int] | int) -> dict[str, int]:
-    wanted = dict.fromkeys(LIGHTCURVE_CLASSES, counts) if isinstance(counts, int) else counts
-    return {name: wanted[name] for name in sorted(wanted) if wanted[name]}
+    requested = dict.fromkeys(LIGHTCURVE_CLASSES, counts) if isinstance(counts, int) else counts
+    return {name: requested[name] for name in sorted(requested) if requested[name]}
 
 
 def _each(
-    make: Callable[[str, int], FeatureSet], wanted: Mapping[str, int], workers: int
+    make: Callable[[str, int], FeatureSet], requested: Mapping[str, int], workers: int
 ) -> Iterable[tuple[str, FeatureSet]]:
-    """`make` of each class, in this process or in a pool, in the order in which they end."""
+    """Run `make` for each class, in this process or in a pool; results in order of completion."""
     if workers == 1:
-        yield from ((name, make(name, count)) for name, count in wanted.items())
+        yield from ((name, make(name, count)) for name, count in requested.items())
         return
-    with submitted(make, wanted.items(), workers) as running:
-        names = dict(zip(running, wanted, strict=True))
+    with submitted(make, requested.items(), workers) as running:
+        names = dict(zip(running, requested, strict=True))
         yield from ((names[done], done.result()) for done in as_completed(running))
 
 
@@ -109,7 +108,7 @@ def _chunks(curves: LabelledCurves) -> Iterator[LabelledCurves]:
 
 
 def from_curves(curves: LabelledCurves, prefix: str = "") -> FeatureSet:
-    """Features of labelled curves, those without enough usable detections left out; `prefix` goes before each oid."""
+    """Features of labelled curves with enough usable detections; `prefix` goes before each oid."""
     objects = curves.objects()
     whole = FeatureSet(
         np.array([prefix + oid for oid in objects.oid], object),
@@ -125,7 +124,7 @@ def from_curves(curves: LabelledCurves, prefix: str = "") -> FeatureSet:
 
 
 def mean_magnitude(objects: Objects) -> Float:
-    """Mean magnitude [mag] of each object in r, or in g where it has none in r; NaN without any."""
+    """Mean magnitude [mag] of each object in r, or in g if it has none in r; NaN without any."""
     means = []
     for band in objects.bands:
         count = np.diff(band.offsets)

@@ -1,8 +1,8 @@
-"""How good a classifier is: scores with intervals, calibration, the predicted sky, and the gate of a promotion.
+"""Metrics of a classifier: scores with intervals, calibration, the predicted sky, and the gate for a promotion.
 
 Paper §3.5–3.6. Everything works on class indices and a list of class names, so that both classifiers share it.
-Bootstrap samples are drawn within each true class, which keeps the support of rare classes: the counts of a row of the
-confusion matrix are then multinomial, and a thousand samples cost one draw.
+Bootstrap samples are drawn within each true class, which keeps the number of objects of rare classes: the counts of a
+row of the confusion matrix are then multinomial, and a thousand samples cost one draw.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Int = NDArray[np.int64]
 #: Percentiles of the bootstrap that bound an interval, and number of samples.
 INTERVAL = (2.5, 97.5)
 DRAWS = 1000
-#: Numbers of detections that calibration and recall are reported by; the first bin is that of barely enough points.
+#: Bins of the number of detections for calibration and recall; the first bin has barely enough points.
 DETECTION_BINS = ((6, 10), (11, 20), (21, 50), (51, None))
 #: Edges of magnitude bins [mag].
 MAGNITUDE_EDGES = tuple(np.arange(13.0, 21.5, 1.0).tolist())
@@ -30,11 +30,11 @@ MAGNITUDE_EDGES = tuple(np.arange(13.0, 21.5, 1.0).tolist())
 SCORES = ("accuracy", "balanced_accuracy", "precision", "recall", "f1")
 
 _OBLIQUITY = np.radians(23.4392911)  # of the ecliptic at J2000 (IAU 1976), enough for histograms
-_PLANE = 10.0  # |b| [deg] within which dust hides what lies behind the Galaxy
-_ECLIPTIC = 20.0  # |β| [deg] within which most of the main belt is seen
+_PLANE = 10.0  # |b| [deg] within which dust hides extragalactic sources
+_ECLIPTIC = 20.0  # |β| [deg] within which most of the main belt lies
 _EXTRAGALACTIC = ("AGN", "QSO", "Blazar", "SN", "SNIa", "SNIbc", "SNII", "SLSN")
-_ENOUGH = 50  # objects of a class before its place on the sky is judged
-_FEW = 10  # held-out objects of a class below which it cannot be told to be lost
+_ENOUGH = 50  # least number of objects of a class to check its distribution on the sky
+_FEW = 10  # least number of held-out objects of a class to call it lost
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Level:
 def crosstab(rows: ArrayLike, columns: ArrayLike, n_rows: int, n_columns: int) -> Int:
     """Counts (n_rows, n_columns) of pairs of indices; of truth and prediction this is the confusion matrix.
 
-    Of stamp and light-curve class of the same objects it is Fig. 5 of the paper. Raises ValueError for an index that is
-    no row or column.
+    For stamp and light-curve class of the same objects it is Fig. 5 of the paper. Raises ValueError for an index
+    outside the table.
     """
     r, c = np.asarray(rows, np.int64), np.asarray(columns, np.int64)
     if r.shape != c.shape:
@@ -85,7 +85,7 @@ def crosstab(rows: ArrayLike, columns: ArrayLike, n_rows: int, n_columns: int) -
 
 
 def indices(names: Sequence[str] | NDArray[np.object_], classes: Sequence[str]) -> Int:
-    """Place in `classes` of each name. Raises ValueError that lists names which are no class."""
+    """Index in `classes` of each name. Raises ValueError that lists unknown names."""
     place = {name: k for k, name in enumerate(classes)}
     if unknown := sorted(set(names) - set(place)):
         raise ValueError(f"no such class: {', '.join(map(str, unknown))}; there are {', '.join(classes)}")
@@ -128,7 +128,7 @@ def _macro(values: Float) -> Float:
 
 
 def resample(counts: ArrayLike, seed: int, draws: int = DRAWS) -> Int:
-    """Bootstrap samples (draws, r, c) of a table of counts (r, c): objects drawn again within each row."""
+    """Bootstrap samples (draws, r, c) of a table of counts (r, c): objects are resampled within each row."""
     table = np.asarray(counts, np.int64)
     support = table.sum(axis=1)
     share = np.where(support[:, None] > 0, table / np.maximum(support, 1)[:, None], 1.0 / table.shape[1])
@@ -138,7 +138,7 @@ def resample(counts: ArrayLike, seed: int, draws: int = DRAWS) -> Int:
 def evaluate(
     name: str, classes: Sequence[str], truth: ArrayLike, predicted: ArrayLike, *, seed: int = 0, draws: int = DRAWS
 ) -> Level:
-    """Scores of predicted against true class indices, with intervals. Raises ValueError for an index of no class."""
+    """Scores of predicted against true class indices, with intervals. Raises ValueError for an invalid index."""
     k = len(classes)
     counts = crosstab(truth, predicted, k, k)
     drawn = resample(counts, seed, draws)
@@ -197,7 +197,7 @@ def recall_against_detections(ndet: ArrayLike, truth: ArrayLike, predicted: Arra
 
 
 def detection_bins(ndet: ArrayLike) -> dict[str, NDArray[np.bool_]]:
-    """Which objects lie in each of DETECTION_BINS, by its label."""
+    """Masks of the objects in each of DETECTION_BINS, by its label."""
     n = np.asarray(ndet)
     return {
         f"{first}–{last}" if last else f"≥ {first}": (n >= first) & (n <= (last or np.inf))
@@ -229,11 +229,11 @@ def wilson(hits: ArrayLike, trials: ArrayLike) -> tuple[Float, Float]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Confidence (the largest probability) against the share of right answers, in equal bins of confidence.
+    """Confidence (the largest probability) against the share of correct answers, in equal bins of confidence.
 
     `confidence`, `accuracy` are means of each bin, NaN where `counts` is 0. `ece` is the expected calibration error
     (Naeini et al. 2015): the mean of |accuracy − confidence| of the bins over the objects, and `boast` the part of it
-    from bins that are surer than right. `excess` is mean confidence minus accuracy.
+    from overconfident bins. `excess` is mean confidence minus accuracy.
     """
 
     counts: Int
@@ -245,7 +245,7 @@ class Calibration:
 
 
 def calibration(truth: ArrayLike, probabilities: ArrayLike, bins: int = 10) -> Calibration:
-    """Calibration of probabilities (n, k) against true class indices (n,); NaN figures for no object."""
+    """Calibration of probabilities (n, k) against true class indices (n,); NaN without any object."""
     p, true = np.asarray(probabilities, np.float64), np.asarray(truth, np.int64)
     if not true.size:
         return Calibration(
@@ -271,7 +271,7 @@ def calibration_by_detections(truth: ArrayLike, probabilities: ArrayLike, ndet: 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check of the unlabelled sky: whether it holds, and the figures in words."""
+    """One check of the unlabelled sky: whether it holds, and a sentence with the figures."""
 
     holds: bool
     text: str
@@ -279,7 +279,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Sky:
-    """Where the predicted classes of unlabelled objects lie: objects a class (k,), histograms of latitude (k, b)."""
+    """Distribution of the predicted classes of unlabelled objects: counts (k,), latitude histograms (k, b)."""
 
     classes: tuple[str, ...]
     counts: Int
@@ -304,9 +304,9 @@ def ecliptic_latitude(ra: ArrayLike, dec: ArrayLike) -> Float:
 def predicted_sky(predicted: ArrayLike, ra: ArrayLike, dec: ArrayLike, classes: Sequence[str]) -> Sky:
     """Distribution of predicted class indices over the sky (paper §3.5), ra and dec in degrees, with its checks.
 
-    Classes are compared with all objects together, so that an uneven survey is no finding: extragalactic classes have a
-    smaller share within 10° of the Galactic plane, asteroids a larger one within 20° of the ecliptic; and there are
-    more SNIa than SNIbc. A class with fewer than 50 objects is not judged. Objects without a position are left out.
+    Classes are compared with all objects together, so that an uneven survey does not count: extragalactic classes must
+    have a smaller share within 10° of the Galactic plane, asteroids a larger one within 20° of the ecliptic; and there
+    must be more SNIa than SNIbc. Classes with fewer than 50 objects and objects without a position are left out.
     """
     position = np.array([ra, dec], np.float64)
     known = np.isfinite(position).all(axis=0)
@@ -333,7 +333,7 @@ def predicted_sky(predicted: ArrayLike, ra: ArrayLike, dec: ArrayLike, classes: 
 
 
 def _place(name: str, members: NDArray[np.bool_], near: NDArray[np.bool_], where: str, more: bool) -> list[Finding]:
-    """Whether a class has more, or less, than the share of all objects that is near; nothing without enough objects."""
+    """Check that a class has a larger, or smaller, share nearby than all objects; no check without enough objects."""
     if members.sum() < _ENOUGH or not near.any():
         return []
     share, of_all = float(near[members].mean()), float(near.mean())
@@ -352,14 +352,14 @@ class Standing:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether to promote the candidate; `reasons` are sentences, those that speak against it first."""
+    """Whether to promote the candidate; `reasons` are sentences, those against it first."""
 
     promote: bool
     reasons: tuple[str, ...]
 
 
-#: How much larger (absolute) than that of the current model the `Calibration.boast` of a candidate may be. Doubt is not
-#: held against it: a balanced forest that learns from more objects is right more often and no surer.
+#: How much the `Calibration.boast` of a candidate may exceed that of the current model (absolute). Underconfidence does
+#: not count: a balanced forest that learns from more objects is right more often at the same confidence.
 CALIBRATION_MARGIN = 0.02
 
 
@@ -374,18 +374,18 @@ def gate(
 ) -> Verdict:
     """Whether a candidate may replace the current model, both judged on the same held-out objects (n,).
 
-    It must not be worse in macro recall nor macro F1 (the upper bound of the paired bootstrap interval of the
-    difference is not below 0), must not lose a class of ten or more objects (recall no better than chance where the
-    current one's is), must not be surer than right by CALIBRATION_MARGIN more, overall or on objects with 6 to 10
-    detections, and the unlabelled sky must be sane. Without a current model, or with one of other classes, only
-    lost classes and the sky count. Raises ValueError for another number of objects.
+    It must not be worse in macro recall or macro F1 (the upper bound of the paired bootstrap interval of the difference
+    is not below 0). It must not lose a class of ten or more objects (recall no better than chance, while the current
+    model's is better). Its overconfidence must not exceed the current model's by CALIBRATION_MARGIN, overall or on
+    objects with 6 to 10 detections. The checks of the unlabelled sky must hold. Without a current model, or with one of
+    other classes, only lost classes and the sky count. Raises ValueError for a wrong number of objects.
     """
     true = np.asarray(truth, np.int64)
     for standing in (candidate, current):
         if standing is not None and standing.probabilities.shape != (true.size, len(standing.classes)):
             raise ValueError(f"{standing.probabilities.shape} probabilities for {true.size} objects")
-    if current is not None and (gone := [c for c in current.classes if c not in candidate.classes]):
-        return Verdict(False, (f"classes missing from the candidate: {', '.join(gone)}",))
+    if current is not None and (missing := [c for c in current.classes if c not in candidate.classes]):
+        return Verdict(False, (f"classes missing from the candidate: {', '.join(missing)}",))
     comparable = current if current is not None and current.classes == candidate.classes else None
     against, pro = _lost_classes(candidate, comparable, true)
     if comparable is not None:
@@ -425,7 +425,7 @@ def _lost_classes(candidate: Standing, current: Standing | None, truth: Int) -> 
 
 
 def _worse_scores(candidate: Standing, current: Standing, truth: Int, seed: int, draws: int) -> list[tuple[bool, str]]:
-    """Macro recall and F1, whose difference is bootstrapped over pairs of answers to the same object."""
+    """Compare macro recall and F1; the difference is bootstrapped over pairs of answers for the same object."""
     k = len(candidate.classes)
     new, old = (s.probabilities.argmax(axis=1) for s in (candidate, current))
     pairs = crosstab(truth, new * k + old, k, k * k)

@@ -1,4 +1,4 @@
-"""How well outliers are found: each class left out in turn, and events injected into simulated light curves; report."""
+"""Evaluation of outlier scores: leave out each class in turn, inject events into simulated light curves, report."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ Float = NDArray[np.float64]
 _TRAINING = 0.75
 #: Events of `inject` in stars and nuclei; supernovae are reversed in time.
 EVENTS = ("flare", "fading", "lens", "reversed")
-#: What `odd_stamps` makes of images.
+#: Kinds of images that `odd_stamps` makes.
 ODD_STAMPS = ("trail", "noise", "other template", "swapped", "dipole")
-#: Simulated objects by which a study judges, as of `simulated_set`: known as well as can be, or as the training set is.
+#: `degraded` of the simulated objects that a study judges by: full data, or degraded like the training set.
 JUDGED: dict[str, dict[str, float]] = {"whole": {"early": 0.0, "one_band": 0.0, "without_wise": 0.0}, "cut": {}}
 #: Seeds of the objects that a study trains on, and of those that it judges by.
 STUDY_SEED, JUDGED_SEED = 424_242, 868_686
 
 
 def area(outlier: ArrayLike, ordinary: ArrayLike) -> float:
-    """Probability that an outlier has the larger score, ties counting half: the area under the ROC curve."""
+    """Probability that an outlier has the larger score, with ties as half: the area under the ROC curve."""
     high, low = np.asarray(outlier, np.float64), np.asarray(ordinary, np.float64)
     ranks = rankdata(np.concatenate([high, low]))[: high.size].sum()
     return float((ranks - high.size * (high.size + 1) / 2) / (high.size * low.size))
 
 
 def train(training: FeatureSet, ordinary: FeatureSet, model: LightcurveModel, *, version: str) -> OutlierModel:
-    """The outlier model of a training set that goes with a classifier; `ordinary` objects were in no training."""
+    """The outlier model of a training set for a classifier; `ordinary` objects were not used for training."""
     about = {outliers.CLASSIFIER_KEY: model.version, "objects": len(training), "calibrated_on": len(ordinary)}
     found = model.classify(ordinary.matrix)
     labels = training.labels.tolist()
@@ -54,9 +54,9 @@ def train(training: FeatureSet, ordinary: FeatureSet, model: LightcurveModel, *,
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Areas under the ROC curve of a class that neither forests nor Gaussians know, against others of its branch.
+    """Areas under the ROC curve of a class unknown to forests and Gaussians, against others of its branch.
 
-    `known_branch` judges all objects within the branch of the left-out class, `served` as the broker would.
+    `known_branch` scores all objects within the branch of the left-out class, `served` scores them as the broker does.
     """
 
     name: str
@@ -67,14 +67,14 @@ class LeftOut:
 def leave_out(
     name: str, features: FeatureSet, judged: Mapping[str, FeatureSet], *, seed: int, trees: int = 100, jobs: int = 1
 ) -> dict[str, LeftOut]:
-    """Train without class `name` and judge each set of objects that were in no training."""
+    """Train without class `name` and score each set of objects that were not used for training."""
     known = features.take(features.labels != name)
     kept = held_out(known.oid, 1.0 - _TRAINING)
     training, ordinary = known.take(~kept), known.take(kept)
     model = lightcurve.train(
         training.matrix, training.labels.tolist(), seed=seed, version="study", trees=trees, jobs=jobs
     )
-    made = train(training, ordinary, model, version="study")
+    model_without = train(training, ordinary, model, version="study")
     branch = branch_of(name)
     result = {}
     for key, every in judged.items():
@@ -82,15 +82,15 @@ def leave_out(
         found = model.classify(objects.matrix)
         is_new = objects.labels == name
         rows = np.arange(len(objects))
-        within = made.evidence(objects.matrix, found, list(BRANCHES).index(branch), rows)
-        scores = made.score(objects.matrix, found)
+        within = model_without.evidence(objects.matrix, found, list(BRANCHES).index(branch), rows)
+        scores = model_without.score(objects.matrix, found)
         areas = (area(values[is_new], values[~is_new]) for values in (within, scores))
         result[key] = LeftOut(name, *areas)
     return result
 
 
 def events(model: OutlierModel, forest: LightcurveModel, seed: int, per_class: int) -> dict[str, float]:
-    """Areas under the ROC curve of simulated objects with each event of EVENTS against the same ones without."""
+    """Areas under the ROC curve of simulated objects with each event of EVENTS against the same objects without."""
     found = {}
     for event in EVENTS:
         names = [n for n in LIGHTCURVE_CLASSES if (branch_of(n) == "Transient") == (event == "reversed")]
@@ -104,7 +104,7 @@ def events(model: OutlierModel, forest: LightcurveModel, seed: int, per_class: i
 
 
 def inject(curves: LabelledCurves, event: str, seed: int) -> LabelledCurves:
-    """The same objects with an event that no class has, each at a time of its own.
+    """The same objects with an event that no class has, at a different time for each.
 
     flare: 2 mag brighter at once, falling off with 15 d; fading: 1.5 mag fainter from then on; lens: a point lens of
     impact parameter 0.2 and Einstein time 30 d; reversed: time runs backwards. The first three change the total flux
@@ -154,7 +154,7 @@ def _reversed(curves: LabelledCurves) -> LabelledCurves:
 
 
 def false_alarms(curves: LabelledCurves) -> dict[str, tuple[int, float, float]]:
-    """Of each class: points judged by lightcurves/novelty.py, shares that are too bright and too faint by THRESHOLD."""
+    """Per class: points judged by lightcurves/novelty.py, and shares too bright and too faint by THRESHOLD."""
     objects = curves.objects()
     label, values = [], []
     for band in objects.bands:
@@ -181,7 +181,7 @@ def quiet(seed: int, curves: int) -> tuple[NDArray[np.int64], Float, Float, Floa
 
 
 def quiet_rates(seed: int, curves: int, sigmas: Sequence[float] = (3, 4, 5, 7, 10)) -> tuple[float, dict[float, float]]:
-    """On quiet sources: share of false alarms of a point, and of flares of so many sigmas that are found."""
+    """On constant sources: false-alarm rate per point, and share of flares of each size [sigma] that are found."""
     offsets, mjd, mag, err = quiet(seed, curves)
     z = novelty.significance(offsets, mjd, mag, err)
     last = offsets[1:] - 1
@@ -189,17 +189,17 @@ def quiet_rates(seed: int, curves: int, sigmas: Sequence[float] = (3, 4, 5, 7, 1
     for size in sigmas:
         flare = mag.copy()
         flare[last] -= size * err[last]
-        seen = novelty.significance(offsets, mjd, flare, err, only_last=True)[last]
-        found[size] = float(np.mean(seen > novelty.THRESHOLD))
+        significance = novelty.significance(offsets, mjd, flare, err, only_last=True)[last]
+        found[size] = float(np.mean(significance > novelty.THRESHOLD))
     return float(np.mean(np.abs(z[np.isfinite(z)]) > novelty.THRESHOLD)), found
 
 
 def odd_stamps(images: Floats, kind: str, seed: int) -> Floats:
-    """Images (n, 3, 63, 63: science, template, difference) as no class has them.
+    """Images (n, 3, 63, 63: science, template, difference) that fit no class.
 
     trail: a straight line through the middle, 20 times the noise of the difference, in science and difference; noise:
-    nothing but noise of the same spread; other template: that of another alert; swapped: science and template; dipole:
-    the difference less itself, 6 pixels aside. Raises ValueError for another kind.
+    only noise of the same spread; other template: that of another alert; swapped: science and template; dipole: the
+    difference minus itself shifted by 6 pixels. Raises ValueError for another kind.
     """
     if kind not in ODD_STAMPS:
         raise ValueError(f"no odd stamps {kind!r}; there are {', '.join(ODD_STAMPS)}")
@@ -248,11 +248,11 @@ def study(
     judged_per_class: int = 200,
     workers: int = 2,
 ) -> Path:
-    """Report (HTML, numbers beside it as JSON) of how well outliers and novelties are found; some ten minutes.
+    """Report (HTML, and the numbers as JSON) on the detection of outliers and novelties; takes about ten minutes.
 
-    Forests and Gaussians of the left-out classes are trained for the purpose on `per_class` simulated objects of each
-    class (STUDY_SEED); `model`, `forest` and `stamps`, which serve, are judged by events, odd images and their false
-    alarms. Objects of JUDGED_SEED judge them all.
+    For the left-out classes, forests and Gaussians are trained on `per_class` simulated objects of each class
+    (STUDY_SEED). The models in use, `model`, `forest` and `stamps`, are judged by events, odd images and false alarms.
+    All are judged on objects of JUDGED_SEED.
     """
     features = simulated_set(STUDY_SEED, per_class, workers=workers)
     judged = {

@@ -1,4 +1,4 @@
-"""How a light-curve model does on the real objects of the shared test data. To report, never to train or to tune on."""
+"""Scores of a light-curve model on the real objects of the shared test data: to report, never to train or tune."""
 
 from __future__ import annotations
 
@@ -64,12 +64,11 @@ class RealFigures:
 
 
 def evaluate_real(model: LightcurveModel, data_dir: Path, *, seed: int = 0) -> RealFigures:
-    """Scores on `data_dir`/lightcurves: rows of reference features, and supernovae from their photometry on.
+    """Scores on `data_dir`/lightcurves: rows of reference features, and supernovae from their photometry.
 
-    Sets: all 98 rows; the odd ones, which development must not see; both again without SPM features, whose reference
-    values come from a fit that stops early (docs/differences.md D14); 30 supernovae through selection
-    and features of ours.
-    Raises FileNotFoundError where the data are absent.
+    Sets: all 98 rows; the odd rows, which development must not use; both again without SPM features, whose reference
+    values come from a fit that stops early (docs/differences.md D14); 30 supernovae with our selection and features.
+    Raises FileNotFoundError if the data are absent.
     """
     folder = data_dir / "lightcurves"
     published = read_features(folder / _FEATURES)

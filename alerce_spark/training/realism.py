@@ -1,8 +1,8 @@
-"""How far the simulation is from reality: survey, packets, features, and a classifier that tells the two apart.
+"""Comparison of the simulation with real data: survey, packets, features, and a classifier that separates the two.
 
-Real data are those of the project's data folder; of the published feature rows only the development half, those at even
-positions, is looked at. Features of the supernova model differ by design: upstream's fit stops early
-(docs/differences.md D14), so they are marked and left out where a figure says how real the rest is.
+Real data come from the project's data folder; of the published feature rows only the development half (even
+positions) is used. Features of the supernova model differ by design: upstream's fit stops early
+(docs/differences.md D14), so they are marked, and left out of figures of realism.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ Samples = Mapping[str, Float]
 DIFFERENT_BY_DESIGN = tuple(name for name in FEATURES if name.startswith("SPM_"))
 #: First and last night of the alerts behind the published features, and of the release's light curves.
 FEATURE_NIGHTS, RELEASE_NIGHTS = (58194, 59030), (58197, 59029)
-#: Objects made for each real one of a class, and the least number a class.
+#: Simulated objects per real one of a class, and the least number per class.
 _MADE_PER_REAL, _MADE_LEAST = 10, 40
 _NULL = -999.0
 
 
-def compare(real: Samples, made: Samples, group: str) -> pa.Table:
-    """One row for each quantity of `real` that `made` has too, with some finite values in both.
+def compare(real: Samples, simulated: Samples, group: str) -> pa.Table:
+    """One row for each quantity that both `real` and `simulated` have, with some finite values in both.
 
     Columns: group, quantity, numbers of values and of nulls, quartiles of both, shift of the medians in units of the
     real spread (half the distance between the 16 and 84 % points; of both together where the real one is 0), and the
@@ -53,9 +53,9 @@ def compare(real: Samples, made: Samples, group: str) -> pa.Table:
     """
     rows = []
     for quantity, values in real.items():
-        if quantity not in made:
+        if quantity not in simulated:
             continue
-        a, b = (np.asarray(v, np.float64) for v in (values, made[quantity]))
+        a, b = (np.asarray(v, np.float64) for v in (values, simulated[quantity]))
         x, y = a[np.isfinite(a)], b[np.isfinite(b)]
         if not (x.size and y.size):
             continue
@@ -96,7 +96,7 @@ def release_samples(data_dir: Path) -> tuple[dict[str, Float], Float, Float]:
 
 
 def visit_samples(seed: int, ra: Float, dec: Float) -> dict[str, Float]:
-    """The same of the simulated survey (its public part) in the fields at ra, dec [deg]."""
+    """Cadence of the simulated survey (its public part) in the fields at ra, dec [deg]."""
     fields = np.unique(survey.field_of(ra, dec)[0])
     visits = survey.Survey(seed).visits(fields, *RELEASE_NIGHTS)
     at = visits.field - 1
@@ -153,7 +153,7 @@ def real_packets(data_dir: Path) -> list[bytes]:
 
 
 def made_packets(seed: int) -> list[bytes]:
-    """Simulated alerts of some nights in all seasons and phases of the moon."""
+    """Simulated alerts of several nights in all seasons and phases of the moon."""
     packets: list[bytes] = []
     for k in range(8):
         start = 58700.0 + 97 * k
@@ -218,19 +218,23 @@ def development_rows(data_dir: Path) -> FeatureRows:
 def made_rows(seed: int, label: NDArray[np.str_]) -> FeatureRows:
     """Features of simulated objects of the classes of `label` in its proportions, over the nights of the real ones."""
     classes, counts = np.unique(label, return_counts=True)
-    wanted = {str(c): max(_MADE_LEAST, _MADE_PER_REAL * int(n)) for c, n in zip(classes, counts, strict=True)}
+    counts_by_class = {str(c): max(_MADE_LEAST, _MADE_PER_REAL * int(n)) for c, n in zip(classes, counts, strict=True)}
     first, last = FEATURE_NIGHTS
     days = last - first
-    curves = light_curves(seed, wanted, start_mjd=first, survey_days=days, span_days=(days, days))
+    curves = light_curves(seed, counts_by_class, start_mjd=first, survey_days=days, span_days=(days, days))
     return FeatureRows(extract(curves.objects()), curves.label)
 
 
-def compare_features(real: FeatureRows, made: FeatureRows) -> pa.Table:
+def compare_features(real: FeatureRows, simulated: FeatureRows) -> pa.Table:
     """`compare` of every feature in every class, and in all classes together; `by_design` marks SPM features."""
-    tables = [compare(_columns(real.matrix), _columns(made.matrix), "all")]
+    tables = [compare(_columns(real.matrix), _columns(simulated.matrix), "all")]
     for name in np.unique(real.label):
         tables.append(
-            compare(_columns(real.matrix[real.label == name]), _columns(made.matrix[made.label == name]), str(name))
+            compare(
+                _columns(real.matrix[real.label == name]),
+                _columns(simulated.matrix[simulated.label == name]),
+                str(name),
+            )
         )
     table = pa.concat_tables([t for t in tables if t.num_rows])
     by_design = np.isin(table["quantity"].to_pylist(), [*DIFFERENT_BY_DESIGN])
@@ -238,14 +242,14 @@ def compare_features(real: FeatureRows, made: FeatureRows) -> pa.Table:
 
 
 def _columns(matrix: Float, told: Discrimination | None = None) -> dict[str, Float]:
-    """Columns of a feature matrix by name; of the 24 that tell most where `told` says which."""
+    """Columns of a feature matrix by name; with `told`, only the 24 that separate best."""
     names = FEATURES if told is None else [name for name, _ in told.importance[:24]]
     return {name: matrix[:, FEATURES.index(name)] for name in names}
 
 
 @dataclass(frozen=True)
 class Discrimination:
-    """How well a classifier tells real feature rows from simulated ones: 0.5 is not at all, 1 is perfectly.
+    """How well a classifier separates real feature rows from simulated ones: 0.5 is chance, 1 is perfect.
 
     `auc` is that of out-of-fold scores with the spread over repetitions; `importance` (feature, weight) best first.
     """
@@ -255,19 +259,19 @@ class Discrimination:
     importance: tuple[tuple[str, float], ...]
 
 
-def discriminate(real: FeatureRows, made: FeatureRows, seed: int, *, repeats: int = 3) -> Discrimination:
-    """Train a forest to tell `real` from `made`, five-fold, on all features but the SPM ones.
+def discriminate(real: FeatureRows, simulated: FeatureRows, seed: int, *, repeats: int = 3) -> Discrimination:
+    """Train a forest to separate `real` from `simulated`, five-fold, on all features except SPM.
 
-    Made rows are weighted to the class mixture of the real ones, so that the mixture tells nothing.
+    Simulated rows are weighted to the class mixture of the real ones, so that the mixture gives no hint.
     """
     from sklearn.ensemble import RandomForestClassifier  # noqa: PLC0415  only training needs it
     from sklearn.metrics import roc_auc_score  # noqa: PLC0415
     from sklearn.model_selection import StratifiedKFold  # noqa: PLC0415
 
     used = [k for k, name in enumerate(FEATURES) if name not in DIFFERENT_BY_DESIGN]
-    matrix = np.nan_to_num(np.vstack([real.matrix, made.matrix])[:, used], nan=_NULL)
+    matrix = np.nan_to_num(np.vstack([real.matrix, simulated.matrix])[:, used], nan=_NULL)
     is_real = np.arange(len(matrix)) < len(real.label)
-    label = np.concatenate([real.label, made.label])
+    label = np.concatenate([real.label, simulated.label])
     weight = np.ones(len(matrix))
     for name in np.unique(label):
         members = ~is_real & (label == name)
@@ -291,16 +295,20 @@ def discriminate(real: FeatureRows, made: FeatureRows, seed: int, *, repeats: in
 # ---- page ------------------------------------------------------------------------------------------------------------
 
 
-def distributions(real: Samples, made: Samples, title: str) -> Figure:
-    """Cumulative distributions of each quantity that both have, real in black and made in red."""
-    names = [name for name in real if name in made and np.isfinite(real[name]).any() and np.isfinite(made[name]).any()]
+def distributions(real: Samples, simulated: Samples, title: str) -> Figure:
+    """Cumulative distributions of each common quantity, real in black and simulated in red."""
+    names = [
+        name
+        for name in real
+        if name in simulated and np.isfinite(real[name]).any() and np.isfinite(simulated[name]).any()
+    ]
     across = 4
     down = max(1, -(-len(names) // across))
     page = Figure(figsize=(3.2 * across, 2.4 * down), layout="constrained")
     page.suptitle(title)
     panels = page.subplots(down, across, squeeze=False).ravel()
     for panel, name in zip(panels, names, strict=False):
-        for values, colour, what in ((real[name], "black", "real"), (made[name], "#d73027", "made")):
+        for values, colour, what in ((real[name], "black", "real"), (simulated[name], "#d73027", "simulated")):
             finite = np.sort(values[np.isfinite(values)])
             panel.plot(finite, (np.arange(finite.size) + 0.5) / finite.size, color=colour, label=what)
         panel.set_title(name, fontsize=8)
@@ -313,14 +321,14 @@ def distributions(real: Samples, made: Samples, title: str) -> Figure:
 
 
 def realism_page(out: Path, data_dir: Path, seed: int) -> Path:
-    """Write `out`, one HTML file with tables and figures of every comparison; takes about a minute."""
+    """Write `out`, an HTML file with tables and figures of every comparison; takes about a minute."""
     release, ra, dec = release_samples(data_dir)
     visits = visit_samples(seed, ra, dec)
     packets, simulated = packet_samples(real_packets(data_dir)), packet_samples(made_packets(seed))
     real = development_rows(data_dir)
     made = made_rows(seed, real.label)
     features = compare_features(real, made)
-    told = discriminate(real, made, seed)
+    separation = discriminate(real, made, seed)
     worst = pl.DataFrame(pl.from_arrow(features)).filter(~pl.col("by_design")).sort("p").head(60)
     parts = [
         "<h2>Survey: exposures of the data release (all programmes) and ours (public part)</h2>",
@@ -329,10 +337,11 @@ def realism_page(out: Path, data_dir: Path, seed: int) -> Path:
         "<h2>Packets</h2>",
         _table(compare(packets, simulated, "packets")),
         _drawn(packets, simulated, "Packets"),
-        f"<h2>Features</h2><p>{len(real.label)} real rows. A forest tells them from ours with an AUC of {told.auc:.3f} "
-        f"± {told.auc_spread:.3f}, the SPM features (another algorithm) left out. It looks at:</p>",
-        _table(pa.Table.from_pylist([{"feature": f, "importance": w} for f, w in told.importance[:25]])),
-        _drawn(_columns(real.matrix, told), _columns(made.matrix, told), "Features that tell most"),
+        f"<h2>Features</h2><p>{len(real.label)} real rows. A forest tells them from ours with an AUC of "
+        f"{separation.auc:.3f} ± {separation.auc_spread:.3f}, the SPM features (another algorithm) left out. "
+        "It looks at:</p>",
+        _table(pa.Table.from_pylist([{"feature": f, "importance": w} for f, w in separation.importance[:25]])),
+        _drawn(_columns(real.matrix, separation), _columns(made.matrix, separation), "Features that tell most"),
         "<h3>Least likely pairs of distributions, by class</h3>",
         _table(worst.to_arrow()),
     ]
@@ -342,8 +351,8 @@ def realism_page(out: Path, data_dir: Path, seed: int) -> Path:
     return out
 
 
-def _drawn(real: Samples, made: Samples, title: str) -> str:
-    return f"<p>{as_html(distributions(real, made, title), title, dpi=80)}</p>"
+def _drawn(real: Samples, simulated: Samples, title: str) -> str:
+    return f"<p>{as_html(distributions(real, simulated, title), title, dpi=80)}</p>"
 
 
 def _table(table: pa.Table) -> str:

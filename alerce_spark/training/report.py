@@ -1,4 +1,4 @@
-"""The report of a classifier: one HTML file with its figures inside, and the same numbers as JSON beside it."""
+"""The report of a classifier: one HTML file with embedded figures, and the same numbers in a JSON file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A further table of numbers, such as figures of real objects; a cell may be an Estimate."""
+    """An additional table of numbers, such as figures of real objects; a cell may be an Estimate."""
 
     title: str
     header: tuple[str, ...]
@@ -42,8 +42,8 @@ class Sheet:
 class Report:
     """Contents of a report. `recall` is of the classes of the last of `levels`; empty parts are left out.
 
-    `about` says where model and data come from; `importances` are weights of features by forest; `published` stands
-    beside our numbers, marked as measured on other data.
+    `about` says where model and data come from; `importances` are weights of features by forest; `published` numbers
+    are shown next to ours, marked as measured on other data.
     """
 
     title: str
@@ -93,7 +93,7 @@ PUBLISHED_STAMP = (
 
 
 def write(report: Report, out: Path) -> Path:
-    """Write the report as HTML to `out`, its numbers beside it with the suffix .json; returns `out`."""
+    """Write the report as HTML to `out`, and its numbers to the same name with suffix .json; returns `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(_page(report), encoding="utf-8")
     text = json.dumps(numbers(report), indent=1, ensure_ascii=False, allow_nan=False)

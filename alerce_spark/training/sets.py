@@ -1,4 +1,4 @@
-"""Labelled feature sets: what a classifier is trained on and judged by, and their columns in an Arrow table."""
+"""Labelled feature sets for training and evaluation of a classifier, and their columns in an Arrow table."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ SCHEMA = pa.schema(
 class FeatureSet:
     """n rows: `matrix` (n, 152) in the order of FEATURES, NaN where undefined; `labels` are class names.
 
-    `ndet` counts the detections that entered, `magnitude` is their mean [mag] (r, else g), `ra`, `dec` [deg]; NaN where
-    unknown. `provenance` says where the rows come from, enough to make them again.
+    `ndet` is the number of detections used, `magnitude` their mean [mag] (r, else g), `ra`, `dec` [deg]; NaN where
+    unknown. `provenance` says where the rows come from, enough to reproduce them.
     """
 
     oid: Names
@@ -48,12 +48,12 @@ class FeatureSet:
         return len(self.oid)
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.int64], **provenance: str) -> FeatureSet:
-        """The chosen rows, in the order asked; `provenance` is added to what is known."""
+        """The chosen rows in the given order; `provenance` is added to the existing entries."""
         columns = {name: values[rows] for name, values in vars(self).items() if name != "provenance"}
         return FeatureSet(**columns, provenance={**self.provenance, **provenance})
 
     def counts(self) -> dict[str, int]:
-        """Rows of each class, by name."""
+        """Number of rows of each class, by name."""
         names, counts = np.unique(self.labels.astype(str), return_counts=True)
         return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
@@ -93,7 +93,7 @@ def from_arrow(table: pa.Table, provenance: Mapping[str, str]) -> FeatureSet:
 
 
 def concatenate(sets: Sequence[FeatureSet], **provenance: str) -> FeatureSet:
-    """Rows of several sets one after the other. Raises ValueError where an oid occurs twice or there is no set."""
+    """Rows of several sets one after the other. Raises ValueError if an oid occurs twice or there is no set."""
     if not sets:
         raise ValueError("no feature sets to put together")
     names = [name for name in vars(sets[0]) if name != "provenance"]
@@ -105,9 +105,9 @@ def concatenate(sets: Sequence[FeatureSet], **provenance: str) -> FeatureSet:
 
 
 def held_out(oids: Sequence[str] | Names, share: float) -> NDArray[np.bool_]:
-    """Which objects are kept for judging: `share` of all, decided by the checksum of the name alone.
+    """Mask of the objects held out for evaluation: `share` of all, decided by the checksum of the name alone.
 
-    So an object always stays on its side, however the set grows, and no model has seen what a later one is judged by.
+    So an object stays on the same side as the set grows, and no model has seen objects that evaluate a later one.
     """
     limit = int(share * 2**32)
     digests = (hashlib.sha256(f"held out {name}".encode()).digest() for name in oids)

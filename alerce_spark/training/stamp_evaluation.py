@@ -1,6 +1,6 @@
-"""How good a stamp classifier is: held-out simulated alerts, real alerts with weak labels, real against simulated.
+"""Evaluation of a stamp classifier: held-out simulated alerts, real alerts with weak labels, real against simulated.
 
-Weak labels come from the packet itself, where the survey already knows what the alert is, and from public lists:
+Weak labels come from the packet, if the survey already identifies the alert, and from public lists:
 
 asteroid    a named Solar System object within 5″ (the network never sees the ephemeris)
 bogus       the survey's score of reality is low: drb < 0.2, or rb < 0.2 where there is no drb
@@ -47,7 +47,7 @@ PLACES = ("histories", "exposure", "v4", "ztf_public_20180819_mod1000.tar.gz")
 TRANSIENTS = Path("calibration/bts_transients.csv")
 HALVES = ("development", "test")
 _VARIABLE_STAR = "ZTF18aazxcwf"
-# The byte of the hash that gives both halves objects of every label; chosen by their numbers, before any training.
+# The byte of the hash that splits objects of every label into both halves; chosen by counts, before any training.
 _BYTE = 5
 
 
@@ -76,7 +76,7 @@ class RealAlerts:
 
 
 def read_real(data_dir: Path) -> RealAlerts:
-    """The real ZTF alerts of a data folder that have stamps. Raises FileNotFoundError where there are none."""
+    """The real ZTF alerts of a data folder that have stamps. Raises FileNotFoundError without any."""
     places = [data_dir / "ztf" / name for name in PLACES]
     packets = [packet for file in find_files(places, insist) for packet, _ in packets_of(file, insist)]
     decoded = avro.decode(packets, SURVEY, stamps=True)
@@ -112,7 +112,7 @@ def _groups(columns: pa.Table, oid: npt.NDArray[np.object_], supernovae: set[str
 
 
 def agreement(classify: Classify, real: RealAlerts) -> Sheet:
-    """Share of real alerts of each group and half whose class agrees, with 95 % bounds, and what they are called."""
+    """Share of real alerts of each group and half whose class agrees, with 95 % bounds, and their predicted classes."""
     probabilities, _ = classify(real.images, real.columns)
     called = np.where(np.isnan(probabilities[:, 0]), -1, np.nan_to_num(probabilities).argmax(axis=1))
     rows = []
@@ -184,16 +184,16 @@ def _traits(images: Floats) -> tuple[Doubles, list[str]]:
 
 @dataclass(frozen=True)
 class Separation:
-    """How well boosted trees tell real from simulated: AUC (0.5: not at all), and what gives the simulation away."""
+    """How well boosted trees separate real from simulated: AUC (0.5: chance), and the most revealing numbers."""
 
     auc: float
     telling: tuple[tuple[str, float], ...]
 
 
 def separation(real: Doubles, simulated: Doubles, groups: npt.ArrayLike, names: Sequence[str], seed: int) -> Separation:
-    """Cross-validated AUC of real (n, f) against simulated (m, f) numbers; groups (n,): objects that stay together.
+    """Cross-validated AUC of real (n, f) against simulated (m, f) numbers; groups (n,): objects in the same fold.
 
-    `telling` are the numbers that separate best alone, each with its AUC (0.5 to 1), best first.
+    `telling` lists the numbers that separate best alone, each with its AUC (0.5 to 1), best first.
     """
     table = np.vstack([real, simulated])
     label = np.repeat([1, 0], [len(real), len(simulated)])
@@ -251,8 +251,8 @@ def report(
 ) -> Path:
     """Write the report of a model (HTML, JSON beside it) and return its path.
 
-    images, columns, label: simulated alerts that the training has not seen. data_dir: real alerts as of `read_real`;
-    without it their part is left out.
+    images, columns, label: simulated alerts not used in training. data_dir: real alerts as of `read_real`; without it
+    that part is left out.
     """
     probabilities, reason = model.classify(images, columns)
     good = np.array([text is None for text in reason])
@@ -299,9 +299,9 @@ def ablations(
     real: RealAlerts | None,
     folder: Path,
 ) -> Sheet:
-    """Trainings that differ in their options, on held-out simulated alerts and on real ones of the development half.
+    """Compare trainings with different options on held-out simulated alerts and on real ones of the development half.
 
-    train: makes a model from options. The model files go to `folder`.
+    train: makes a model from options. The model files are written to `folder`.
     """
     truth = np.asarray(label, np.int64)
     names = [group.name for group in real.groups] if real is not None else []

@@ -1,10 +1,10 @@
 """Training of the stamp classifier: network, augmentation, training loop, and the model file for ONNX Runtime.
 
-The network after Carrasco-Davis et al. 2021, with changes. A fine and a coarse view of the images (`classifiers.stamp`)
-go through small convolutional branches with batch normalisation. Their features are averaged over the four rotations by
-90° (cyclic pooling), so that the answer cannot depend on the orientation, and join the columns of the alert in a dense
-head. Most of the training sees one random orientation, mirrored or not, of each alert, which costs a quarter; the last
-epochs see all four. The loss is cross-entropy − β × mean entropy of the answers.
+The network follows Carrasco-Davis et al. 2021, with changes. A fine and a coarse view of the images
+(`classifiers.stamp`) go through small convolutional branches with batch normalisation. Their features are averaged over
+the four rotations by 90° (cyclic pooling), so that the answer cannot depend on the orientation, and are joined with the
+columns of the alert in a dense head. Most epochs use one random orientation, mirrored or not, of each alert, at a
+quarter of the cost; the last epochs use all four. The loss is cross-entropy − β × mean entropy of the answers.
 
 Needs the extra `training`; nothing that only classifies imports this module.
 """
@@ -35,10 +35,10 @@ from alerce_spark.training.metrics import indices
 
 Ints = npt.NDArray[np.int64]
 
-#: What the model that ships with the package was made with.
+#: Seed and size of the training of the shipped model, and its version.
 SHIPPED_SEED, SHIPPED_VERSION, PER_CLASS = 20261123, "bootstrap-1.0.0", 2500
-#: The inputs of the shipped model: without those that tell the simulation's sky, or how long the survey has watched,
-#: more than the object. On real alerts of the development half they cost agreement (see the report's ablations).
+#: The inputs of the shipped model: without those that describe the simulated sky, or how long the survey has observed,
+#: more than the object. On real alerts of the development half those reduce agreement (see the report's ablations).
 COLUMNS = tuple(
     one.name
     for one in stamp.INPUTS
@@ -54,10 +54,10 @@ class Options:
     columns: names of stamp.INPUTS, none for a network of images only. with_images: False for columns only.
     filters: of the first and of the second pair of convolutions of the fine branch; the coarse one has single ones.
     entropy: β of the loss. settling: epochs with all four rotations, after `epochs` with one. patience: epochs without
-    a better validation loss after which each of the two parts ends. minutes: after which no epoch begins. on_stars:
-    share of the bogus alerts that `bad_subtraction` makes of stars. odds: frequencies of the classes to answer for,
-    after a training in which they are equal. Asteroids are by far the most of the sky's first alerts; twice as many
-    took their agreement on the development half from 0.78 to 0.97 at no cost on simulated alerts (0.835).
+    a better validation loss after which each of the two parts ends. minutes: no epoch begins after this time. on_stars:
+    share of the bogus alerts that `bad_subtraction` makes from stars. odds: class frequencies that the answers assume,
+    after a training with equal frequencies. Asteroids are by far the most first alerts of the sky; a doubled frequency
+    raised their agreement on the development half from 0.78 to 0.97 at no cost on simulated alerts (0.835).
     """
 
     columns: tuple[str, ...] = COLUMNS
@@ -78,9 +78,9 @@ class Options:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network: `content` of its model file, the Keras model of it, and how the training went.
+    """A trained network: `content` of its model file, its Keras model, and the record of the training.
 
-    metrics: figures of the validation part; history: those of each epoch.
+    metrics: figures of the validation part; history: figures of each epoch.
     """
 
     content: bytes
@@ -90,7 +90,7 @@ class Trained:
     history: list[dict[str, float]]
 
     def save(self, path: Path) -> Path:
-        """Write the model file whole or not at all."""
+        """Write the model file atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_bytes(self.content)
@@ -101,7 +101,7 @@ class Trained:
 
 
 def networks(options: Options) -> tuple[Any, Any]:
-    """Keras models with common weights that take [fine, coarse, columns]: with one, and with all four rotations.
+    """Keras models with shared weights that take [fine, coarse, columns]: with one rotation, and with all four.
 
     Views are (n, 21, 21, 4), columns (n, c); the answer is (n, 5), probabilities in the order of STAMP_CLASSES. A model
     without images or columns does not take them.
@@ -111,7 +111,7 @@ def networks(options: Options) -> tuple[Any, Any]:
     columns = keras.Input((len(options.columns),), name="columns")
     width = 0 if features is None else features.output_shape[-1]
     head = _head(options, width)
-    taken = [*(views if features is not None else []), *([columns] if options.columns else [])]
+    inputs = [*(views if features is not None else []), *([columns] if options.columns else [])]
     models = []
     for turns in (1, 4):
         parts = []
@@ -123,7 +123,7 @@ def networks(options: Options) -> tuple[Any, Any]:
         if options.columns:
             parts.append(columns)
         joined = parts[0] if len(parts) == 1 else keras.layers.Concatenate()(parts)
-        models.append(keras.Model(taken, head(joined)))
+        models.append(keras.Model(inputs, head(joined)))
     return models[0], models[1]
 
 
@@ -172,12 +172,12 @@ def _loss(beta: float) -> Any:
 
 # Augmentation.
 
-# A star so many noise levels bright leaves residuals that are taken for alerts.
+# A star this many noise levels bright leaves residuals that become alerts.
 _BRIGHT = 40.0
 
 
 def augment(images: Floats, rng: np.random.Generator) -> Floats:
-    """A changed copy of images (n, 3, 63, 63), as the sky might have given them.
+    """An augmented copy of images (n, 3, 63, 63).
 
     One of eight orientations; shifts by a pixel; more noise (the same in science and difference); worse seeing of the
     science image; masked blocks and detector edges off the centre.
@@ -214,14 +214,14 @@ def _augment_one(images: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _blur(image: Floats, share: np.float32) -> Floats:
-    """Each pixel gives `share` to either neighbour, along both axes."""
+    """Blur: each pixel gives `share` to either neighbour, along both axes."""
     for axis in (0, 1):
         image = (1 - 2 * share) * image + share * (np.roll(image, 1, axis) + np.roll(image, -1, axis))
     return image
 
 
 def _mask(images: Floats, rng: np.random.Generator) -> None:
-    """NaN in a block that leaves the candidate, or beyond an edge."""
+    """Set a block that spares the candidate, or the pixels beyond an edge, to NaN."""
     side, centre = stamp.SIDE, stamp.SIDE // 2
     if rng.random() < 0.6:
         size = int(rng.integers(5, 16))
@@ -233,10 +233,10 @@ def _mask(images: Floats, rng: np.random.Generator) -> None:
 
 
 def bad_subtraction(images: Floats, rng: np.random.Generator) -> Floats | None:
-    """Stamps (3, 63, 63) of a star made those of a constant one that was badly subtracted; None without a bright star.
+    """Turn stamps (3, 63, 63) of a star into those of a constant, badly subtracted star; None without a bright star.
 
-    The difference becomes a dipole (stars do not lie on each other) or a ring (they differ in width), with its noise.
-    Two in three of the survey's own bogus alerts are such, at the place of a star: only the images tell them from VS.
+    The difference becomes a dipole (misaligned stars) or a ring (different widths), with its noise. Two in three of the
+    survey's bogus alerts are like this, at the position of a star: only the images separate them from VS.
     """
     template, difference = images[1], images[2]
     level = 1.4826 * np.nanmedian(np.abs(difference))
@@ -258,7 +258,7 @@ def bad_subtraction(images: Floats, rng: np.random.Generator) -> Floats | None:
 
 
 def split(n: int, share: float, seed: int) -> tuple[Ints, Ints]:
-    """Indices of a random split of n: the rest, and `share` of them."""
+    """Indices of a random split of n: the remainder, and a part of size `share`."""
     order = np.random.default_rng(seed).permutation(n)
     cut = round(share * n)
     return np.sort(order[cut:]), np.sort(order[:cut])
@@ -291,8 +291,8 @@ def train(
 ) -> Trained:
     """Train on images (n, 3, 63, 63), their columns, and labels (n,), indices into STAMP_CLASSES.
 
-    A share `validation` decides when to stop and is in `metrics`. The same seed, data and machine give the same model.
-    Classes are drawn equally often. Raises ValueError where a class has no alert.
+    A share `validation` decides when to stop and gives `metrics`. The same seed, data and machine give the same model.
+    Classes are drawn equally often. Raises ValueError if a class has no alert.
     """
     options = options or Options()
     label = np.asarray(label, np.int64)
@@ -353,7 +353,7 @@ def _taken(options: Options, images: Floats, table: Floats) -> list[Floats]:
 
 
 def _answer_for(network: Any, odds: Sequence[float]) -> None:
-    """Change the last layer's bias so that classes of equal frequency in the training have these odds."""
+    """Change the bias of the last layer so that classes with equal frequency in training get these odds."""
     last = network.get_layer("head").get_layer("head_out")
     kernel, bias = last.get_weights()
     last.set_weights([kernel, bias + np.log(np.asarray(odds, bias.dtype))])
@@ -362,7 +362,7 @@ def _answer_for(network: Any, odds: Sequence[float]) -> None:
 def _batches(
     options: Options, images: Floats, table: Doubles, wanted: tuple[Input, ...], label: Ints, rows: Ints, seed: int
 ) -> Any:
-    """Endless variety as a Keras dataset: classes equally often, images augmented, some columns unknown."""
+    """An endless Keras dataset: classes equally often, images augmented, some columns unknown."""
     members = [rows[label[rows] == k] for k in range(len(STAMP_CLASSES))]
     star, bogus = (STAMP_CLASSES.index(name) for name in ("VS", "bogus"))
 
@@ -379,8 +379,8 @@ def _batches(
             drawn = images[chosen]
             for i in np.flatnonzero((classes == bogus) & (rng.random(options.batch) < options.on_stars)):
                 other = rng.choice(members[star])
-                if (made := bad_subtraction(images[other], rng)) is not None:
-                    chosen[i], drawn[i] = other, made
+                if (residual := bad_subtraction(images[other], rng)) is not None:
+                    chosen[i], drawn[i] = other, residual
             values = table[chosen]
             unknown = (rng.random(values.shape) < 0.1) | (rng.random((len(values), 1)) < 0.05)
             values = stamp.normalise(np.where(unknown, np.nan, values), wanted)
@@ -402,7 +402,7 @@ def _fit(
     begin: float,
     history: list[dict[str, float]],
 ) -> None:
-    """Train a model until its patience or the time ends; it keeps the weights of the best validation loss."""
+    """Train a model until its patience or the time is over; keep the weights with the best validation loss."""
 
     class Clock(keras.callbacks.Callback):
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -482,12 +482,12 @@ def _branch(graph: _Graph, features: Any, name: str) -> str:
 
 
 def _pooled_after(features: Any, name: str, number: int) -> bool:
-    """Whether the convolution is the last before a pooling: its successor's number is not the next one."""
+    """Whether the convolution is the last before a pooling: the number of its successor is not the next one."""
     return all(layer.name != f"{name}_conv{number + 1}" for layer in features.layers)
 
 
 def export_onnx(network: Any, options: Options, wanted: Sequence[Input], version: str) -> bytes:
-    """Model file of the Keras model with four rotations: ONNX with what `StampModel` needs in its properties."""
+    """Model file of the Keras model with four rotations: ONNX, with the facts for `StampModel` in its properties."""
     graph = _Graph()
     parts, taken = [], []
     if options.with_images:
@@ -528,7 +528,7 @@ def export_onnx(network: Any, options: Options, wanted: Sequence[Input], version
 
 #: Share of the mean variance in the covariances of `with_outliers`.
 _SHRINKAGE = 0.02
-_JOINED = 5  # nodes from the softmax back to the layer that takes what the head judges
+_JOINED = 5  # nodes from the softmax back to the layer with the input of the head
 _AT_ONCE = 256
 
 
@@ -540,18 +540,18 @@ def with_outliers(
     ordinary_images: Floats,
     ordinary_table: Floats,
 ) -> bytes:
-    """The model file with one output more, `outlying` (n, 1); the answers stay the same to the bit.
+    """The model file with one more output, `outlying` (n, 1); the answers stay bit-identical.
 
-    It is the squared Mahalanobis distance to the nearest class in the space that the head judges, of pooled features
-    and columns: Gaussians of the labelled images (n, 3, 63, 63) with their normalised columns. Its quantiles among
-    ordinary alerts, which were in no training, go into the properties. Nearer the answer, or relative to all alerts
-    together, it finds odd images less well (trails 0.94 here, 0.82 and 0.14 there).
+    It is the squared Mahalanobis distance to the nearest class in the input space of the head (pooled features and
+    columns), with Gaussians of the labelled images (n, 3, 63, 63) and their normalised columns. Its quantiles among
+    ordinary alerts, which were not used for training, go into the properties. In a later layer, or relative to all
+    alerts together, it finds odd images less well (trails 0.94 here, 0.82 and 0.14 there).
     """
     model = onnx.load_from_string(content)
-    made = {node.output[0]: node for node in model.graph.node}
-    node = made["probabilities"]
+    producers = {node.output[0]: node for node in model.graph.node}
+    node = producers["probabilities"]
     for _ in range(_JOINED):
-        node = made[node.input[0]]
+        node = producers[node.input[0]]
     joined = node.input[0]
     inside = helper.make_tensor_value_info(joined, TensorProto.FLOAT, ["n", None])
     features = _outputs(_with_output(model, inside), images, table)
@@ -589,11 +589,11 @@ def _with_output(model: Any, output: Any) -> Any:
 def _outputs(model: Any, images: Floats, table: Floats) -> Floats:
     """The last output of a model, of images (n, 3, 63, 63) and normalised columns."""
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    taken = [one.name for one in session.get_inputs()]
+    names = [one.name for one in session.get_inputs()]
     parts = []
     for begin in range(0, len(images), _AT_ONCE):
         rows = slice(begin, begin + _AT_ONCE)
         fine, coarse, _ = stamp.views(images[rows])
-        given = {"fine": fine, "coarse": coarse, "columns": table[rows]}
-        parts.append(session.run(None, {name: given[name] for name in taken})[-1])
+        feed = {"fine": fine, "coarse": coarse, "columns": table[rows]}
+        parts.append(session.run(None, {name: feed[name] for name in names})[-1])
     return np.concatenate(parts)

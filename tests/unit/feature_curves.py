@@ -14,7 +14,7 @@ START = 58300.0
 
 
 class LightCurve(NamedTuple):
-    """Points of one object in two bands; `period` [d] is the true one, NaN where there is none."""
+    """Points of one object in two bands; `period` [d] is the true one, or NaN."""
 
     mjd: Float
     mag: Float

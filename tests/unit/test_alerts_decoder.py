@@ -1,4 +1,4 @@
-"""The decoder gives what fastavro gives, from every schema, and a reason for every packet that is not an alert."""
+"""The decoder agrees with fastavro for every schema, and gives a reason for every packet that is not an alert."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ def good(seed: int = 1) -> bytes:
 
 
 def reason(data: bytes | None) -> str:
-    """Reason of one bad packet between two good ones, which stay good."""
+    """Reason of one bad packet between two good ones, which must stay good."""
     decoded = decode(pa.array([good(1), data, good(2)], pa.binary()), ZTF)
     assert_same_as(decoded, {0: read(good(1)), 2: read(good(2))})
     return reasons(decoded)[1]
 
 
 def equal(a: Decoded, b: Decoded) -> bool:
-    """Equal in every value; as text, for which NaN is NaN."""
+    """Assert that all values are equal; compares text, in which NaN equals NaN."""
     return all(repr(getattr(a, t).to_pydict()) == repr(getattr(b, t).to_pydict()) for t in vars(a))
 
 
@@ -636,7 +636,7 @@ def test_a_type_that_contains_itself() -> None:
     data = container(schema, BODY + b"\x02" * 5 + b"\x00")
     (row,) = decode([data], ZTF).alerts.to_pylist()
     assert extra_of(row)["chain"] == read(data)["chain"]
-    # fastavro's process would die here.
+    # fastavro would crash the process here.
     assert reason(container(schema, BODY + b"\x02" * 5_000_000 + b"\x00")) == "field chain: nested deeper than 32"
 
 

@@ -1,4 +1,4 @@
-"""Damaged packets between good ones: no exception, one outcome each, neighbours intact, no value that is not there.
+"""Damaged packets between good ones: no exception, one outcome each, neighbours intact, no invented value.
 
 Changed bytes that still make an alert are accepted: see the head of `alerce_spark/alerts/avro.py`.
 """
@@ -122,7 +122,7 @@ def mutant(rng: random.Random) -> bytes:
 
 
 def assert_nothing_under_nulls(table: pa.Table) -> None:
-    """Null texts have no bytes: nothing of a bad packet is left in the buffers."""
+    """Null texts have no bytes: the buffers keep no bytes of a bad packet."""
     for column in table.combine_chunks().columns:
         if column.type in (pa.string(), pa.binary()):
             (array,) = column.chunks
@@ -144,7 +144,7 @@ def test_damaged_packets_between_good_ones(seed: int) -> None:
     assert_covers(decoded, len(data))
     accepted = set(decoded.alerts["row"].to_pylist())
     assert accepted >= expected.keys()
-    # fastavro reads whatever we accept, and finds the same values in it.
+    # fastavro reads every packet that we accept, and finds the same values.
     assert_same_as(decoded, expected | {row: read(data[row]) for row in accepted - expected.keys()})
     for table in (decoded.alerts, decoded.previous, decoded.forced):
         assert_nothing_under_nulls(table)
@@ -157,7 +157,7 @@ def test_damaged_packets_between_good_ones(seed: int) -> None:
 
 
 def test_the_mutants_reach_what_they_should() -> None:
-    """Many kinds of damage, and some that nobody can see."""
+    """Many kinds of damage, some of them undetectable."""
     rng = random.Random(0)
     decoded = decode([mutant(rng) for _ in range(3000)], ZTF)
     kinds = Counter(reason.split(":")[1][:12] if ":" in reason else reason[:12] for reason in reasons(decoded).values())

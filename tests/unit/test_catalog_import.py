@@ -232,7 +232,7 @@ def _big(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, pl.DataFrame]:
-    """A catalogue in partitions of order 2, with small files and row groups, and what is in it."""
+    """A catalogue in partitions of order 2, with small files and row groups, and its content."""
     folder = tmp_path_factory.mktemp("crowded")
     rng = np.random.default_rng(4)
     ra, dec = _big(rng, 12_000)

@@ -70,7 +70,7 @@ def _good(request: _Request, answer: bytes) -> tuple[int, bytes, dict[str, str]]
 
 
 class _Service:
-    """The service on a free port: keeps `requests`, answers from `sources` as the next of `modes` says, else well."""
+    """The service on a free port: records `requests`, answers from `sources` in the next of `modes`, else correctly."""
 
     def __init__(self, sources: Table) -> None:
         self.sources, self.requests, self.modes = sources, list[_Request](), list[_Mode]()
@@ -105,7 +105,7 @@ class _Service:
         handler.wfile.write(page)
 
     def matches(self, request: _Request) -> Table:
-        """All pairs within the radius as the service gives them: distance, what was sent, columns of the source."""
+        """All pairs within the radius like the service: distance, columns sent, columns of the source."""
         asked = request.positions
         here, there = _sky(asked["alerce_ra"], asked["alerce_dec"]), _sky(self.sources["ra"], self.sources["dec"])
         near = here[:, None].separation(there[None, :]).arcsec
@@ -235,7 +235,7 @@ def test_requests_are_as_the_service_documents_them(service: _Service, sky: tupl
             "coldec1": "alerce_dec",
             "area": "allsky",
         }
-    # Neighbours on the sky travel together: the cluster of 30 fits into three requests.
+    # Neighbours on the sky share a request: the cluster of 30 fits into three requests.
     assert sum(np.any(np.abs(r.positions["alerce_dec"] - 20) < 0.01) for r in service.requests) <= 3
 
 
@@ -297,16 +297,16 @@ def test_an_answer_after_failures_counts(service: _Service, sky: tuple[np.ndarra
 @pytest.mark.parametrize(
     ("mode", "says"),
     [
-        (lambda _, answer: (200, answer[:-200], {}), "no whole VOTable"),
+        (lambda _, answer: (200, answer[:-200], {}), "not a complete VOTable"),
         (lambda _, answer: (200, answer[: len(answer) // 3], {"Content-Length": str(len(answer))}), "IncompleteRead"),
-        (lambda _, answer: (200, b"", {}), "no whole VOTable"),
+        (lambda _, answer: (200, b"", {}), "not a complete VOTable"),
         (lambda *_: (200, _ERROR_PAGE, {}), "504 Gateway Time-out The server is busy"),
         (lambda *_: (200, b"angDist,alerce_row,alerce_ra,alerce_dec\n0.1,0,", {}), "angDist,alerce_row"),
         (lambda *_: (503, _ERROR_PAGE, {}), "HTTP status 503: 504 Gateway Time-out"),
         (lambda *_: (404, _ERROR_PAGE, {}), "refused the request"),
         (lambda *_: (403, b"", {}), "banned"),
         (lambda *_: (400, _REFUSAL.format("Unknown table").encode(), {}), "Unknown table"),
-        (lambda *_: (200, _REFUSAL.format("out of memory").encode(), {}), "no whole VOTable"),
+        (lambda *_: (200, _REFUSAL.format("out of memory").encode(), {}), "not a complete VOTable"),
         (lambda _, answer: (200, _marked(answer), {}), "OVERFLOW"),
     ],
     ids=["cut off", "short of its length", "empty", "page", "CSV", "503", "404", "banned", "refused", "error", "limit"],
@@ -345,8 +345,8 @@ def _with(name: str, value: Callable[[Table], Any]) -> Callable[[Table], Table]:
         (_without("angDist"), "no column angDist"),
         (_without("W4mag"), "no column w4mpro or W4mag"),
         (_without("alerce_row"), "no column alerce_row"),
-        (_with("alerce_row", lambda a: a["alerce_row"] + 65), "not asked for"),
-        (_with("alerce_row", lambda a: -1 - a["alerce_row"]), "not asked for"),
+        (_with("alerce_row", lambda a: a["alerce_row"] + 65), "not requested"),
+        (_with("alerce_row", lambda a: -1 - a["alerce_row"]), "not requested"),
         (_with("alerce_row", lambda a: (a["alerce_row"] + 1) % 65), "other positions"),
         (_with("alerce_row", lambda a: ["x"] * len(a)), "text for numbers"),
         (_with("angDist", lambda a: a["angDist"] + 1.5), "outside 1.0 arcsec"),
@@ -390,7 +390,8 @@ def test_a_slow_answer_is_given_up(service: _Service, sky: tuple[np.ndarray, np.
 
     service.answer = slow  # type: ignore[method-assign]
     try:
-        assert "no whole answer" in (message := _fails(service, sky, timeout_s=0.3)) or "not whole in time" in message
+        message = _fails(service, sky, timeout_s=0.3)
+        assert "no complete answer" in message or "incomplete after the time limit" in message
     finally:
         over.set()
 
@@ -558,7 +559,7 @@ def test_a_service_that_hangs_delays_nobody(service: _Service, sky: tuple[np.nda
     oids = [f"ZTF{k}" for k in range(65)]
     assert asynchronous.submit(oids[:10], sky[0][:10], sky[1][:10]) == 10
     hanging.wait()
-    # Known objects are passed over, the room is not exceeded, and nothing of this waits for the answer.
+    # Known objects are skipped, the room is not exceeded, and no call waits for the answer.
     assert asynchronous.submit(oids, *sky) == 40
     assert asynchronous.submit(oids, *sky) == 0
     assert asynchronous.collect().num_rows == 0
@@ -628,15 +629,15 @@ def test_the_stream_goes_on_and_objects_are_asked_for_again(service: _Service, f
     def batch() -> dict[str, int]:
         return query.process(_NoPackets()).rows  # type: ignore[arg-type]
 
-    # It hands in the objects of the lake, and goes on while the service is silent.
+    # It submits the objects of the lake, and goes on while the service does not answer.
     _until(lambda: batch() != {} or hanging.is_set())
     assert batch() == {}
-    # Half an answer is none.
+    # Half an answer is an error.
     release.set()
-    _until(lambda: "no whole VOTable" in (asynchronous.alarm or ""))
+    _until(lambda: "not a complete VOTable" in (asynchronous.alarm or ""))
     assert batch() == {}
     assert lakes.open(filled).table("xmatch").collect().is_empty()
-    # Later the service is well, and the objects are still due.
+    # Later the service works, and the objects are still due.
     service.default = _good
     clock.now += 31
     stored: list[int] = []

@@ -27,7 +27,7 @@ PLAIN = {"magpsf": 18.0, "sigmapsf": 0.1, "magnr": 17.0, "sigmagnr": 0.02, "dist
 
 
 def one(**changes: float) -> Corrected:
-    """A single detection, a plain one but for the changes."""
+    """A single ordinary detection with `changes`."""
     return correct(**{name: np.array([value]) for name, value in (PLAIN | changes).items()})
 
 

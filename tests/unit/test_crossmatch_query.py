@@ -42,7 +42,7 @@ SETTINGS = Catalog(
 
 
 class _Packets:
-    """A DataFrame of packets as far as the query knows it."""
+    """A stand-in for a DataFrame of packets, with the parts that the query uses."""
 
     def __init__(self, packets: Sequence[bytes], batch: int = 7) -> None:
         self._packets, self._batch = packets, batch
@@ -165,7 +165,7 @@ def _fail(*args: object) -> None:
 
 
 class _Service:
-    """A service that answers when it is told to, or never."""
+    """A service that answers on command, or never."""
 
     def __init__(self, room: int = 1000) -> None:
         self.asked: dict[str, tuple[float, float]] = {}
@@ -213,7 +213,7 @@ def test_a_service_is_asked_once_and_again_after_it_failed(lake: str, night: lis
     service.answer()
     query.process(_Packets([]))
     told = _stored(lake).filter(pl.col("catalog") == "far")
-    # Of the objects that it forgot, those that came again.
+    # Of the dropped objects, those that came again.
     again = {next(fastavro.reader(io.BytesIO(p)))["objectId"] for p in night[half:]}
     assert set(told["oid"]) == again
     assert told["separation"].unique().to_list() == [2.5]
@@ -260,13 +260,13 @@ def test_every_object_of_the_lake_is_matched_once(
     assert list(match_objects(lake, "ztf", "allwise", ask, lambda: None)) == []
 
     list(match_objects(lake, "ztf", "allwise", ask, lambda: None, again=True))
-    anew = _stored(lake).filter(catalog="allwise").join(objects, on="oid")
-    assert len(anew) == len(objects)
-    np.testing.assert_array_equal(anew["ra"], anew["meanra"])
-    assert anew["candid"].null_count() == len(anew)
-    # The stream leaves rows about whole objects as they are.
+    renewed = _stored(lake).filter(catalog="allwise").join(objects, on="oid")
+    assert len(renewed) == len(objects)
+    np.testing.assert_array_equal(renewed["ra"], renewed["meanra"])
+    assert renewed["candid"].null_count() == len(renewed)
+    # The stream does not change rows about whole objects.
     _query(lake).process(_Packets(night))
-    assert_frame_equal(_stored(lake).filter(catalog="allwise"), _stored_columns(anew))
+    assert_frame_equal(_stored(lake).filter(catalog="allwise"), _stored_columns(renewed))
 
 
 def _stored_columns(rows: pl.DataFrame) -> pl.DataFrame:
@@ -312,7 +312,7 @@ def test_wise_magnitudes_from_the_catalogue_or_from_what_is_stored(
         assert sorted(found["oid"].to_pylist()) == sorted(near)
         assert [set(found[name].to_pylist()) for name in ("w1mpro", "w2mpro", "w3mpro")] == [{15.0}, {14.0}, {12.5}]
         assert np.isnan(found["w4mpro"].to_numpy()).all()
-        # Then from the table, as where a service told about AllWISE.
+        # Then from the table, as if a service had answered about AllWISE.
         _query(lake).process(_Packets(night))
         shutil.rmtree(Path(lake) / "catalogs", ignore_errors=True)
         catalogs._tables.clear()

@@ -1,4 +1,4 @@
-"""The figure of one object: what its panels hold, also where there is nothing to show."""
+"""The figure of one object: content of its panels, also without data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unexpected points within light curves: calibration on noise, injected flares, and what must not change a result."""
+"""Unexpected points within light curves: calibration on noise, injected flares, and invariances."""
 
 from __future__ import annotations
 

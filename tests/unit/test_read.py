@@ -1,4 +1,4 @@
-"""The lake for people: light curves, cones, classes, features and time travel on small tables made by delta-rs."""
+"""The reading API: light curves, cones, classes, features and time travel on small tables made by delta-rs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labelled light curves: what packets carry, through the broker's own rules, and the survey behind both."""
+"""Labelled light curves against packets that pass through the broker's rules, and the survey of both."""
 
 from __future__ import annotations
 

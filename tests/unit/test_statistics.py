@@ -29,7 +29,7 @@ Batch = tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray], int]
 
 
 def columns_of(table: Any) -> tuple[np.ndarray, dict[str, np.ndarray], list[str]]:
-    """A table of ZTF detections as the columns of `det`, with the correction made; the objects in order."""
+    """A table of ZTF detections as the columns of `det`, with corrections; the objects in order."""
     oids = sorted(set(table["objectId"]))
     group = table["objectId"].map({oid: i for i, oid in enumerate(oids)}).to_numpy(np.int64)
     names = ("magpsf", "sigmapsf", "magap", "ra", "dec", "distnr", "chinr", "sharpnr", *PACKET_ONLY)
@@ -74,7 +74,7 @@ def test_golden_magstats(golden: dict[str, Any]) -> None:
     assert [golden["oids"][i] for i in result["object"]] == expected["objectId"].tolist()
     assert flags.sum() == 4
     assert per_object["ndubious"].sum() == 4
-    # the reference writes these two under each other's name
+    # the reference swaps the names of these two
     names = {"nearZTF": "nearZTF", "nearPS1": "nearPS1", "stellarZTF": "stellarPS1", "stellarPS1": "stellarZTF"}
     for name in ("fid", "corrected", "stellar", "ndet", "ndubious", "nrfid"):
         names[name] = name
@@ -472,7 +472,7 @@ def test_undefined_corrected_magnitudes_are_left_out() -> None:
 
 
 def test_fields_that_previous_detections_lack() -> None:
-    """g starts with a row known from prv_candidates only, r is nothing else: both know the PS1 star and the history."""
+    """g starts with a row known from prv_candidates only, r has only such a row: both get PS1 star and history."""
     _, det = detections(
         fid=[1, 1, 2],
         distnr=[0.1, 0.1, 0.1],

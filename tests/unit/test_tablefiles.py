@@ -1,4 +1,4 @@
-"""Tables of people: formats against pandas and astropy, positions, ids, flags, damage, and what we write ourselves."""
+"""Users' tables: formats against pandas and astropy, positions, ids, flags, damage, and our output."""
 
 from __future__ import annotations
 
@@ -424,7 +424,7 @@ def test_every_unit_of_angle_in_every_format(tmp_path: Path, unit: u.Unit) -> No
     table.write(tmp_path / "t.parquet")
     (tmp_path / "brackets.csv").write_text(f"ra [{unit}],dec [{unit}]\n{rows}")
     (tmp_path / "line.csv").write_text(f"ra,dec\n{unit},{unit}\n{rows}")
-    # A line `h,h` is too short to be told from a row.
+    # A line `h,h` is too short to differ from a row.
     for name in ["t.fits", "t.vot", "t.ecsv", "t.parquet", "brackets.csv"] + ["line.csv"] * (unit != u.h):
         found = _places(tmp_path / name)
         # a unit of time counts 15 degrees an hour, in declination too
@@ -434,7 +434,7 @@ def test_every_unit_of_angle_in_every_format(tmp_path: Path, unit: u.Unit) -> No
 
 def test_units_that_are_no_angles_are_refused(tmp_path: Path) -> None:
     Table({"ra": [1.0] * u.mag, "dec": [1.0] * u.deg}).write(tmp_path / "t.fits")
-    with pytest.raises(TableFileError, match="column ra: the unit 'mag' is no known angle"):
+    with pytest.raises(TableFileError, match="column ra: the unit 'mag' is not an angle"):
         _places(tmp_path / "t.fits")
     for unit in ("turn", "gon", "m", "km/s", "mas/yr", "min", "epoch"):
         for text in (f"ra [{unit}],dec [{unit}]\n1,2\n", f"ra,dec\n{unit},{unit}\n1,2\n"):

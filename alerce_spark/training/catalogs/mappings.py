@@ -1,8 +1,8 @@
-"""The eleven label sources of the paper in order of priority, their files, and how their classes become ours.
+"""The eleven label sources of the paper in order of priority, their files, and the mapping of their classes to ours.
 
-Förster et al. 2020, section 3.2, and Sánchez-Sáez et al. 2021, section 2.2, name the catalogues. Where their
-notebooks show how a class was mapped (TNS types, RS CVn, EA, EB, EW, Ceph, SN IIn, ELL) the same is done here;
-docs/catalogs.md says which of the other mappings are our decision.
+Förster et al. 2020, section 3.2, and Sánchez-Sáez et al. 2021, section 2.2, name the catalogues. If their notebooks
+show how a class was mapped (TNS types, RS CVn, EA, EB, EW, Ceph, SN IIn, ELL), this module does the same;
+docs/catalogs.md lists the mappings that are our decision.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 #: Largest distance between a catalogue position and an object [arcsec], the same for every source.
 MATCH_RADIUS = 1.5
 
-#: A class of a catalogue that is left out on purpose. A class that a mapping does not know is reported as unmapped.
+#: Marks a class of a catalogue that is left out on purpose. A class missing from a mapping is reported as unmapped.
 DROP = None
 
 
@@ -29,11 +29,11 @@ def _first_letter(text: str) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """A label source: which columns of its file matter (several spellings, the first found counts) and what they mean.
+    """A label source: the columns to read from its file (several spellings, the first found counts) and their meaning.
 
-    `classes` maps `key(own class)` to one of our 15 classes or DROP. `every`, where set, is the class of all rows
-    that `classes` does not name; then the class column may be absent and `original` is recorded. `at_least` is a
-    quality cut: columns that may hold the value, and its least value. Identifiers fall back to row numbers.
+    `classes` maps `key(class of the source)` to one of our 15 classes or DROP. `every`, if set, is the class of all
+    rows that `classes` does not name; then the class column may be absent and `original` is recorded. `at_least` is a
+    quality cut: columns that may hold the value, and its least value. Without identifiers, row numbers are used.
     """
 
     title: str
@@ -48,7 +48,7 @@ class Source:
 
 
 def _classes(groups: Mapping[str | None, str], key: Callable[[str], str] = squash) -> dict[str, str | None]:
-    """One entry per own class from `our class: "own; own; …"`. Raises ValueError for a class that two groups name."""
+    """One entry per class of a source, from `our class: "theirs; theirs; …"`. ValueError for a repeated class."""
     mapping: dict[str, str | None] = {}
     for ours, names in groups.items():
         for name in names.split(";"):
@@ -216,7 +216,7 @@ SOURCES: dict[str, Source] = {
     ),
 }
 
-#: Objects that the authors of the training set took out of it: their labels are wrong (notebook of 2020-09-16).
+#: Objects that the authors of the training set removed because their labels are wrong (notebook of 2020-09-16).
 BAD_OIDS = frozenset(
     {
         "ZTF18abslpjy",
@@ -255,7 +255,7 @@ BAD_OIDS = frozenset(
     }
 )
 
-#: Spellings of our classes in tables of labels that others made.
+#: Other spellings of our classes in published tables of labels.
 SPELLINGS: dict[str, str] = {
     squash(name): ours
     for ours, names in {

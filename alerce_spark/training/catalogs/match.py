@@ -1,4 +1,4 @@
-"""Labels to objects by position, one label for each object by priority, and where catalogues disagree."""
+"""Match labels to objects by position, choose one label per object by priority, and count disagreements."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from alerce_spark.classifiers.taxonomy import LIGHTCURVE_CLASSES
 from alerce_spark.training.catalogs.mappings import BAD_OIDS, MATCH_RADIUS, SOURCES
 from alerce_spark.training.catalogs.read import LABELS, ReadReport, read
 
-_PIXELS_PER_RADIUS = 8  # width of a pixel in radii: a disc then touches no more than a pixel and its neighbours
+_PIXELS_PER_RADIUS = 8  # width of a pixel in radii: a disc then touches only a pixel and its neighbours
 _HIGHEST_ORDER = 16
 _LARGEST_RADIUS = 3600.0  # arcsec
 
@@ -32,8 +32,8 @@ def match(labels: pa.Table, objects: pa.Table, radius_arcsec: float = MATCH_RADI
     `labels` as from `read` (of one or more sources), `objects` with oid, meanra, meandec [deg]. Columns: oid, label
     (row of `labels`), separation [arcsec], ambiguous (the source has another class there too), source, source_id,
     class_name, original_class; one row for an object and a
-    source, in the order of objects and then of priority. Of two labels at the same distance the earlier row counts; a
-    label may belong to several objects (a star split in two by the survey). Objects without a position match nothing.
+    source, ordered by object and then by priority. Of two labels at the same distance the earlier row counts; a
+    label may match several objects (a star split in two by the survey). Objects without a position match nothing.
     Raises ValueError for a radius that is not in (0, 3600].
     """
     if not 0 < radius_arcsec <= _LARGEST_RADIUS:
@@ -50,7 +50,7 @@ def match(labels: pa.Table, objects: pa.Table, radius_arcsec: float = MATCH_RADI
     order = np.lexsort((label, separation, rank, found))
     first = _first_of_runs(found[order], rank[order])
     chosen = order[first]
-    # Whether any label of a run says another class than its nearest, which counts.
+    # Whether any label of a run has another class than the nearest label, which counts.
     classes = _encode(labels["class_name"]).indices.to_numpy()[label[order]]
     run = np.cumsum(first) - 1
     ambiguous = np.bincount(run[classes != classes[first][run]], minlength=len(chosen)) > 0
@@ -101,7 +101,7 @@ def _order(radius: float) -> int:
 
 
 def _ranks(source: pa.ChunkedArray) -> NDArray[np.int64]:
-    """Priority of each row, 0 first. Raises ValueError for a name that is no source."""
+    """Priority of each row, 0 first. Raises ValueError for an unknown source."""
     encoded = _encode(source)
     unknown = [name for name in encoded.dictionary.to_pylist() if name not in _PRIORITY]
     if unknown:
@@ -123,7 +123,7 @@ def _first_of_runs(*keys: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def combine(matches: pa.Table) -> pa.Table:
-    """One label for each object: that of the source of highest priority, with what the others say.
+    """One label for each object, from the source of highest priority, and the labels that disagree.
 
     `matches` as from `match` (several may be concatenated). Columns: oid, class_name, source, source_id,
     original_class, separation [arcsec], n_sources, conflicts (list of source and class_name of the sources that
@@ -155,10 +155,10 @@ def combine(matches: pa.Table) -> pa.Table:
 
 
 def label_matrix(matches: pa.Table) -> pa.Table:
-    """How often source_a says one class where source_b says another, of objects both know (paper, section 3.2).
+    """Counts of pairs of classes that two sources give to common objects (paper, section 3.2).
 
     Columns: source_a, class_a, source_b, and one count for each of the 15 classes of source_b. Fifteen rows for each
-    pair of sources with common objects, source_a being of higher priority. Raises ValueError for unknown sources or
+    pair of sources with common objects; source_a has the higher priority. Raises ValueError for unknown sources or
     classes.
     """
     oid, rank = _encode(matches["oid"]).indices.to_numpy(), _ranks(matches["source"])
@@ -167,15 +167,15 @@ def label_matrix(matches: pa.Table) -> pa.Table:
     if unknown:
         raise ValueError(f"no light-curve classes {unknown}; there are {', '.join(LIGHTCURVE_CLASSES)}")
     code = np.array([_CODE[name] for name in encoded.dictionary.to_pylist()], np.int64)[encoded.indices.to_numpy()]
-    said = np.full((int(oid.max(initial=-1)) + 1, len(SOURCES)), -1)
+    classes = np.full((int(oid.max(initial=-1)) + 1, len(SOURCES)), -1)
     far_first = np.argsort(-matches["separation"].to_numpy(), kind="stable")  # so that the nearest is written last
-    said[oid[far_first], rank[far_first]] = code[far_first]
+    classes[oid[far_first], rank[far_first]] = code[far_first]
     size = len(LIGHTCURVE_CLASSES)
     source_a, source_b, counts = [], [], [np.empty((0, size), np.int64)]
     for (a, name_a), (b, name_b) in combinations(enumerate(SOURCES), 2):
-        both = (said[:, a] >= 0) & (said[:, b] >= 0)
+        both = (classes[:, a] >= 0) & (classes[:, b] >= 0)
         if both.any():
-            pairs = np.bincount(said[both, a] * size + said[both, b], minlength=size * size)
+            pairs = np.bincount(classes[both, a] * size + classes[both, b], minlength=size * size)
             source_a += [name_a] * size
             source_b += [name_b] * size
             counts.append(pairs.reshape(size, size))
@@ -210,7 +210,7 @@ def labels_from_files(
 
 
 def _noted(report: ReadReport, matches: pa.Table, radius: float) -> ReadReport:
-    """A report that says for how many objects its source has two classes, and which of them counts."""
+    """The report with a note on the number of objects with two classes of one source, and which class counts."""
     here = matches.filter(pc.and_(matches["ambiguous"], pc.equal(matches["source"], report.source)))
     if not len(here):
         return report

@@ -43,9 +43,9 @@ class ReadReport:
     kept: int
     bad: int  # broken, or without a position that can be read
     cut: int  # below the quality cut of the source
-    dropped: Mapping[str, int] = field(default_factory=dict)  # own classes left out on purpose
-    unmapped: Mapping[str, int] = field(default_factory=dict)  # own classes that our mapping does not know
-    notes: tuple[str, ...] = ()  # on how the file was read
+    dropped: Mapping[str, int] = field(default_factory=dict)  # classes of the source left out on purpose
+    unmapped: Mapping[str, int] = field(default_factory=dict)  # classes of the source missing from our mapping
+    notes: tuple[str, ...] = ()  # remarks on reading the file
 
     def __str__(self) -> str:
         lines = [f"{self.source}: {self.kept} of {self.rows} rows of {self.path} ({self.format})"]
@@ -62,7 +62,7 @@ class ReadReport:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Columns of one file, by what they mean."""
+    """Columns of one file by their meaning."""
 
     id: str | None
     label: str | None
@@ -74,10 +74,10 @@ class _Columns:
 
 
 def read(source_name: str, path: Path | str) -> tuple[pa.Table, ReadReport]:
-    """Labels of one file of a source (schema `LABELS`, in the order of the file), and a report of what was left out.
+    """Labels of one file of a source (schema `LABELS`, in the order of the file), and a report of rows left out.
 
-    Rows without a readable position, below the source's quality cut, or of a class without a counterpart among our 15
-    are counted, never an error. Raises TableFileError for an unknown source, an unreadable file or missing columns.
+    Rows without a readable position, below the source's quality cut, or of a class that maps to none of our 15 are
+    counted, not an error. Raises TableFileError for an unknown source, an unreadable file or missing columns.
     """
     if source_name not in SOURCES:
         raise TableFileError(f"no label source {source_name!r}; there are {', '.join(SOURCES)}")
@@ -138,7 +138,7 @@ def _choose(name: str, source: Source, file: TableFile) -> _Columns:
 def _map(
     source: Source, original: pa.Array, counted: NDArray[np.bool_]
 ) -> tuple[pa.Array, dict[str, int], dict[str, int]]:
-    """Our class of each row (null: none), and counts of the own classes left out on purpose and of those not known."""
+    """Our class of each row (null: none), and counts of source classes left out on purpose and of unmapped ones."""
     encoded = original.fill_null("").dictionary_encode()
     own: list[str] = encoded.dictionary.to_pylist()
     codes = encoded.indices.to_numpy(zero_copy_only=False)
@@ -159,8 +159,8 @@ def read_labels(path: Path | str) -> pa.Table:
 
     The columns may be called oid or objectId, and class_name, classALeRCE or class. Upstream's older names of classes
     (Ceph, EA, EB/EW, RSCVn, SNIIn, …) become ours. Raises TableFileError for missing columns, no rows, rows that are
-    broken or without a name or class, classes that are none of ours, and objects with two different classes; equal
-    repeats are kept once.
+    broken or without a name or class, unknown classes, and objects with two different classes; equal repeats are kept
+    once.
     """
     path = Path(path)
     with opened(path) as file:
@@ -184,7 +184,7 @@ def read_labels(path: Path | str) -> pa.Table:
 
 
 def read_oids(path: Path | str) -> list[str]:
-    """Distinct object ids of a table with a column oid or objectId. Raises TableFileError where it has none."""
+    """Distinct object ids of a table with a column oid or objectId. Raises TableFileError if it has none."""
     with opened(path) as file:
         column = file.need(oid=OIDS)["oid"]
         oids = ids(file.table([column])[column], f"{path}: {column}").unique().drop_null().to_pylist()

@@ -77,7 +77,7 @@ def test_content_decides_how_a_file_is_read(put: Callable[[str, bytes], Path], n
 
 
 def test_an_archive_that_is_whole_by_its_checksum_needs_no_end_mark(put: Callable[[str, bytes], Path]) -> None:
-    """As an archive of ZTF's first nights has none; a plain one may be cut there."""
+    """Without the end mark, as in archives of ZTF's first nights; a plain archive may be cut there."""
     assert _read(put("a.tar.gz", gzip.compress(PLAIN[:END]))) == (CONTENTS, [])
     found, unread = _read(put("a.tar", PLAIN[:END]))
     assert found == CONTENTS
@@ -144,7 +144,7 @@ def test_checksums_at_the_end_count(put: Callable[[str, bytes], Path]) -> None:
 def test_what_follows_the_end_is_named(put: Callable[[str, bytes], Path]) -> None:
     for name, content, why in (
         ("two.tar", PLAIN + PLAIN, "another archive"),
-        ("junk.tar.gz", ZIPPED + b"junk", "no gzip follow"),
+        ("junk.tar.gz", ZIPPED + b"junk", "other bytes follow"),
         ("none.tar.gz", gzip.compress(_tar([])), "without members"),
     ):
         found, unread = _read(put(name, content))
@@ -225,7 +225,7 @@ def test_records_of_one_container_are_read_one_by_one(
     assert unread == []
     assert repr([read(packet) for packet in found]) == repr(list(fastavro.reader(io.BytesIO(whole))))
     assert decode(found, ZTF).alerts["candid"].to_pylist() == [11, 12, 13]
-    # Also from within archives, and as far as they go.
+    # Also inside archives, up to the damage.
     assert _read(put("three.tgz", _tar([("three", whole)], "w:gz")))[0] == found
     found, unread = _read(put("cut.avro", whole[:-5]))
     assert len(found) == (2 if interval == 1 else 0)
@@ -233,7 +233,7 @@ def test_records_of_one_container_are_read_one_by_one(
 
 
 def test_what_follows_a_record_and_is_no_block_makes_a_bad_packet(put: Callable[[str, bytes], Path]) -> None:
-    """It is given whole, so that it goes to quarantine with its bytes."""
+    """It is returned unchanged, so that quarantine gets its bytes."""
     good = container(avro_schema("3.3"), record_bytes(avro_schema("3.3"), _record(11)))
     for tail in (b"\n", b"\0" * 8, b"\1", b"\x80" * 20, b"\2\3"):
         assert _read(put("tail.avro", good + tail)) == ([good + tail], [])
@@ -247,7 +247,7 @@ def test_of_files_put_together_the_first_is_read_and_the_rest_named(put: Callabl
     found, unread = _read(put("both.avro", one + other))
     assert decode(found, ZTF).alerts["candid"].to_pylist() == [11]
     assert [where for where, _ in unread] == ["both.avro"]
-    assert "before it are taken" in unread[0][1]
+    assert "before it are read" in unread[0][1]
 
 
 # Folders.

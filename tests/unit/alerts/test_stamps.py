@@ -1,4 +1,4 @@
-"""Reading of stamps: astropy and gzip as oracle, cut stamps in their place, and everything that is no stamp."""
+"""Reading of stamps: astropy and gzip as oracle, position of cut stamps, and damaged or invalid stamps."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_columns_of_different_length_are_refused() -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 3072), st.integers(1, 3080))
 def test_stamps_cut_from_a_detector_keep_the_candidate_in_the_middle(x: int, y: int) -> None:
-    """As the survey cuts them: what a whole stamp would show, without the pixels beyond the border."""
+    """Cut stamps like the survey does: drop the pixels beyond the border."""
     rows, columns = 3080, 3072
     low_y, high_y = max(y - 1 - 31, 0), min(y - 1 + 32, rows)
     low_x, high_x = max(x - 1 - 31, 0), min(x - 1 + 32, columns)

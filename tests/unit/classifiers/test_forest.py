@@ -1,4 +1,4 @@
-"""Compiled forests against scikit-learn and imbalanced-learn, and arrays that are no forest."""
+"""Compiled forests against scikit-learn and imbalanced-learn, and arrays that are not a forest."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _relink(kind: int, change: Callable[[int, int], int]) -> Callable[[dict[str,
 @pytest.mark.parametrize(
     ("what", "edit"),
     [
-        ("a column that is not there", _relink(0, lambda link, _: link | 0xFF)),
+        ("a column that does not exist", _relink(0, lambda link, _: link | 0xFF)),
         ("threshold is NaN", _set("splits", (5, 0), 0x7FC00000)),
         ("leads out of its tree", _relink(0, lambda link, _: link | 0xFFFFFC00)),
         ("leads out of its tree", _relink(0, lambda link, _: link & 0x3FF)),
@@ -155,9 +155,9 @@ def _relink(kind: int, change: Callable[[int, int], int]) -> Callable[[dict[str,
         ("outside the table", _relink(3, lambda link, leaves: link & 0x3FF | (leaves - 1) << 10)),
         ("trees overlap", _set("trees", 3, 0)),
         ("trees overlap", _set("trees", -1, 2**32 - 1)),
-        ("no probabilities", _set("leaves", (0, 0), np.nan)),
-        ("no probabilities", _set("leaves", 0, [-1, 1, 1])),
-        ("no probabilities", _set("leaves", 0, 0.5)),
+        ("not probabilities", _set("leaves", (0, 0), np.nan)),
+        ("not probabilities", _set("leaves", 0, [-1, 1, 1])),
+        ("not probabilities", _set("leaves", 0, 0.5)),
     ],
 )
 def test_arrays_that_are_no_forest(

@@ -32,7 +32,7 @@ Sample = tuple[NDArray[np.float64], list[str]]
 
 
 def sample(seed: int, classes: tuple[str, ...] = LIGHTCURVE_CLASSES, each: int = 30) -> Sample:
-    """Objects with a fifth of the features missing; few features carry the class, and faintly."""
+    """Objects with a fifth of the features missing; few features depend on the class, and weakly."""
     centres = np.random.default_rng(SEED).normal(0, 1.2, (len(LIGHTCURVE_CLASSES), len(FEATURES)))
     centres[:, 20:] = 0
     rng = np.random.default_rng(seed)

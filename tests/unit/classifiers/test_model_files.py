@@ -1,4 +1,4 @@
-"""Model files: what is written is read, and whatever else the bytes are, the error names the file."""
+"""Model files: a round trip, and errors that name the file for any other bytes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def signed(content: bytes, header: dict[str, Any] | bytes | None = None, align: int = 64) -> bytes:
-    """A file with its header replaced, its lengths and its checksum made right, as somebody hostile would."""
+    """A file with its header replaced, with matching lengths and checksum, as in an attack."""
     magic, version, head_length, _ = struct.unpack_from("<8sIIQ", content)
     head = content[24 : 24 + head_length]
     if isinstance(header, dict):

@@ -1,4 +1,4 @@
-"""The model of outliers: what it finds, what it must not depend on, and its file."""
+"""The outlier model: which outliers it finds, invariance of its scores, and its file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Simulated stamps: they show what the packet says, and they are as noisy and as full as real ones."""
+"""Simulated stamps agree with their packet, and have the noise and source density of real ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Active learning: what is chosen is uncertain, stands for many, and never twice the same."""
+"""Active learning: chosen objects are uncertain, represent many others, and are never chosen twice."""
 
 from __future__ import annotations
 

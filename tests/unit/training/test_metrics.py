@@ -1,4 +1,4 @@
-"""Scores against scikit-learn, intervals against theory, latitudes against astropy, and what the gate lets through."""
+"""Scores against scikit-learn, intervals against theory, latitudes against astropy, and the gate of a promotion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real test sets: every object is judged once, by its own label, with and without what must be left out."""
+"""The real test sets: every object is judged once, by its label, with and without the parts to leave out."""
 
 from __future__ import annotations
 

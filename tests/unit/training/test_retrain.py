@@ -1,4 +1,4 @@
-"""Retraining: what is promoted, kept, registered and reported, with quick stand-ins for simulated objects."""
+"""Retraining: promotion, registry and report, with quick stand-ins for simulated objects."""
 
 from __future__ import annotations
 

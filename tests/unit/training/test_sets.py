@@ -1,4 +1,4 @@
-"""Training sets survive the table to the bit, name what they came from, and never leak over a split."""
+"""Training sets: a bit-exact round trip through a table, provenance, and no leaks over a split."""
 
 from __future__ import annotations
 
